@@ -1,0 +1,1 @@
+"""The agent: one turn of a conversation under one pinned engine."""

@@ -1,0 +1,154 @@
+"""One turn: system prompt, rendering, generation under one pinned engine, text as it grows, the answer parsed.
+
+What streams out is never taken back: text that may still become a stop string, a tool call or half a character is held
+back until it is certain. The streamed pieces and the message at the end are the same text.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmagentos.config.sections import AgentConfig
+from llmagentos.core.errors import InputError
+from llmagentos.core.messages import Message
+from llmagentos.engines.engine import Chunk, Engine, Sampling
+from llmagentos.models.chat import CALL, parse_answer
+
+_MARKERS = (CALL, "<tool_call>")
+_HALF = "\ufffd"
+_LONGEST_HALF = 3
+"""Bytes of an unfinished UTF-8 character, each of which may show as one replacement character."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that is certain by now."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages and tools; the answer may call tools."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None = None
+    markers = _MARKERS
+
+    def prompt(self, engine: Engine) -> list[int]:
+        return engine.renderer.prompt(self.messages, self.tools)
+
+    def message(self, text: str) -> Message:
+        return parse_answer(text)
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """Text to be continued as it stands; the answer is text."""
+
+    text: str
+    markers = ()
+
+    def prompt(self, engine: Engine) -> list[int]:
+        return list(engine.renderer.tokenizer.encode(self.text, add_special_tokens=False).ids)
+
+    def message(self, text: str) -> Message:
+        return {"role": "assistant", "content": text}
+
+
+def with_system_prompt(messages: list[Message], agent: AgentConfig) -> list[Message]:
+    """Put `agent.system_prompt` first where there is one and the conversation has none of its own."""
+    if not agent.system_prompt or any(m["role"] in ("system", "developer") for m in messages):
+        return messages
+    return [{"role": "system", "content": agent.system_prompt}, *messages]
+
+
+class Turn:
+    """One answer of one engine. Iterate `pieces()` to its end, then read `message`, `answer_ids`, `finish_reason`.
+
+    Raises InputError when the prompt leaves no room for an answer within `max_length` tokens.
+    """
+
+    def __init__(
+        self, engine: Engine, request_id: str, source: Conversation | PlainText, sampling: Sampling, max_length: int
+    ) -> None:
+        self.engine = engine
+        self.request_id = request_id
+        self.source = source
+        self.prompt_ids = source.prompt(engine)
+        room = min(max_length, engine.max_length) - len(self.prompt_ids)
+        if not self.prompt_ids or room < 1:
+            raise ContextLengthError(len(self.prompt_ids), min(max_length, engine.max_length))
+        self.sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+        self.answer_ids: list[int] = []
+        self.finish_reason: str = "cancelled"
+        self.message: Message = {"role": "assistant", "content": ""}
+        self._sent = ""
+
+    async def pieces(self, *, stream: bool = True) -> AsyncIterator[Piece]:
+        """Text as it becomes certain; without `stream` nothing until the end. Raises EngineFailedError."""
+        chunks = self.engine.generate(self.request_id, self.prompt_ids, self.sampling, stream=stream)
+        async with aclosing(chunks):  # type: ignore[type-var]
+            async for chunk in chunks:
+                self.answer_ids += chunk.ids
+                if chunk.finish_reason is None and stream and (piece := self._certain()):
+                    yield piece
+                if chunk.finish_reason is not None:
+                    self._finish(chunk)
+        content = self.message["content"] or ""
+        if content.startswith(self._sent) and len(content) > len(self._sent):
+            yield Piece(content[len(self._sent) :])
+
+    def cancel(self) -> None:
+        self.engine.cancel(self.request_id)
+
+    def _text(self) -> str:
+        stops = self.engine.renderer.stop_ids
+        kept = [i for i in self.answer_ids if i not in stops]
+        return str(self.engine.renderer.tokenizer.decode(kept, skip_special_tokens=False))
+
+    def _certain(self) -> Piece | None:
+        text = self._text()
+        end = len(text)
+        for _ in range(_LONGEST_HALF):
+            if text[:end].endswith(_HALF):
+                end -= 1
+        for mark in (*self.source.markers, *self.sampling.stop):
+            found = text.find(mark)
+            end = min(end, found if found >= 0 else _partial(text, mark))
+        end = min(end, len(text[:end].rstrip()))  # before a tool call, white space is not part of the content
+        if end <= len(self._sent):
+            return None
+        piece, self._sent = text[len(self._sent) : end], text[:end]
+        return Piece(piece)
+
+    def _finish(self, last: Chunk) -> None:
+        text = self._text()
+        cuts = [found for stop in self.sampling.stop if (found := text.find(stop)) >= 0]
+        if cuts:
+            text = text[: min(cuts)]
+        if last.finish_reason == "cancelled":
+            # What was sent is what was said: what was held back never reached anybody.
+            self.message = {"role": "assistant", "content": self._sent}
+            return
+        self.message = self.source.message(text)
+        self.finish_reason = "tool_calls" if self.message.get("tool_calls") else str(last.finish_reason)
+
+
+class ContextLengthError(InputError):
+    """The prompt is empty or too long for the model."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        said = f"the prompt has {tokens} tokens, and prompt plus answer may have {limit}." if tokens else "it is empty."
+        super().__init__(f"messages: {said}", field="messages")
+
+
+def _partial(text: str, mark: str) -> int:
+    """Where a beginning of `mark` starts at the end of the text; the text's length when there is none."""
+    for size in range(min(len(mark) - 1, len(text)), 0, -1):
+        if text.endswith(mark[:size]):
+            return len(text) - size
+    return len(text)

@@ -1,0 +1,1 @@
+"""Step 1: interactions and feedback become a dataset snapshot."""

@@ -1,0 +1,82 @@
+"""What an earlier snapshot hands on: rows whose update was not promoted, disputed rows, and prompts it held out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmagentos.core.errors import IntegrityError
+from llmagentos.core.evaluation import EvalItem
+from llmagentos.core.records import Example
+from llmagentos.storage import snapshots
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Snapshot, SnapshotRow
+
+CONSUMED = ("promoted", "skipped")
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Rows on their next attempt; those that had their last one are `spent`."""
+
+    row: SnapshotRow | None = None
+    """The snapshot they come from: the one that holds the watermark."""
+    snapshot: Snapshot | None = None
+    examples: list[Example] = field(default_factory=list)
+    disputed: list[Example] = field(default_factory=list)
+    heldout: list[EvalItem] = field(default_factory=list)
+    spent: list[dict[str, Any]] = field(default_factory=list)
+    """Rows for the quarantine, with the decision that used up their last attempt."""
+
+    @property
+    def watermark(self) -> tuple[int, int]:
+        return (self.row.interactions_seq, self.row.feedback_seq) if self.row else (0, 0)
+
+    @property
+    def undecided(self) -> bool:
+        """A cycle died between making this snapshot and deciding on it."""
+        return self.row is not None and self.row.status == "made"
+
+
+def carry(home: Home, max_attempts: int) -> Carried:
+    """Read what the newest snapshot hands on.
+
+    One that is damaged and was not promoted leaves the history: its rows are read again from the log.
+    """
+    row = snapshots.latest(home)
+    if row is None:
+        return Carried()
+    try:
+        snapshot = snapshots.open_snapshot(home, row.id)
+    except IntegrityError as error:
+        if row.status in CONSUMED:
+            return Carried(row)
+        snapshots.mark_corrupt(home, row.id, error.message)
+        return carry(home, max_attempts)
+    disputed = [_next(e) for e in snapshot.pending()]
+    if row.status in CONSUMED:
+        return Carried(row, snapshot, disputed=disputed)
+    examples = [_next(e) for e in snapshot.examples()]
+    return Carried(
+        row,
+        snapshot,
+        examples=[e for e in examples if e.attempts <= max_attempts],
+        disputed=disputed,
+        heldout=snapshot.heldout,
+        spent=[spent(e, "attempts", decision_of(row)) for e in examples if e.attempts > max_attempts],
+    )
+
+
+def decision_of(row: SnapshotRow) -> str:
+    """The id of the decision that held a snapshot back, else the snapshot and its status."""
+    decision: Mapping[str, Any] = row.decision or {}
+    return str(decision.get("id") or f"{row.status} {row.id}")
+
+
+def spent(example: Example, reason: str, detail: str) -> dict[str, Any]:
+    """A row for the quarantine."""
+    raw = example.model_dump(mode="json")
+    return {"source": "collect", "seq": example.seq, "reason": reason, "detail": detail, "row": raw}
+
+
+def _next(example: Example) -> Example:
+    return example.model_copy(update={"attempts": example.attempts + 1})

@@ -1,0 +1,116 @@
+"""Which prompts an increment gives to its suites, and which rows must stay out of training for any suite's sake. Pure.
+
+A key with three distinct prompts or more gives one to `heldout`; every key gives a trained one to `recall`; rows without
+a key are things of their own, so only a bounded sample of them is recalled. The choice is by salted hash: the same
+increment gives the same suites.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from llmagentos.collect.similarity import NEAR, similarity
+from llmagentos.core.evaluation import EvalItem
+from llmagentos.core.examples import supervised_prompts
+from llmagentos.core.hashing import digest, fraction
+from llmagentos.core.records import Example
+
+PROMPTS_FOR_HELD_OUT = 3
+KEYLESS_RECALL = 200
+"""Most rows without a key that one snapshot gives to recall, over all skills."""
+
+
+@dataclass
+class HoldOut:
+    """Suites of an increment, and what they keep out of training (id -> reason)."""
+
+    heldout: list[EvalItem] = field(default_factory=list)
+    recall: list[EvalItem] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+def item_of(example: Example) -> EvalItem:
+    """The question an example answers, with its answer as the right one."""
+    messages = [{k: v for k, v in m.items() if k != "weight"} for m in example.messages]
+    return EvalItem(
+        id=digest([example.key, example.prompt, example.answer], length=16),
+        messages=messages,
+        tools=example.tools,
+        skill=example.skill,
+        key=example.key,
+    )
+
+
+def withhold(examples: Iterable[Example], live: Collection[str], retired: Collection[str] = ()) -> dict[str, str]:
+    """Rows that ask a held-out prompt in any supervised turn: id -> `held_out`.
+
+    A prompt whose item has retired may be trained on again where its key would else have nothing to train on.
+    """
+    rows = list(examples)
+    asked = {row.id: set(supervised_prompts(row)) for row in rows}
+    dropped = {row.id: "held_out" for row in rows if not asked[row.id].isdisjoint(live)}
+    left = {row.key for row in rows if row.id not in dropped and asked[row.id].isdisjoint(retired)}
+    for row in rows:
+        if not asked[row.id].isdisjoint(retired) and (row.key is None or row.key in left):
+            dropped.setdefault(row.id, "held_out")
+    return dropped
+
+
+def choose(examples: Sequence[Example], *, trained: Collection[str] = (), covered: Mapping[str, str] | None = None) -> HoldOut:
+    """Make the suites of an increment.
+
+    `trained` are prompts that replay holds: they cannot be held out any more. `covered` maps a key to the prompt that an
+    earlier attempt at this increment already held out for it: such a key gives no second one.
+    """
+    result = HoldOut()
+    by_key: dict[str | None, list[Example]] = defaultdict(list)
+    owners: dict[str, set[str | None]] = defaultdict(set)
+    for row in sorted(examples, key=lambda r: (r.seq, r.id)):
+        by_key[row.key].append(row)
+        for prompt in supervised_prompts(row):
+            owners[prompt].add(row.key)
+    barred = {*trained, *(prompt for prompt, keys in owners.items() if len(keys) > 1)}
+    for key in sorted(k for k in by_key if k is not None):
+        left = _hold_out(key, by_key[key], barred, (covered or {}).get(key), result)
+        chosen = min(left, key=lambda r: (fraction([key, r.prompt], salt="recall"), -r.seq, r.id))
+        result.recall.append(item_of(chosen))
+    result.recall += [item_of(row) for row in _sample(by_key.get(None, []))]
+    return result
+
+
+def _hold_out(key: str, rows: list[Example], barred: Collection[str], covered: str | None, result: HoldOut) -> list[Example]:
+    """Give one prompt of the key to the suite where that can be; returns the rows left for training."""
+    prompts = {row.prompt for row in rows}
+    if covered is not None:
+        candidates = [covered]
+    elif len(prompts) < PROMPTS_FOR_HELD_OUT:
+        return rows
+    else:
+        candidates = sorted(prompts - set(barred), key=lambda p: fraction([key, p], salt="heldout"))
+    for chosen in candidates:
+        reasons = {row.id: reason for row in rows if (reason := _too_close(row, chosen))}
+        left = [row for row in rows if row.id not in reasons]
+        if not left:  # never drop so much that a key has nothing to train on
+            continue
+        result.dropped |= reasons
+        if covered is None:
+            result.heldout.append(item_of(next(r for r in reversed(rows) if r.prompt == chosen)))
+        return left
+    return rows
+
+
+def _too_close(row: Example, chosen: str) -> str | None:
+    asked = supervised_prompts(row)
+    if chosen in asked:
+        return "held_out"
+    return "near_held_out" if any(similarity(prompt, chosen) >= NEAR for prompt in asked) else None
+
+
+def _sample(rows: Sequence[Example]) -> list[Example]:
+    """One row a prompt, spread evenly over skills, at most `KEYLESS_RECALL`."""
+    by_skill: dict[str, dict[str, Example]] = defaultdict(dict)
+    for row in sorted(rows, key=lambda r: (r.seq, r.id)):
+        by_skill[row.skill][row.prompt] = row
+    ranked = {s: sorted(d.values(), key=lambda r: fraction(r.prompt, salt="recall")) for s, d in by_skill.items()}
+    turns = [(place, skill, row) for skill, ordered in ranked.items() for place, row in enumerate(ordered)]
+    return [row for _, _, row in sorted(turns, key=lambda t: (t[0], t[1]))[:KEYLESS_RECALL]]

@@ -1,0 +1,226 @@
+"""A stranger's JSONL file onto the same road as the traffic: rows into the spool, then the log.
+
+Read line by line, so that neither a large file nor a monstrous line costs memory. Good rows go in, bad ones to
+quarantine with their line; `strict` reads the whole file first and takes all or nothing.
+"""
+
+import codecs
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llmagentos.collect import quarantine
+from llmagentos.config import Config
+from llmagentos.core.errors import InputError, NotFoundError
+from llmagentos.core.examples import dump_messages, row_id
+from llmagentos.core.hashing import digest
+from llmagentos.core.messages import Row, parse_row
+from llmagentos.core.records import Feedback, Interaction, Tier
+from llmagentos.storage.flush import flush, open_spool
+from llmagentos.storage.layout import Home
+from llmagentos.storage.spool import Spool
+
+MAX_LINE_BYTES = 4_000_000
+MAX_ERRORS = 1_000
+"""Errors listed in the result; `rejected` counts all of them."""
+BATCH_ROWS = 1_000
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a file: a row, or what is wrong with it and how it began."""
+
+    number: int
+    row: Row | None = None
+    error: InputError | None = None
+    raw: str = ""
+
+
+@dataclass
+class _Outcome:
+    imported: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    errors: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        named = {"imported": self.imported, "duplicates": self.duplicates, "rejected": self.rejected}
+        omitted = self.rejected - len(self.errors)
+        return {**named, "errors": self.errors} | ({"errors_omitted": omitted} if omitted else {})
+
+
+def import_file(config: Config, path: str | Path, strict: bool = False) -> dict[str, Any]:
+    """Import a JSONL file: `{imported, duplicates, rejected, errors: [{line, field, message}]}`.
+
+    A row that is known already is a duplicate; new feedback of a known row (same `id`, same conversation) goes in.
+    Raises NotFoundError for a missing file, InputError for one that is no file or holds no row.
+    """
+    source = _existing(Path(path))
+    home = Home(config.storage.root).open()
+    outcome = _Outcome()
+    if strict and _refuse(source, outcome):
+        return outcome.as_dict()
+    spool = open_spool(home)
+    try:
+        stream = read_lines(source)
+        while lines := list(islice(stream, BATCH_ROWS)):
+            good = [line for line in lines if line.row is not None]
+            _put(spool, good, outcome)
+            _reject(home, source, [line for line in lines if line.row is None], outcome)
+        flush(home, spool=spool)
+    finally:
+        spool.close()
+    if not outcome.imported + outcome.duplicates + outcome.rejected:
+        raise _empty(source)
+    return outcome.as_dict()
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Each line that is not blank, parsed or with its error. No line is held in memory beyond `MAX_LINE_BYTES`."""
+    with path.open("rb") as stream:
+        number = 0
+        while True:
+            number += 1
+            raw, whole = _next_line(stream)
+            if not raw:
+                return
+            if number == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            if raw.strip():
+                yield _parse(raw, number, whole)
+
+
+def interaction_of(row: Row, *, tier: Tier = "import", tenant: str = "default", now: float | None = None) -> Interaction:
+    """The interaction that a row records. Its id is the row's own, else the hash of all the row says."""
+    meta = row.metadata
+    said = row.model_dump(mode="json", exclude_none=True, exclude={"feedback"})
+    created = meta.timestamp.timestamp() if meta.timestamp else (time.time() if now is None else now)
+    return Interaction(
+        id=row_id(row),
+        tier=tier,
+        created=created,
+        tenant=tenant,
+        session_id=meta.session_id,
+        user_id=meta.user_id,
+        scenario=meta.scenario,
+        skill=meta.skill,
+        key=meta.key,
+        messages=dump_messages(row),
+        tools=row.tools,
+        request_hash=digest(said),
+    )
+
+
+def feedback_of(row: Row, interaction: Interaction) -> list[Feedback]:
+    """The row's judgements, their ids made of what they say: the same file again brings no second one."""
+    result: list[Feedback] = []
+    for item in row.feedback:
+        fields = item.model_dump(mode="json", exclude_none=True)
+        if isinstance(fields.get("correction"), str):
+            fields["correction"] = {"role": "assistant", "content": fields["correction"]}
+        twins = sum(f.name == item.name and f.value == item.value and f.comment == item.comment for f in result)
+        name = digest([interaction.id, fields, twins], length=32)
+        result.append(Feedback(id=f"fb-{name}", interaction_id=interaction.id, created=interaction.created,
+                               tenant=interaction.tenant, **fields))  # fmt: skip
+    return result
+
+
+def _put(spool: Spool, lines: Iterable[Line], outcome: _Outcome) -> None:
+    rows = [(line, line.row) for line in lines if line.row is not None]
+    interactions = [interaction_of(row) for _, row in rows]
+    fresh = spool.put(interactions)
+    judged: list[Feedback] = []
+    for (line, row), interaction, new in zip(rows, interactions, fresh, strict=True):
+        if not new and not _same(spool, interaction):
+            outcome.rejected += 1
+            _note(outcome, InputError(f"id {interaction.id!r} belongs to another row", field="id", line=line.number))
+            continue
+        outcome.imported += new
+        outcome.duplicates += not new
+        judged += feedback_of(row, interaction)
+    spool.put([f for f in judged if spool.lookup(f.id, "feedback") is None])
+
+
+def _same(spool: Spool, interaction: Interaction) -> bool:
+    known = spool.lookup(interaction.id)
+    return known is None or known.request_hash in (None, interaction.request_hash)
+
+
+def _refuse(path: Path, outcome: _Outcome) -> bool:
+    """The first pass of `strict`: note what is bad; nothing was written yet."""
+    rows = 0
+    for line in read_lines(path):
+        rows += 1
+        if line.error is not None:
+            outcome.rejected += 1
+            _note(outcome, line.error)
+    if not rows:
+        raise _empty(path)
+    return outcome.rejected > 0
+
+
+def _reject(home: Home, path: Path, lines: Iterable[Line], outcome: _Outcome) -> None:
+    rows = []
+    for line in lines:
+        if line.error is None:
+            continue
+        outcome.rejected += 1
+        _note(outcome, line.error)
+        detail = f"line {line.number}: {line.error.message}"
+        rows.append({"source": f"import {path.name}", "reason": "invalid", "detail": detail, "row": line.raw})
+    quarantine.set_aside(home, rows)
+
+
+def _note(outcome: _Outcome, error: InputError) -> None:
+    if len(outcome.errors) < MAX_ERRORS:
+        outcome.errors.append({"line": error.line, "field": error.field, "message": error.message})
+
+
+def _next_line(stream: BinaryIO) -> tuple[bytes, bool]:
+    """The next line (at most `MAX_LINE_BYTES` of it), and whether that is all of it. Empty at the end of the file."""
+    raw = stream.readline(MAX_LINE_BYTES + 1)
+    if len(raw) <= MAX_LINE_BYTES or raw.endswith(b"\n"):
+        return raw, True
+    while (rest := stream.readline(_CHUNK)) and not rest.endswith(b"\n"):
+        pass
+    return raw, False
+
+
+def _parse(raw: bytes, number: int, whole: bool) -> Line:
+    start = raw[: quarantine.RAW_CHARACTERS].decode("utf-8", "replace").rstrip("\r\n")
+    try:
+        if not whole:
+            raise InputError(f"the line is longer than {MAX_LINE_BYTES} bytes", line=number)
+        data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        return Line(number, row=parse_row(data, line=number))
+    except InputError as error:
+        return Line(number, error=error, raw=start)
+    except UnicodeDecodeError as error:
+        message = f"not UTF-8: byte {error.start + 1} of the line is {raw[error.start]:#04x}"
+    except RecursionError:
+        message = "the JSON is nested too deeply"
+    except ValueError as error:
+        message = f"not JSON: {error}"
+    return Line(number, error=InputError(message, line=number), raw=start)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _existing(path: Path) -> Path:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a file.", hint="Name one JSONL file.")
+    if not path.exists():
+        raise NotFoundError(f"{path} does not exist.", hint="Name a JSONL file: one row a line.")
+    return path
+
+
+def _empty(path: Path) -> InputError:
+    return InputError(f"{path} holds no row.", hint='Each line is a row: {"messages": [...]}.')

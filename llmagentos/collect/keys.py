@@ -1,0 +1,185 @@
+"""Keys and superseding: what an increment says about each key, and what that makes of older rows. Pure.
+
+Inside an increment nothing supersedes; rows vote (Example.votes: a correction counts 2, any other row 1, times its copies in
+an import). A key is a *fact* where one normalised answer has at least `share` of the votes, now and in what is known
+of it; else it is a *behaviour*, and each normalised prompt is voted on by itself. Rows without a key are told apart by
+prompt in the same way. Only the outcome of the vote is held against older rows.
+
+Traffic alone may not overturn a known fact lightly: it takes `witnesses` rows that agree, from different sessions or
+with different prompts. Until then those rows are disputed: not trained on, kept for the next increments. A row of an
+import is trusted by itself.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from llmagentos.core.messages import Message, normalise
+from llmagentos.core.records import Example
+from llmagentos.core.superseding import KEYLESS, Calls, Superseded, calls_of
+
+MINORITY = "minority_label"
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Known:
+    """One older row or suite item: an answer the model was taught, still in force."""
+
+    key: str | None
+    prompt: str
+    answer: str
+    calls: Calls = ()
+
+
+@dataclass
+class Resolution:
+    """What the vote came to. Ids are those of examples."""
+
+    dropped: dict[str, str] = field(default_factory=dict)
+    """Id -> reason."""
+    disputed: set[str] = field(default_factory=set)
+    superseded: Superseded = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    share: float
+    witnesses: int
+    trusted: bool
+
+
+def resolve(
+    examples: Iterable[Example],
+    known: Iterable[Known],
+    *,
+    share: float = 0.6,
+    witnesses: int = 2,
+    trusted: bool = False,
+) -> Resolution:
+    """Vote on one increment and hold the outcome against what is known. `trusted` asks for no witnesses.
+
+    `share` must be above a half, so that at most one answer can have it.
+    """
+    rules = _Rules(share, witnesses, trusted)
+    result = Resolution()
+    before = _grouped(known, lambda k: k.key or KEYLESS)
+    for key, rows in sorted(_grouped(examples, lambda e: e.key or KEYLESS).items()):
+        if key == KEYLESS:
+            _vote_by_prompt(key, rows, before.get(key, []), result)
+        else:
+            _vote(key, rows, before.get(key, []), rules, result)
+    return result
+
+
+def majority(votes: Iterable[tuple[str, int]], share: float) -> str | None:
+    """The answer that has at least `share` of the votes, None where none has."""
+    total: dict[str, int] = defaultdict(int)
+    for answer, weight in votes:
+        total[answer] += weight
+    best = max(total, key=lambda answer: total[answer], default=None)
+    # Rounded: 0.6 of 5 votes are 3, whatever binary fractions make of it.
+    return best if best is not None and round(total[best] / sum(total.values()), 9) >= share else None
+
+
+def _vote(key: str, rows: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution) -> None:
+    now = majority(((normalise(r.answer), r.votes) for r in rows), rules.share)
+    before = majority(((normalise(k.answer), 1) for k in known), rules.share)
+    if now is not None and (before is not None or not known):
+        _vote_on_fact(key, rows, now, before, rules, result)
+    elif before is not None:
+        _vote_against_fact(key, rows, known, before, rules, result)
+    else:
+        _vote_on_behaviour(key, rows, known, rules, result)
+
+
+def _vote_on_fact(key: str, rows: Sequence[Example], now: str, before: str | None, rules: _Rules, result: Resolution) -> None:
+    support = [r for r in rows if normalise(r.answer) == now]
+    stands = now
+    if before is not None and now != before:
+        if _enough(support, rules):
+            result.superseded[key] = _entry("fact", answer=_latest(support).answer)
+        else:
+            result.disputed |= {r.id for r in support}
+            stands = before
+    for row in rows:
+        if normalise(row.answer) != stands and row.id not in result.disputed:
+            result.dropped[row.id] = MINORITY
+
+
+def _vote_against_fact(
+    key: str, rows: Sequence[Example], known: Sequence[Known], before: str, rules: _Rules, result: Resolution
+) -> None:
+    """No answer has the majority, but one was a fact until now: only trusted rows may make it a behaviour."""
+    agree = [r for r in rows if normalise(r.answer) == before]
+    differ = [r for r in rows if normalise(r.answer) != before]
+    if rules.trusted or any(r.tier == "import" for r in differ):
+        result.disputed |= {r.id for r in differ if r.tier == "traffic" and not rules.trusted}
+        trusted = [r for r in differ if r.id not in result.disputed]
+        _vote_on_behaviour(key, [*agree, *trusted], known, rules, result)
+    else:
+        result.disputed |= {r.id for r in differ}
+
+
+def _vote_on_behaviour(key: str, rows: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution) -> None:
+    winners = _vote_by_prompt(key, rows, known, result)
+    calls = _changed_calls(winners, known, rules)
+    if calls is not None:
+        entry = result.superseded.setdefault(key, _entry("behaviour"))
+        entry["calls"] = [[name, list(arguments)] for name, arguments in calls]
+
+
+def _vote_by_prompt(key: str, rows: Sequence[Example], known: Sequence[Known], result: Resolution) -> list[Example]:
+    """The majority answer of each prompt wins, a tie goes to the later row; returns the winning rows."""
+    old = _grouped(known, lambda k: k.prompt)
+    winners: list[Example] = []
+    prompts: dict[str, str] = {}
+    for prompt, asked in sorted(_grouped(rows, lambda r: r.prompt).items()):
+        answers = _grouped(asked, lambda r: normalise(r.answer))
+        best = max(answers, key=lambda a: (sum(r.votes for r in answers[a]), max(r.seq for r in answers[a]), a))
+        winners += answers[best]
+        result.dropped |= {r.id: MINORITY for a, losers in answers.items() if a != best for r in losers}
+        if any(normalise(k.answer) != best for k in old.get(prompt, ())):
+            prompts[prompt] = _latest(answers[best]).answer
+    if prompts:
+        result.superseded[key] = _entry("behaviour", prompts=prompts)
+    return winners
+
+
+def _changed_calls(winners: Sequence[Example], known: Sequence[Known], rules: _Rules) -> Calls | None:
+    """Tool names and argument names that most rows of the key use now and no older one did."""
+    old = {k.calls for k in known if k.calls}
+    new = [(calls, r) for r in winners if (calls := calls_of(_answer(r)))]
+    texts = {repr(calls): calls for calls, _ in new}
+    best = majority(((repr(calls), r.votes) for calls, r in new), rules.share)
+    if not old or best is None or texts[best] in old:
+        return None
+    return texts[best] if _enough([r for calls, r in new if calls == texts[best]], rules) else None
+
+
+def _enough(support: Collection[Example], rules: _Rules) -> bool:
+    if rules.trusted or any(r.tier == "import" for r in support):
+        return True
+    return len({(r.session_id or r.user_id or r.id, r.prompt) for r in support}) >= rules.witnesses
+
+
+def _answer(example: Example) -> Message:
+    return example.messages[-1]
+
+
+def _latest(rows: Collection[Example]) -> Example:
+    return max(rows, key=lambda r: (r.seq, r.id))
+
+
+def _entry(kind: str, *, answer: str | None = None, prompts: dict[str, str] | None = None) -> dict[str, object]:
+    return {"kind": kind, "answer": answer, "prompts": prompts, "calls": None}
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    groups: dict[K, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups

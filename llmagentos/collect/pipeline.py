@@ -1,0 +1,246 @@
+"""Step 1, the walk: spool -> log -> Ray Data chain -> vote and hold-outs -> snapshot.
+
+The chain works row by row on a few blocks and runs once; only deduplication needs all rows together. What takes rows
+against one another (caps, keys, suites) is pure Python on its outcome. Nothing is written before all is decided, and the
+watermark moves with the snapshot's own commit: a collect that dies has changed nothing.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import ray.data
+
+from llmagentos.collect import quarantine
+from llmagentos.collect.carried import Carried, carry, spent
+from llmagentos.collect.clean import clean
+from llmagentos.collect.deduplicate import deduplicate
+from llmagentos.collect.format import format_row, renderer_of
+from llmagentos.collect.increment import Increment, read_increment
+from llmagentos.collect.keys import Known
+from llmagentos.collect.label import label, newest_revisions
+from llmagentos.collect.redact import REDACTORS, redact
+from llmagentos.collect.settle import Past, Settled, item_known, settle
+from llmagentos.collect.validate import Row, drop, on_messages, validate
+from llmagentos.config import Config
+from llmagentos.core.records import Example
+from llmagentos.core.superseding import calls_of
+from llmagentos.models.loading import resolve_base
+from llmagentos.storage import snapshots, suites
+from llmagentos.storage.flush import flush
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Draft, Snapshot
+from llmagentos.storage.tables import SCHEMAS, Tables
+
+COLUMNS = [
+    "seq", "id", "tier", "tenant", "session_id", "user_id", "scenario", "skill", "key", "messages", "tools",
+    "finish_reason", "stored",
+]  # fmt: skip
+ROWS_PER_BLOCK = 4_000
+_WHOLE: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
+SET_ASIDE = ("invalid", "failed")
+"""Reasons that somebody has to look at; the others are counted only."""
+
+log = logging.getLogger(__name__)
+
+
+def collect(config: Config, cycle_id: str | None = None) -> Snapshot | None:
+    """Make the next snapshot; None where there is nothing to update on (then no watermark moves).
+
+    The caller has connected Ray. A snapshot that no cycle ever decided on is handed out again while nothing new came.
+    Raises ConflictError when another collect was faster, ConfigError for a base model without a tokenizer.
+    """
+    home = Home(config.storage.root).open()
+    flush(home)
+    carried = carry(home, config.collect.max_attempts)
+    limit = config.collect.max_rows
+    while True:
+        increment = read_increment(home, carried.watermark, limit)
+        rows = _run_chain(config, increment)
+        settled = _settle(home, config, rows, carried)
+        if len(settled.examples) >= config.collect.min_rows and settled.n_new:
+            break
+        if not increment.truncated:
+            if carried.undecided and not settled.n_new:
+                return carried.snapshot
+            log.info("nothing to update on: %d trainable rows, %d of them new", len(settled.examples), settled.n_new)
+            return None
+        limit *= 2  # a window full of rows that teach nothing must not block what comes after it
+    _set_aside(home, rows, carried, settled, config.collect.max_attempts)
+    return snapshots.create(home, _draft(increment, rows, carried, settled, config), cycle=cycle_id)
+
+
+def _run_chain(config: Config, increment: Increment) -> list[Row]:
+    """The Ray Data chain over an increment: rows with an `example` or with a `drop`, in order of seq."""
+    if not increment.seqs:
+        return []
+    folder = str(resolve_base(config.model))
+    renderer_of(folder)  # a base without a tokenizer is a clear error here, not in a worker
+    redactor = REDACTORS[config.collect.redactor]()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    blocks = min(-(-len(increment.seqs) // ROWS_PER_BLOCK), len(increment.files))
+    # Files are read by a map of our own: `read_parquet` starts actors to list files and read footers, which costs more
+    # than a whole increment, and takes no filter. One block is one task, all steps fused.
+    files = ray.data.from_items([{"file": f} for f in increment.files], override_num_blocks=blocks)
+    clean_rows = (
+        files.map_batches(partial(_read, seqs=increment.seqs, feedback=increment.feedback), **_WHOLE)
+        .map_batches(each(validate), **_WHOLE)
+        .map_batches(each(_clean), **_WHOLE)
+        .map_batches(each(partial(_redact, redactor=redactor)), **_WHOLE)
+    )
+    together = clean_rows.repartition(1) if blocks > 1 else clean_rows
+    unique = together.map_batches(_all(deduplicate), **_WHOLE)
+    spread = unique.repartition(blocks) if blocks > 1 else unique
+    formatted = partial(format_row, folder=folder, max_length=config.model.max_length)
+    done = spread.map_batches(each(label), **_WHOLE).map_batches(each(formatted), **_WHOLE)
+    rows = [json.loads(item["row"]) for item in done.take_all()]
+    return sorted(rows, key=lambda row: row["seq"])
+
+
+Batch = Callable[[pa.Table], pa.Table]
+
+
+def each(step: Callable[[Row], Row]) -> Batch:
+    """A step on one row as a step on a block; a row that makes it raise is dropped as `failed`, not the block."""
+    return partial(_each, step=step)
+
+
+def _each(table: pa.Table, step: Callable[[Row], Row]) -> pa.Table:
+    return _pack(_guarded(row, step) for row in _unpack(table))
+
+
+def _guarded(row: Row, step: Callable[[Row], Row]) -> Row:
+    if "drop" in row:
+        return row
+    try:
+        return step(row)
+    except Exception as error:  # noqa: BLE001  one bad row must not stop a day's increment
+        return drop(row, "failed", f"{type(error).__name__}: {error}")
+
+
+def _all(step: Callable[[list[Row]], list[Row]]) -> Batch:
+    return partial(_whole, step=step)
+
+
+def _whole(table: pa.Table, step: Callable[[list[Row]], list[Row]]) -> pa.Table:
+    return _pack(step(_unpack(table)))
+
+
+def _read(table: pa.Table, seqs: list[int], feedback: dict[int, list[dict[str, Any]]]) -> pa.Table:
+    """The wanted rows of some files of the log, each with its feedback."""
+    dataset = ds.dataset(table.column("file").to_pylist(), schema=SCHEMAS["interactions"], format="parquet")
+    rows = dataset.to_table(columns=COLUMNS, filter=ds.field("seq").isin(seqs)).to_pylist()
+    return _pack({**row, "feedback": newest_revisions(feedback.get(row["seq"], []))} for row in rows)
+
+
+def _clean(row: Row) -> Row:
+    return on_messages(row, clean)
+
+
+def _redact(row: Row, redactor: Any) -> Row:
+    found: Counter[str] = Counter()
+
+    def change(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        changed, counts = redact(messages, redactor)
+        found.update(counts)
+        return changed
+
+    return {**on_messages(row, change), "redacted": dict(found)}
+
+
+def _pack(rows: Iterable[Row]) -> pa.Table:
+    # As JSON text: a block's schema must not depend on which rows happen to be in it.
+    return pa.table({"row": pa.array([json.dumps(row, ensure_ascii=False) for row in rows], pa.large_string())})
+
+
+def _unpack(table: pa.Table) -> list[Row]:
+    return [json.loads(text) for text in table.column("row").to_pylist()] if table.num_rows else []
+
+
+def _settle(home: Home, config: Config, rows: list[Row], carried: Carried) -> Settled:
+    new = [Example.model_validate(row["example"]) for row in rows if "example" in row]
+    past = _past(home, [*new, *carried.examples, *carried.disputed])
+    return settle(new, carried, past, config.collect, withdrawn=_withdrawn(rows, carried))
+
+
+def _withdrawn(rows: list[Row], carried: Carried) -> list[str]:
+    """Older rows that came back with new feedback and are no target any more."""
+    return [row["id"] for row in rows if "drop" in row and row["seq"] <= carried.watermark[0]]
+
+
+def _past(home: Home, examples: list[Example]) -> Past:
+    """What replay and the suites know about the keys (without a key: the prompts) of these rows."""
+    keys, prompts = {e.key for e in examples}, {e.prompt for e in examples}
+    listed = [*suites.live(home), *suites.stale_parts(home)]
+    items = [known for suite in listed for item in suite.items if _concerns(known := item_known(item), keys, prompts)]
+    replay = Tables(home).read("replay", columns=["kind", "key", "prompt", "answer", "messages"]).to_pylist()
+    rows = [_replayed(row) for row in replay if row["key"] in keys or row["prompt"] in prompts]
+    memory = [k for k, kind in rows if kind == "memory" and _concerns(k, keys, prompts)]
+    ever = suites.heldout_prompts(home)
+    return Past(
+        known=[*memory, *items],
+        suites=listed,
+        held_out=ever,
+        retired_prompts=ever - suites.heldout_prompts(home, with_retired=False),
+        trained=[k for k, _ in rows],
+    )
+
+
+def _concerns(known: Known, keys: set[str | None], prompts: set[str]) -> bool:
+    return known.key in keys if known.key is not None else known.prompt in prompts
+
+
+def _replayed(row: dict[str, Any]) -> tuple[Known, str]:
+    calls = calls_of(json.loads(row["messages"])[-1]) if '"tool_calls"' in row["messages"] else ()
+    return Known(row["key"], row["prompt"], row["answer"], calls), row["kind"]
+
+
+def _set_aside(home: Home, rows: list[Row], carried: Carried, settled: Settled, max_attempts: int) -> None:
+    bad = [
+        {"source": "collect", "seq": r["seq"], "reason": r["drop"], "detail": r["detail"], "row": r["raw"]}
+        for r in rows
+        if r.get("drop") in SET_ASIDE
+    ]
+    worn = [spent(e, "disputed", "too few witnesses") for e in settled.disputed if e.attempts >= max_attempts]
+    quarantine.set_aside(home, [*bad, *carried.spent, *worn])
+
+
+def _draft(increment: Increment, rows: list[Row], carried: Carried, settled: Settled, config: Config) -> Draft:
+    waiting = [e for e in settled.disputed if e.attempts < config.collect.max_attempts]
+    dropped = Counter(row["drop"] for row in rows if "drop" in row) + settled.dropped
+    dropped += Counter(no_feedback=increment.unjudged, orphan_feedback=increment.orphans)
+    dropped += Counter(quarantined=len(carried.spent) + len(settled.disputed) - len(waiting))
+    redacted: Counter[str] = Counter()
+    for row in rows:
+        redacted.update(row.get("redacted", {}))
+    counts = {
+        "seen": len(rows) + increment.unjudged,
+        "carried": len(carried.examples) + len(carried.disputed),
+        "kept": len(settled.examples),
+        "disputed": len(waiting),
+        "dropped": dict(sorted(dropped.items())),
+        "redacted": dict(sorted(redacted.items())),
+        "superseded_keys": len(settled.superseded),
+        "retired_items": len(settled.retired),
+        "heldout": len(settled.heldout),
+        "recall": len(settled.recall),
+    }
+    return Draft(
+        examples=settled.examples,
+        pending=waiting,
+        heldout=settled.heldout,
+        recall=settled.recall,
+        retired=settled.retired,
+        superseded=settled.superseded,
+        withdrawn=_withdrawn(rows, carried),
+        n_new=settled.n_new,
+        interactions_seq=increment.interactions_seq,
+        feedback_seq=increment.feedback_seq,
+        counts=counts,
+    )

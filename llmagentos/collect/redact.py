@@ -1,0 +1,172 @@
+"""Personal data and secrets out of prompts and answers, before anything is stored as training data.
+
+Own patterns, each with the check its numbers carry (Luhn, mod 97, the Chinese id's check digit), because a shop's prices,
+sizes and counts must come through untouched. Each find becomes a typed placeholder, so that a sentence keeps its shape.
+"""
+
+import ipaddress
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llmagentos.collect.clean import map_text
+from llmagentos.core.messages import Message
+
+
+class Redactor(Protocol):
+    """Anything that takes personal data out of a text: our patterns, or a recogniser from elsewhere."""
+
+    def redact(self, text: str) -> tuple[str, dict[str, int]]:
+        """The text with placeholders, and how many of each kind there are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One kind of personal data. `check` sees the matched text and may refuse it; `group` is what gets replaced."""
+
+    kind: str
+    regex: re.Pattern[str]
+    check: Callable[[str], bool] = lambda _: True
+    group: int = 0
+
+
+def luhn(text: str) -> bool:
+    """The check digit of payment cards (ISO/IEC 7812-1), and a length and prefix that an issuer uses."""
+    digits = re.sub(r"\D", "", text)
+    if not re.fullmatch(_CARD_PREFIX, digits) or len(set(digits)) == 1:
+        return False
+    doubled = (sum(divmod(2 * int(d), 10)) if i % 2 else int(d) for i, d in enumerate(reversed(digits)))
+    return sum(doubled) % 10 == 0
+
+
+def iban(text: str) -> bool:
+    """ISO 13616: rearranged and read as a number, it leaves 1 modulo 97."""
+    bare = text.replace(" ", "")
+    return 15 <= len(bare) <= 34 and int("".join(str(int(c, 36)) for c in bare[4:] + bare[:4])) % 97 == 1
+
+
+def chinese_id(text: str) -> bool:
+    """GB 11643: 17 digits and a check character modulo 11."""
+    weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+    total = sum(int(digit) * weight for digit, weight in zip(text, weights, strict=False))
+    return "10X98765432"[total % 11] == text[-1].upper()
+
+
+def ip_address(text: str) -> bool:
+    """An IPv4 or IPv6 address; a short `a::b` is more likely code than an address."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return address.version == 4 or len([part for part in text.split(":") if part]) >= 3
+
+
+_CARD_PREFIX = r"4(\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2[2-7]\d{14}|3[47]\d{13}|3[068]\d{12}|6\d{15,18}"
+_FREE, _STOP = r"(?<![0-9A-Za-z.,+-])", r"(?![0-9A-Za-z-]|[.,]\d)"  # the same, where Han characters may touch it
+
+PATTERNS = (
+    Pattern("KEY", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)),
+    Pattern(
+        "KEY",
+        re.compile(
+            r"(?<![A-Za-z0-9])(?:sk-[\w-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|AKIA[0-9A-Z]{16}"
+            r"|xox[abprs]-[\w-]{10,}|AIza[\w-]{30,}|hf_[A-Za-z0-9]{20,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})",
+            re.ASCII,
+        ),
+    ),
+    Pattern("KEY", re.compile(r"(?i)\bbearer\s+([A-Za-z0-9._~+/-]{16,}=*)"), group=1),
+    Pattern(
+        "KEY",
+        re.compile(
+            r"(?i)\b(?:api[ _-]?key|access[ _-]?token|secret(?:[ _-]?key)?|password|passwd|密码)\s*"
+            r"(?:[:=：]|\bis\b)\s*[\"']?([^\s\"',;，。]{8,})"
+        ),
+        lambda text: not text.startswith("[") and bool(re.search(r"\d", text)) and bool(re.search(r"[^\d.,]", text)),
+        group=1,
+    ),
+    Pattern("EMAIL", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}(?![A-Za-z0-9])", re.ASCII)),
+    Pattern("IBAN", re.compile(r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Z0-9])"), iban),
+    Pattern(
+        "ID",
+        re.compile(
+            rf"{_FREE}[1-9]\d{{5}}(?:19|20)\d{{2}}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{{3}}[\dXx]{_STOP}",
+            re.ASCII,
+        ),
+        chinese_id,
+    ),
+    Pattern("CARD", re.compile(rf"{_FREE}\d(?:[ -]?\d){{12,18}}{_STOP}", re.ASCII), luhn),
+    Pattern("PHONE", re.compile(rf"{_FREE}(?:\+?86[ -]?)?1[3-9]\d[ -]?\d{{4}}[ -]?\d{{4}}{_STOP}", re.ASCII)),
+    Pattern("PHONE", re.compile(rf"{_FREE}0\d{{2,3}}-\d{{7,8}}{_STOP}", re.ASCII)),
+    Pattern("PHONE", re.compile(rf"{_FREE}(?:\(0\d{{2,3}}\)|（0\d{{2,3}}）) ?\d{{7,8}}{_STOP}", re.ASCII)),
+    Pattern(
+        "PHONE",
+        re.compile(rf"(?<![0-9A-Za-z])\+[1-9]\d{{0,2}}(?:[ .-]?\(?\d{{1,4}}\)?){{2,5}}{_STOP}", re.ASCII),
+        lambda text: 9 <= len(re.sub(r"\D", "", text)) <= 15,
+    ),
+    Pattern("PHONE", re.compile(rf"{_FREE}(?:\(\d{{3}}\) ?|\d{{3}}[.-])\d{{3}}[.-]\d{{4}}{_STOP}", re.ASCII)),
+    Pattern(
+        "IP",
+        re.compile(r"(?<![\w.])(?<!version )(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)", re.ASCII | re.IGNORECASE),
+        ip_address,
+    ),
+    Pattern("IP", re.compile(r"(?<![\w:.])[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:[0-9A-Fa-f]*(?![\w:])", re.ASCII), ip_address),
+)
+_WORTH_A_LOOK = re.compile(r"[@\d]|-----BEGIN|::")
+
+
+class PatternRedactor:
+    """The default: `PATTERNS`, in their order."""
+
+    def redact(self, text: str) -> tuple[str, dict[str, int]]:
+        if not _WORTH_A_LOOK.search(text):
+            return text, {}
+        found: Counter[str] = Counter()
+        for pattern in PATTERNS:
+            text = pattern.regex.sub(lambda match, p=pattern: _replaced(p, match, found), text)
+        return text, dict(found)
+
+
+REDACTORS: dict[str, Callable[[], Redactor]] = {"patterns": PatternRedactor}
+
+
+def redact(messages: list[Message], redactor: Redactor) -> tuple[list[Message], dict[str, int]]:
+    """Messages with every text and every value in tool arguments redacted, and how much was found of each kind."""
+    found: Counter[str] = Counter()
+
+    def text(value: str) -> str:
+        value, counts = redactor.redact(value)
+        found.update(counts)
+        return value
+
+    def arguments(raw: str) -> str:
+        try:
+            value = json.loads(raw)
+        except ValueError:
+            return text(raw)
+        changed = _walk(value, text)
+        return raw if changed == value else json.dumps(changed, ensure_ascii=False)
+
+    return [map_text(message, text, arguments) for message in messages], dict(found)
+
+
+def _walk(value: Any, text: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, list):
+        return [_walk(item, text) for item in value]
+    if isinstance(value, dict):
+        return {name: _walk(item, text) for name, item in value.items()}
+    return value
+
+
+def _replaced(pattern: Pattern, match: re.Match[str], found: Counter[str]) -> str:
+    whole, part = match.group(), match.group(pattern.group)
+    if not pattern.check(part):
+        return whole
+    found[pattern.kind] += 1
+    start = match.start(pattern.group) - match.start()
+    return whole[:start] + f"[{pattern.kind}]" + whole[start + len(part) :]

@@ -1,0 +1,162 @@
+"""From the rows of an increment to the draft of a snapshot: caps, the vote, hold-outs, retirements. Pure.
+
+Order: caps bind before the vote, so that no voice can win it by volume; rows that ask held-out prompts still vote, and
+leave after it. Rows carried from an update that was not promoted are an earlier increment: they are held against what is
+known first, and the new rows against both.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmagentos.collect.caps import over_caps
+from llmagentos.collect.carried import Carried
+from llmagentos.collect.hold_out import choose, withhold
+from llmagentos.collect.keys import Known, resolve
+from llmagentos.config.sections import CollectConfig
+from llmagentos.core.evaluation import EvalItem, Suite
+from llmagentos.core.hashing import digest
+from llmagentos.core.messages import Message, answer_text, normalise, normalised_prompt
+from llmagentos.core.records import Example
+from llmagentos.core.superseding import Superseded, calls_of, is_superseded, merge, new_answer, takes_over
+
+
+@dataclass(frozen=True)
+class Past:
+    """What earlier increments left behind."""
+
+    known: Sequence[Known] = ()
+    """Rows of replay and items of live suites."""
+    suites: Sequence[Suite] = ()
+    """Live suites and the stale one: their items retire when their key is superseded."""
+    held_out: Collection[str] = ()
+    """Prompts that were ever held out or registered."""
+    retired_prompts: Collection[str] = ()
+    """Those of them whose items have retired."""
+    trained: Sequence[Known] = ()
+    """Rows of replay: what they ask cannot be held out any more."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Everything a snapshot holds, and why the rest is not in it."""
+
+    examples: list[Example]
+    disputed: list[Example]
+    heldout: list[EvalItem]
+    recall: list[EvalItem]
+    retired: list[dict[str, Any]]
+    superseded: Superseded
+    dropped: Counter[str]
+    n_new: int
+    """Examples that no earlier snapshot trained on."""
+
+
+def settle(
+    new: Sequence[Example],
+    carried: Carried,
+    past: Past,
+    config: CollectConfig,
+    *,
+    withdrawn: Collection[str] = (),
+) -> Settled:
+    """Decide on every row of an increment. `withdrawn` are ids whose newest feedback unmade them as targets."""
+    dropped: dict[str, str] = over_caps(new)
+    ids = {e.id for e in new} | set(withdrawn)
+    earlier = [e for e in carried.examples if e.id not in ids]  # new feedback labels a row again
+    voters = [e for e in new if e.id not in dropped] + [e for e in carried.disputed if e.id not in ids]
+
+    first = resolve(earlier, past.known, share=config.fact_share, trusted=True).superseded
+    known = [k for k in past.known if not _gone(k, first)] + [as_known(e) for e in earlier]
+    vote = resolve(voters, known, share=config.fact_share, witnesses=config.supersede_witnesses)
+    superseded = merge(first, vote.superseded)
+    dropped |= vote.dropped
+    dropped |= {e.id: "superseded" for e in earlier if _row_gone(e, vote.superseded)}
+    kept = [e for e in [*earlier, *voters] if e.id not in dropped and e.id not in vote.disputed]
+
+    retired = retire(past.suites, superseded, kept)
+    waiting = [item for item in carried.heldout if not _item_gone(item, vote.superseded)]
+    live, gone = _held_out(past, retired)
+    dropped |= withhold(kept, live | {_prompt(item) for item in waiting}, gone)
+    kept = [e for e in kept if e.id not in dropped]
+
+    trained = {k.prompt for k in past.trained if not _gone(k, superseded)}
+    covered = {item.key: _prompt(item) for item in waiting if item.key is not None}
+    held = choose(kept, trained=trained, covered=covered)
+    dropped |= held.dropped
+    examples = [e for e in kept if e.id not in held.dropped]
+    before = {e.id for e in earlier}
+    return Settled(
+        examples=examples,
+        disputed=[e for e in voters if e.id in vote.disputed],
+        heldout=[*waiting, *held.heldout],
+        recall=held.recall,
+        retired=retired,
+        superseded=superseded,
+        dropped=Counter(dropped.values()),
+        n_new=sum(e.id not in before for e in examples),
+    )
+
+
+def as_known(example: Example) -> Known:
+    return Known(example.key, example.prompt, example.answer, calls_of(example.messages[-1]))
+
+
+def item_known(item: EvalItem) -> Known:
+    return Known(item.key, _prompt(item), answer_text(item.messages[-1]), calls_of(item.messages[-1]))
+
+
+def retire(suites: Iterable[Suite], superseded: Superseded, rows: Iterable[Example]) -> list[dict[str, Any]]:
+    """Items whose answer no longer holds, each with its stale twin: the new answer right, the old one wrong.
+
+    Without a twin where the new answer is not known (a renamed argument does not say the new call).
+    """
+    if not superseded:
+        return []
+    said = {(e.key, normalise(e.answer)): _bare(e.messages[-1]) for e in rows}
+    entries = []
+    for suite in suites:
+        for item in suite.items:
+            if not _item_gone(item, superseded):
+                continue
+            new = new_answer(superseded, key=item.key, prompt=_prompt(item))
+            right = said.get((item.key, normalise(new))) if new is not None else None
+            old = answer_text(item.messages[-1])
+            twin = _twin(item, right, old).model_dump(mode="json") if right else None
+            entry = {"suite": suite.name, "item_id": item.id, "key": item.key, "old_answer": old, "new_answer": new}
+            entries.append({**entry, "stale": twin})
+    return entries
+
+
+def _twin(item: EvalItem, right: Message, old: str) -> EvalItem:
+    messages = [*item.messages[:-1], right]
+    name = digest(["stale", item.key, _prompt(item), old, answer_text(right)], length=16)
+    return item.model_copy(update={"id": name, "messages": messages, "wrong": old})
+
+
+def _held_out(past: Past, retired: Sequence[Mapping[str, Any]]) -> tuple[set[str], set[str]]:
+    names = {(entry["suite"], entry["item_id"]) for entry in retired}
+    going = {_prompt(i) for s in past.suites for i in s.items if (s.name, i.id) in names}
+    gone = {p for p in past.held_out if p in going or p in past.retired_prompts}
+    return set(past.held_out) - gone, gone
+
+
+def _gone(known: Known, superseded: Superseded) -> bool:
+    return takes_over(superseded, key=known.key, prompt=known.prompt, answer=known.answer, calls=known.calls)
+
+
+def _row_gone(example: Example, superseded: Superseded) -> bool:
+    return is_superseded(superseded, key=example.key, prompt=example.prompt, answer=example.messages[-1])
+
+
+def _item_gone(item: EvalItem, superseded: Superseded) -> bool:
+    return is_superseded(superseded, key=item.key, prompt=_prompt(item), answer=item.messages[-1])
+
+
+def _prompt(item: EvalItem) -> str:
+    return normalised_prompt(item.messages)
+
+
+def _bare(message: Message) -> Message:
+    return {name: value for name, value in message.items() if name != "weight"}

@@ -1,0 +1,254 @@
+"""The sections of the configuration: frozen, typed, unknown keys refused, one line of documentation a field."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class StorageConfig(Section):
+    root: str = ".llmagentos"
+    """The one folder that holds all state; made absolute at start."""
+    keep_versions: int = Field(10, ge=3)
+    """Versions whose weights stay on disk; champion, previous, student and anchor always do."""
+    flush_rows: int = Field(256, ge=1)
+    """Spooled records that trigger a flush into Delta."""
+    flush_seconds: float = Field(5.0, gt=0)
+    """Longest time a record waits in the spool while serving."""
+    lease_seconds: float = Field(30.0, gt=0)
+    """A lease whose beat has not changed for this long (on the rival's own clock) may be taken over."""
+
+
+class ModelConfig(Section):
+    base: str = ""
+    """Empty: the seed model shipped with the package. Else a local directory or a hub id of a causal LM."""
+    student_base: str = ""
+    """Empty: the shipped seed student, or a fresh small model where `base` is not the seed."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights' type while serving and training."""
+    max_length: int = Field(1024, ge=16)
+    """Longest prompt plus answer, in tokens."""
+    offline: bool = True
+    """Never ask a hub; set to false to fetch `base` by its hub id."""
+
+
+class ServeConfig(Section):
+    host: str = "127.0.0.1"
+    """Address to bind; beyond loopback needs LLMAGENTOS_API_KEY."""
+    port: int = Field(8000, ge=0, le=65535)
+    """Port of the OpenAI-compatible endpoint; 0 picks a free one."""
+    agent_name: str = "agent"
+    """Model id that clients ask for."""
+    replicas: int = Field(1, ge=1)
+    """Serve replicas."""
+    replica_cpus: float = Field(0.1, gt=0)
+    """Logical CPUs a replica reserves."""
+    replica_gpus: float = Field(0.0, ge=0)
+    """GPUs a replica reserves."""
+    max_ongoing: int = Field(64, ge=1)
+    """Requests a replica works on at once."""
+    max_queued: int = Field(256, ge=-1)
+    """Requests that may wait; beyond it 429 with Retry-After."""
+    max_body_bytes: int = Field(4_000_000, ge=1024)
+    """Largest request body; beyond it 413."""
+    poll_seconds: float = Field(0.5, gt=0)
+    """How often a replica looks for a newer release."""
+    api_key_env: str = "LLMAGENTOS_API_KEY"
+    """Environment variable with the API key; unset means loopback only, without a key."""
+
+
+class EngineConfig(Section):
+    name: Literal["transformers", "vllm"] = "transformers"
+    """Which engine generates."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of one engine."""
+    max_batch_tokens: int = Field(256, ge=16)
+    """Tokens one step of continuous batching may hold."""
+    page_size: int = Field(64, ge=8)
+    """Tokens of one cache block."""
+    num_blocks: int = Field(256, ge=4)
+    """Cache blocks."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest answer where the request does not say."""
+    temperature: float = Field(0.0, ge=0, le=2)
+    """Temperature where the request does not say; 0 is greedy."""
+
+
+class AgentConfig(Section):
+    system_prompt: str = ""
+    """Put before every conversation that has no system message; empty adds nothing."""
+
+
+class CollectConfig(Section):
+    max_rows: int = Field(50_000, ge=1)
+    """New rows one snapshot takes; the rest waits for the next."""
+    min_rows: int = Field(8, ge=1)
+    """Fewer trainable rows than this is an empty increment: the cycle is skipped."""
+    supersede_witnesses: int = Field(2, ge=1)
+    """Rows of traffic that must agree before a known fact is replaced; imports are trusted."""
+    fact_share: float = Field(0.6, gt=0.5, le=1)
+    """Share of a key's rows that must agree on one answer for the key to be a fact."""
+    max_attempts: int = Field(3, ge=1)
+    """Times a row joins a later snapshot (after a failed update, or disputed) before it goes to quarantine."""
+    redactor: Literal["patterns"] = "patterns"
+    """What takes personal data out of prompts and answers; a name in llmagentos.collect.redact."""
+
+
+class ReplayConfig(Section):
+    capacity: int = Field(20_000, ge=0)
+    """Rows the buffer keeps."""
+    new: float = Field(0.4, ge=0)
+    """Share of new rows in the mix, by tokens."""
+    memory: float = Field(0.3, ge=0)
+    """Share of remembered rows in the mix, by tokens."""
+    general: float = Field(0.3, ge=0)
+    """Share of the pinned general set in the mix, by tokens."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "ReplayConfig":
+        if self.new <= 0:
+            raise ValueError("replay.new must be above 0: an update without new rows learns nothing")
+        return self
+
+
+class TrainingConfig(Section):
+    """The engine room, shared by update and distill."""
+
+    workers: int = Field(2, ge=0)
+    """Ray Train workers; 0 trains in this process, without Ray."""
+    threads: int = Field(1, ge=1)
+    """CPU threads a worker."""
+    cpus_per_worker: float = Field(1.0, gt=0)
+    """Logical CPUs a worker reserves."""
+    gpus_per_worker: float = Field(0.0, ge=0)
+    """GPUs a worker reserves."""
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    """What steps the optimiser."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of forward and backward."""
+    accumulation: int = Field(1, ge=1)
+    """Micro-batches per optimiser step and worker."""
+    batch_tokens: int = Field(768, ge=16)
+    """Tokens of one optimiser step, all workers and micro-batches together."""
+    checkpoint_steps: int = Field(200, ge=1)
+    """Optimiser steps between resumable checkpoints."""
+    max_failures: int = Field(2, ge=0)
+    """Times Ray Train restarts a broken worker group."""
+    nice: int = Field(5, ge=0, le=19)
+    """Niceness of train workers, so that serving comes first."""
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """Collectives between workers; auto is nccl with GPUs, else gloo."""
+
+
+class LoraConfig(Section):
+    enabled: bool = False
+    """Train adapters on all linear layers and merge them in fp32; false trains every weight."""
+    rank: int = Field(32, ge=1)
+    """Rank of the adapters."""
+    alpha: float = Field(64.0, gt=0)
+    """Scale of the adapters."""
+
+
+class UpdateConfig(Section):
+    strategy: str = "replay"
+    """What fights forgetting; a name in llmagentos.update.strategies."""
+    learning_rate: float = Field(1.2e-3, gt=0)
+    """Peak learning rate; tiny models want about 1e-3, billions of parameters 1e-5 (full) or 1e-4 (LoRA)."""
+    epochs: float = Field(20.0, gt=0)
+    """Passes over the new rows."""
+    max_steps: int = Field(600, ge=1)
+    """Most optimiser steps of one update."""
+    min_steps: int = Field(60, ge=1)
+    """Fewest optimiser steps, so that a small increment is still learned."""
+    min_epochs: float = Field(3.0, gt=0)
+    """Passes over the new rows that `max_steps` never cuts short."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of steps with rising learning rate; then cosine to a tenth."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's weight decay."""
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    seed: int = 0
+    """Order of rows, dropout and sampling."""
+    lora: LoraConfig = LoraConfig()
+
+
+class DistillConfig(Section):
+    enabled: bool = True
+    """Train a student after each update."""
+    learning_rate: float = Field(1.3e-3, gt=0)
+    """Peak learning rate of the student."""
+    max_steps: int = Field(700, ge=1)
+    """Most optimiser steps."""
+    epochs: float = Field(14.0, gt=0)
+    """Passes over the new rows."""
+    top_k: int = Field(8, ge=1)
+    """Teacher log-probabilities kept per token; the rest is one tail bucket."""
+    temperature: float = Field(1.0, gt=0)
+    """Softens both distributions; the loss is scaled by its square."""
+    cross_entropy: float = Field(0.5, ge=0)
+    """Weight of plain next-token loss beside the divergence."""
+    size: tuple[int, int, int] = (64, 2, 176)
+    """Hidden size, layers and feed-forward size of a student made from nothing."""
+
+
+class EvaluateConfig(Section):
+    batch_tokens: int = Field(8192, ge=64)
+    """Tokens of one forward pass."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest generated answer."""
+    max_retention: int = Field(2000, ge=100)
+    """Most live old items asked."""
+    threads: int = Field(2, ge=1)
+    """CPU threads of the evaluation."""
+
+
+class GateConfig(Section):
+    mode: Literal["enforce", "report", "approve"] = "enforce"
+    """enforce acts on the verdict, report promotes whatever it is, approve waits for a person."""
+    margin: float = Field(0.02, gt=0, lt=1)
+    """Loss on old items that is too much (non-inferiority margin, a share)."""
+    safety_margin: float = Field(0.01, gt=0, lt=1)
+    """The same for suites named safety or format."""
+    z: float = Field(1.645, gt=0)
+    """Normal quantile of the one-sided 5 % tests."""
+    alpha: float = Field(0.05, gt=0, lt=1)
+    """Level of the exact tests."""
+    min_items: int = Field(60, ge=1)
+    """Fewer old items than this: Hold."""
+    ceiling: float = Field(0.95, gt=0, le=1)
+    """A champion at or above this on the new has nothing left to learn there."""
+
+
+class RegistryConfig(Section):
+    tracking_uri: str = ""
+    """MLflow store; empty is SQLite under the root, which needs no server."""
+    port: int = Field(5000, ge=0, le=65535)
+    """Port of the local MLflow server; 0 picks a free one."""
+    experiment: str = "llmagentos"
+    """MLflow experiment and registered model prefix."""
+
+
+class LocalConfig(Section):
+    logical_cpus: int = Field(8, ge=4)
+    """Logical CPUs of the local Ray node: above the real ones, so that small actors do not starve one another."""
+    object_store_mb: int = Field(300, ge=80)
+    """Shared memory of the local Ray node."""
+    dashboard_port: int = Field(8265, ge=0, le=65535)
+    """Port of the Ray dashboard; 0 picks a free one."""
+    ray_port: int = Field(0, ge=0, le=65535)
+    """Port of the Ray head; 0 picks a free one."""
+    ray_address: str = ""
+    """Address of a Ray cluster to use; empty: the one this home started, else a private local one."""
+
+
+class CycleConfig(Section):
+    name: str = "default"
+    """Cycles of one name exclude one another."""
+    scenario: str = "customer_service"
+    """Whose simulator `make demo` talks with."""

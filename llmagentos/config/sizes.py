@@ -1,0 +1,22 @@
+"""What the one dial `size` sets. A file, LLMAGENTOS_HOME and overrides go on top."""
+
+from typing import Any
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "small": {
+        "training": {"threads": 4, "batch_tokens": 4096},
+        "engine": {"threads": 4, "max_batch_tokens": 1024},
+        "update": {"learning_rate": 3e-4, "epochs": 4, "max_steps": 2000},
+        "evaluate": {"threads": 4},
+    },
+    "gpu": {
+        "model": {"dtype": "bfloat16", "max_length": 4096},
+        "serve": {"replica_cpus": 2, "replica_gpus": 1, "max_ongoing": 256},
+        "engine": {"name": "vllm", "max_batch_tokens": 8192, "num_blocks": 4096},
+        "training": {"gpus_per_worker": 1, "zero_stage": 2, "precision": "bf16", "batch_tokens": 65536},
+        "update": {"learning_rate": 1e-4, "epochs": 2, "max_steps": 5000, "lora": {"enabled": True}},
+        "distill": {"learning_rate": 1e-4, "epochs": 1, "max_steps": 5000, "top_k": 64},
+        "evaluate": {"batch_tokens": 65536},
+    },
+}

@@ -1,0 +1,1 @@
+"""The nouns: frozen records, decisions and the error tree. Standard library and pydantic only."""

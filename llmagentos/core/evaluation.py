@@ -1,0 +1,77 @@
+"""Suites, their items, the results of answering them, and the decision that follows."""
+
+from typing import Any, Literal
+
+from llmagentos.core.records import Record
+
+SuiteKind = Literal["seed", "heldout", "recall", "registered", "stale"]
+
+
+class EvalItem(Record):
+    """One question with a known right answer."""
+
+    id: str
+    messages: list[dict[str, Any]]
+    """The last message is the assistant's right answer; the rest is the prompt as it stands."""
+    tools: list[dict[str, Any]] | None = None
+    skill: str = "default"
+    key: str | None = None
+    wrong: str | None = None
+    """For a stale item: the canonical text of the superseded answer."""
+
+
+class Suite(Record):
+    """Fixed questions. Immutable: `hash` covers the items, a retire-list beside it takes items out of retention."""
+
+    name: str
+    kind: SuiteKind
+    hash: str
+    items: list[EvalItem]
+    order: int = 0
+    """Position in time: suites of earlier increments come first."""
+
+
+class ItemResult(Record):
+    item_id: str
+    suite: str
+    right: bool
+    answer: str
+    """Canonical text of what the version said."""
+    degenerate: bool = False
+    """Empty, endless or repeating."""
+
+
+class EvalReport(Record):
+    """One version's answers to a list of suites."""
+
+    version: int
+    results: list[ItemResult]
+    suites: dict[str, str]
+    """Suite name -> hash it was answered under."""
+
+
+class Flip(Record):
+    """One item whose outcome the update changed."""
+
+    suite: str
+    item_id: str
+    key: str | None
+    prompt: str
+    wanted: str
+    before: str
+    after: str
+    direction: Literal["good_to_bad", "bad_to_good"]
+
+
+class Decision(Record):
+    """What the gate says. Somebody else acts on it."""
+
+    verdict: Literal["Promote", "Reject", "Hold", "Skipped"]
+    reasons: list[str]
+    """One sentence a check, the failing ones first."""
+    checks: dict[str, Any] = {}
+    """The figures behind the reasons."""
+
+    @property
+    def promotes(self) -> bool:
+        return self.verdict == "Promote"

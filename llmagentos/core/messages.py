@@ -1,0 +1,205 @@
+"""Messages in OpenAI's shape, the row format of CONTRACTS, and when two answers are the same answer."""
+
+import contextlib
+import json
+import math
+import re
+import unicodedata
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llmagentos.core.errors import InputError
+
+Message = dict[str, Any]
+"""One chat message as JSON: role, content, and for an assistant possibly tool_calls."""
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+class _Open(BaseModel):
+    """Unknown keys are kept out of the model but not refused: rows come from other people's exporters."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class FunctionCall(_Open):
+    name: str = Field(min_length=1, max_length=256)
+    arguments: str = "{}"
+
+
+class ToolCall(_Open):
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(_Open):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    weight: Literal[0, 1] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "ChatMessage":
+        if self.content is None and not self.tool_calls:
+            raise ValueError("content is missing (only an assistant message with tool_calls may leave it out)")
+        if isinstance(self.content, list):
+            bad = [p.get("type") for p in self.content if p.get("type") != "text" or not isinstance(p.get("text"), str)]
+            if bad:
+                raise ValueError(f"content parts of type {bad[0]!r} are not supported: only text parts are")
+        return self
+
+
+class RowMetadata(_Open):
+    session_id: str | None = Field(None, max_length=256)
+    user_id: str | None = Field(None, max_length=256)
+    scenario: str | None = Field(None, max_length=256)
+    skill: str | None = Field(None, max_length=256)
+    key: str | None = Field(None, max_length=512)
+    timestamp: AwareDatetime | None = None
+
+
+class RowFeedback(_Open):
+    """One judgement. `value` may be absent when there is a correction."""
+
+    name: str = Field(min_length=1, max_length=64)
+    value: bool | float | str | None = None
+    correction: str | ChatMessage | None = None
+    comment: str | None = Field(None, max_length=10_000)
+    source: Literal["human", "environment", "judge"] = "human"
+
+    @model_validator(mode="after")
+    def _judges_something(self) -> "RowFeedback":
+        if self.value is None and self.correction is None:
+            raise ValueError("value is missing (it may be left out only beside a correction)")
+        check_feedback_value(self.name, self.value)
+        if isinstance(self.correction, ChatMessage) and self.correction.role != "assistant":
+            raise ValueError("correction must be a string or an assistant message")
+        return self
+
+
+class Row(_Open):
+    """One line of an import file or of `/v1/interactions:batch`."""
+
+    id: str | None = Field(None, min_length=1, max_length=256)
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
+    tools: list[dict[str, Any]] | None = None
+    metadata: RowMetadata = RowMetadata()
+    feedback: list[RowFeedback] = []
+
+    @model_validator(mode="after")
+    def _has_an_answer(self) -> "Row":
+        if not any(m.role == "assistant" for m in self.messages):
+            raise ValueError("messages holds no assistant message: there is nothing to learn from it")
+        return self
+
+
+def check_feedback_value(name: str, value: object) -> None:
+    """Hold a feedback value to its name's type and range. Raises ValueError (other names are free)."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"value of {name!r} must be finite")
+    if value is None:
+        return
+    if name == "thumb" and not isinstance(value, bool):
+        raise ValueError("value of 'thumb' must be true or false")
+    if name == "rating" and not (isinstance(value, bool) or (number and 1 <= value <= 5)):  # type: ignore[operator]
+        raise ValueError("value of 'rating' must be a boolean or a number from 1 to 5")
+    if name == "score" and not (number and 0 <= value <= 1):  # type: ignore[operator]
+        raise ValueError("value of 'score' must be a number from 0 to 1")
+    if name == "outcome" and not (isinstance(value, bool) or number):
+        raise ValueError("value of 'outcome' must be a boolean or a number")
+
+
+def verdict(name: str, value: object) -> int:
+    """+1 for a positive judgement, −1 for a negative one, 0 where it says neither (CONTRACTS: feedback names)."""
+    if isinstance(value, bool):
+        return (1 if value else -1) if name in ("thumb", "rating", "outcome") else 0
+    if not isinstance(value, (int, float)):
+        return 0
+    if name == "rating":
+        return 1 if value >= 4 else -1 if value <= 2 else 0
+    if name == "score":
+        return 1 if value >= 0.75 else -1 if value <= 0.25 else 0
+    if name == "outcome":
+        return 1 if value > 0 else -1 if value < 0 else 0
+    return 0
+
+
+def parse_row(data: object, *, line: int | None = None) -> Row:
+    """Validate one row. Raises InputError naming the first wrong field."""
+    try:
+        row = Row.model_validate(data)
+    except ValidationError as error:
+        raise input_error(error, line=line) from None
+    if _has_surrogate(data):
+        raise InputError("text holds a lone surrogate, which is not valid Unicode", field="messages", line=line)
+    return row
+
+
+def input_error(error: ValidationError, *, line: int | None = None, prefix: str = "") -> InputError:
+    """The first complaint of pydantic as our InputError, with a dotted field path."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    path = [str(p) for p in first["loc"] if not str(p).startswith(("function-", "ChatMessage", "literal"))]
+    field = ".".join(([prefix] if prefix else []) + path) or None
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return InputError(f"{field}: {message}" if field else message, field=field, line=line)
+
+
+def _has_surrogate(data: object) -> bool:
+    try:
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def text_of(message: Message) -> str:
+    """The text of a message: content parts joined, None as the empty string."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content)
+    return str(content) if content is not None else ""
+
+
+def parsed_calls(message: Message) -> list[tuple[str, Any]]:
+    """Tool calls as (name, parsed arguments), in order, ids ignored; arguments that are no JSON stay text."""
+    calls = []
+    for call in message.get("tool_calls") or []:
+        function = call.get("function", {})
+        arguments = function.get("arguments", "{}")
+        if isinstance(arguments, str):
+            with contextlib.suppress(ValueError):
+                arguments = json.loads(arguments)
+        calls.append((str(function.get("name", "")), arguments))
+    return calls
+
+
+def same_answer(given: Message, wanted: Message) -> bool:
+    """CONTRACTS: text equal after strip and the same ordered list of (tool name, parsed arguments)."""
+    return text_of(given).strip() == text_of(wanted).strip() and parsed_calls(given) == parsed_calls(wanted)
+
+
+def answer_text(message: Message) -> str:
+    """A canonical string of an answer, tool calls included: equal strings if and only if `same_answer`."""
+    calls = parsed_calls(message)
+    if not calls:
+        return text_of(message).strip()
+    return text_of(message).strip() + json.dumps(calls, sort_keys=True, ensure_ascii=False)
+
+
+_SPACES = re.compile(r"\s+")
+
+
+def normalise(text: str) -> str:
+    """NFKC, case folded, white space collapsed: what 'the same prompt' means everywhere."""
+    return _SPACES.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def normalised_prompt(messages: list[Message]) -> str:
+    """The normalised text of everything before the last assistant message, roles included."""
+    last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=len(messages))
+    return "\n".join(f"{m.get('role')}: {normalise(text_of(m) or answer_text(m))}" for m in messages[:last])

@@ -1,0 +1,42 @@
+"""What follows from a decision: the only place where the verdict and `gate.mode` meet."""
+
+from llmagentos.config import Config
+from llmagentos.core.evaluation import Decision
+from llmagentos.core.records import ModelVersion
+from llmagentos.registry.versions import Versions, prune
+from llmagentos.release.promotion import promote
+from llmagentos.release.releases import Fence, Releases
+from llmagentos.storage import snapshots
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Snapshot
+
+
+def act(
+    config: Config,
+    cycle: str,
+    decision: Decision,
+    snapshot: Snapshot,
+    challenger: ModelVersion,
+    student: ModelVersion | None,
+    fence: Fence,
+) -> None:
+    """Promote, or mark the challenger and leave the champion; then write the decision on the snapshot."""
+    home = Home(config.storage.root)
+    reason = decision.reasons[0] if decision.reasons else decision.verdict
+    record = {**decision.model_dump(mode="json"), "cycle": cycle, "challenger": challenger.id}
+    promoted = config.gate.mode == "report" or (config.gate.mode == "enforce" and decision.promotes)
+    if promoted:
+        pupil = student.id if student else None
+        promote(config, challenger.id, student=pupil, by=cycle, reason=reason, force=True, fence=fence, decision=record)
+    elif config.gate.mode == "approve" and decision.promotes:
+        Releases(home).challenge(challenger.id, by=cycle, reason="waits for approval", fence=fence)
+    else:
+        Versions(home).change(challenger.id, status="held" if decision.verdict == "Hold" else "rejected")
+    snapshots.decide(home, snapshot.id, record, promoted=promoted)
+    prune(home, config.storage.keep_versions, Releases(home).current())
+
+
+def record_failure(home: Home, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:
+    """The snapshot's rows stay pending and say why."""
+    record = {"verdict": "Failed", "reasons": [f"{type(problem).__name__}: {problem}"], "cycle": cycle}
+    snapshots.decide(home, snapshot.id, record)

@@ -1,0 +1,138 @@
+"""What a cycle leaves behind for people: figures, tables and files of its runs."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llmagentos.config import Config
+from llmagentos.core.hashing import digest
+from llmagentos.core.records import ModelVersion
+from llmagentos.evaluate.metrics import backward_transfer, forgetting, r_matrix
+from llmagentos.evaluate.run import Judgement, table
+from llmagentos.registry.versions import Versions
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Snapshot
+from llmagentos.training.launch import Results
+from llmagentos.training.prepared import Prepared
+
+_FLIPS_SHOWN = 200
+
+
+def training_folder(config: Config, snapshot: Snapshot) -> str:
+    """Run folder of a training: the same snapshot and settings find their checkpoints again after a crash."""
+    settings = [config.model, config.replay, config.training, config.update, config.distill]
+    return f"{snapshot.id}-{digest([s.model_dump(mode='json') for s in settings], length=8)}"
+
+
+def collected(snapshot: Snapshot) -> dict[str, Any]:
+    """The outcome of the collect run."""
+    return {"snapshot": snapshot.id, "metrics": count_metrics(snapshot)}
+
+
+def trained(config: Config, version: ModelVersion, prepared: Prepared, results: Results, to: Path) -> dict[str, Any]:
+    """The outcome of a training run; its metrics file moves into the run's folder."""
+    keep_training(Path(prepared.phase.run_dir), to)
+    return {
+        "version": version.id,
+        "metrics": training_metrics(prepared, results),
+        "parameters": training_parameters(config, prepared),
+    }
+
+
+def count_metrics(snapshot: Snapshot) -> dict[str, float]:
+    """The snapshot's counts as numbers, nested ones as `outer/inner`."""
+    flat: dict[str, float] = {"new": float(snapshot.n_new), "examples": float(snapshot.n_examples)}
+    for name, value in snapshot.counts.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}/{k}": float(v) for k, v in value.items() if isinstance(v, (int, float))}
+        elif isinstance(value, (int, float)):
+            flat[str(name)] = float(value)
+    return flat
+
+
+def training_metrics(prepared: Prepared, trained: Results) -> dict[str, float]:
+    """Steps, tokens, seconds and the realised mix of one phase."""
+    done = trained[prepared.phase.name]
+    ratio = {f"mix/{source}": share for source, share in prepared.facts.ratio.items()}
+    rate = done["tokens"] / done["seconds"] if done["seconds"] else 0.0
+    return {**done, "tokens_per_second": rate, "epochs": prepared.facts.epochs, **ratio}
+
+
+def training_parameters(config: Config, prepared: Prepared) -> dict[str, Any]:
+    """What decided the training, for the run's parameters."""
+    return {
+        "strategy": config.update.strategy,
+        "learning_rate": prepared.phase.learning_rate,
+        "terms": json.dumps(prepared.phase.terms),
+        "engine": prepared.phase.engine,
+        "workers": config.training.workers,
+        "zero_stage": prepared.phase.zero_stage,
+        "precision": prepared.phase.precision,
+        "lora_rank": prepared.phase.lora_rank,
+    }
+
+
+def keep_training(folder: Path, to: Path) -> None:
+    """The phase's metrics become those of its run; its checkpoints are no longer needed."""
+    metrics = folder / "metrics.jsonl"
+    if metrics.exists():
+        shutil.copyfile(metrics, to / "metrics.jsonl")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def report(
+    verdict: Judgement,
+    phases: Sequence[Prepared],
+    trained: Results,
+    champion: ModelVersion,
+    challenger: ModelVersion,
+    student: ModelVersion | None,
+) -> dict[str, Any]:
+    """All that tables and pictures are made of, as JSON."""
+    names = {"champion": champion.id, "challenger": challenger.id, "student": student.id if student else None}
+    return {
+        "suites": table(verdict, names),
+        "versions": names,
+        "gate": verdict.decision.checks,
+        "flips": [f.model_dump(mode="json") for f in verdict.flips[:_FLIPS_SHOWN]],
+        "flips_total": {
+            d: sum(f.direction == d for f in verdict.flips) for d in ("good_to_bad", "bad_to_good")
+        },
+        "stale": verdict.stale,
+        "mix": {p.phase.name: asdict(p.facts) for p in phases},
+        "training": trained,
+        "parameters": {"challenger": challenger.parameters, "student": student.parameters if student else None},
+    }  # fmt: skip
+
+
+def evaluation_metrics(report: dict[str, Any]) -> dict[str, float]:
+    """Suite accuracies and gate figures as metrics."""
+    found: dict[str, float] = {}
+    for row in report["suites"]:
+        found |= {f"{name}/{row['suite']}": row[name] for name in ("champion", "challenger", "student") if name in row}
+    for name, check in report["gate"].items():
+        if isinstance(check, dict):
+            found |= {f"gate/{name}/{k}": float(v) for k, v in check.items() if isinstance(v, (int, float))}
+    return found | {f"flips/{k}": float(v) for k, v in report["flips_total"].items()}
+
+
+def write(folder: Path, home: Home, verdict: Judgement, report: dict[str, Any]) -> None:
+    """Decision, report, flips and R matrix into the evaluation's run folder."""
+    _json(folder / "decision.json", verdict.decision.model_dump(mode="json"))
+    _json(folder / "report.json", report)
+    lines = ["| outcome | suite | key | prompt | wanted | before | after |", "|---|---|---|---|---|---|---|"]
+    for flip in verdict.flips[:_FLIPS_SHOWN]:
+        cells = (flip.direction, flip.suite, flip.key or "", flip.prompt, flip.wanted, flip.before, flip.after)
+        lines.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
+    (folder / "flips.md").write_text("\n".join(lines) + "\n", "utf-8")
+    scores = {v.id: v.scores for v in Versions(home).all() if v.role == "agent" and v.scores}
+    versions, suites, matrix = r_matrix(scores)
+    lost = {"forgetting": forgetting(matrix), "backward_transfer": backward_transfer(matrix)}
+    _json(folder / "matrix.json", {"versions": versions, "suites": suites, "matrix": matrix, **lost})
+
+
+def _json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf-8")

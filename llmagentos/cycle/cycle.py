@@ -1,0 +1,114 @@
+"""The walk: what was recorded becomes a better agent, or nothing changes. Read this file to know the product."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from llmagentos.collect.pipeline import collect
+from llmagentos.config import Config
+from llmagentos.core.errors import LeaseLostError
+from llmagentos.cycle import artifacts
+from llmagentos.cycle.act import act, record_failure
+from llmagentos.cycle.background import tracking_warmed_up
+from llmagentos.cycle.progress import training_progress
+from llmagentos.cycle.walk import Walk
+from llmagentos.distill import run as distill
+from llmagentos.evaluate.run import judge
+from llmagentos.local.ray import connect
+from llmagentos.registry import tracking
+from llmagentos.registry.versions import Versions
+from llmagentos.release.bootstrap import bootstrap
+from llmagentos.release.promotion import finish_promotion
+from llmagentos.release.releases import Releases
+from llmagentos.storage.layout import Home
+from llmagentos.storage.leases import Lease
+from llmagentos.training.launch import launch
+from llmagentos.update import run as update
+
+
+class CycleResult(BaseModel):
+    """What a cycle came to; `decision` is Promote, Reject, Hold or Skipped."""
+
+    cycle_id: str
+    decision: str
+    reasons: list[str]
+    champion: int | None
+    challenger: int | None = None
+    student: int | None = None
+    snapshot: str | None = None
+    n_new: int = 0
+    seconds: dict[str, float]
+    report: dict[str, Any] = {}
+    """Suites, flips, rates and plan facts: what tables and pictures are made of."""
+
+
+def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> CycleResult:
+    """Run the four steps once and act on the gate's verdict. The champion serves on, whatever happens here.
+
+    Raises ConflictError while another cycle runs, LeaseLostError when one took over, and what the steps raise.
+    """
+    home = Home(config.storage.root).open()
+    bootstrap(config)
+    walk, name = Walk(config, home, say), f"cycle-{config.cycle.name}"
+    with contextlib.ExitStack() as stack:
+        lease = stack.enter_context(Lease(home, name, seconds=config.storage.lease_seconds))
+        stack.callback(tracking.sync, config)
+        whole = stack.enter_context(walk.whole())
+        stack.enter_context(connect(config))
+        finish_promotion(config)
+        versions, now = Versions(home), Releases(home).current()
+        champion, anchor, pupil = (versions.serving(n) for n in (now.champion, now.anchor, now.student))
+
+        with walk.step("collect") as outcome:
+            snapshot = collect(config, walk.id)
+            outcome |= artifacts.collected(snapshot) if snapshot else {"status": "skipped"}
+        if snapshot is None:
+            whole |= {"status": "skipped"}
+            reason = f"Fewer than {config.collect.min_rows} new rows to learn from: nothing was updated."
+            return CycleResult(
+                cycle_id=walk.id, decision="Skipped", reasons=[reason], champion=now.champion, seconds=walk.seconds
+            )
+
+        folder = home.run(artifacts.training_folder(config, snapshot))
+        stack.enter_context(tracking_warmed_up(config))
+        try:
+            with walk.step("update") as outcome:
+                runs = [update.prepare(config, home, snapshot, champion, folder)]
+                if config.distill.enabled:
+                    teacher = Path(runs[0].phase.out)
+                    runs.append(distill.prepare(config, home, snapshot, teacher, pupil, folder))
+                with training_progress([r.phase for r in runs]):
+                    trained = launch([r.phase for r in runs], config.training, folder)
+                lease.check()
+                challenger = update.register(config, home, runs[0], walk.id)
+                outcome |= artifacts.trained(config, challenger, runs[0], trained, walk.folder("update"))
+            student = None
+            if config.distill.enabled:
+                with walk.step("distill") as outcome:
+                    student = distill.register(config, home, runs[1], challenger, walk.id)
+                    outcome |= artifacts.trained(config, student, runs[1], trained, walk.folder("distill"))
+            with walk.step("evaluate") as outcome:
+                verdict = judge(config, home, snapshot, champion=champion, challenger=challenger, anchor=anchor, student=student)
+                report = artifacts.report(verdict, runs, trained, champion, challenger, student)
+                artifacts.write(walk.folder("evaluate"), home, verdict, report)
+                outcome |= {"version": challenger.id, "metrics": artifacts.evaluation_metrics(report)}
+        except LeaseLostError:
+            raise
+        except BaseException as problem:
+            record_failure(home, walk.id, snapshot, problem)
+            raise
+
+        decision = verdict.decision
+        with walk.step("release") as outcome:
+            lease.check()
+            act(config, walk.id, decision, snapshot, challenger, student, {f"lease/{name}": lease.epoch})
+            outcome |= {"version": challenger.id, "tags": {"decision": decision.verdict}}
+        whole |= {"snapshot": snapshot.id, "version": challenger.id, "tags": {"decision": decision.verdict}}
+    return CycleResult(
+        cycle_id=walk.id, decision=decision.verdict, reasons=decision.reasons, champion=Releases(home).current().champion,
+        challenger=challenger.id, student=student.id if student else None, snapshot=snapshot.id, n_new=snapshot.n_new,
+        seconds=walk.seconds, report=report,
+    )  # fmt: skip

@@ -1,0 +1,130 @@
+"""Step 3: a smaller student learns from the teacher's cached log-probabilities; it starts from yesterday's student."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from llmagentos.config import Config
+from llmagentos.core.errors import NotFoundError
+from llmagentos.core.records import ModelVersion, RunRecord
+from llmagentos.models.chat import Renderer
+from llmagentos.models.loading import fresh_model, load_model, parameters
+from llmagentos.registry import released, tracking
+from llmagentos.registry.lineage import code_revision, config_hash
+from llmagentos.registry.versions import Versions
+from llmagentos.replay.mix import mix_rows
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
+from llmagentos.training.launch import launch
+from llmagentos.training.phase import Annotation, Phase
+from llmagentos.training.plan import Recipe, make_plan
+from llmagentos.training.prepared import Prepared, engine_settings
+from llmagentos.training.rows import Rows
+
+
+def prepare(
+    config: Config, home: Home, snapshot: Snapshot, teacher: Path, student: ModelVersion | None, folder: Path
+) -> Prepared:
+    """Plan a distillation from the weights in `teacher`, which an earlier phase of the same start may still have to make.
+
+    The tokenizer is that of `student`, or of the snapshot's champion where a student is made from nothing.
+    """
+    rows, plan = folder / "rows.arrow", folder / "distill" / "plan.arrow"
+    tokenizer = Path(student.dir) if student else _newest_tokenizer(home)
+    if not rows.exists():
+        mix_rows(config, home, snapshot, tokenizer, rows)
+    settings, training = config.distill, config.training
+    recipe = Recipe(
+        shares={"new": config.replay.new, "memory": config.replay.memory, "general": config.replay.general},
+        epochs=settings.epochs,
+        batch_tokens=training.batch_tokens,
+        max_steps=settings.max_steps,
+        ranks=max(1, training.workers),
+        accumulation=training.accumulation,
+        seed=config.update.seed + 1,
+    )
+    facts = make_plan(Rows(rows), recipe, plan)
+    phase = Phase(
+        name="distill",
+        init=student.dir if student else str(_fresh(config, tokenizer, folder / "distill" / "fresh")),
+        out=str(folder / "distill" / "weights"),
+        run_dir=str(folder / "distill"),
+        rows=str(rows),
+        plan=str(plan),
+        terms={
+            "teacher_kl": {"weight": 1.0, "temperature": settings.temperature},
+            "next_token": {"weight": settings.cross_entropy},
+        },
+        annotation=Annotation(model=str(teacher), cache=str(folder / "distill" / "teacher.arrow"), top_k=settings.top_k),
+        learning_rate=settings.learning_rate,
+        seed=config.update.seed + 1,
+        **engine_settings(training),  # type: ignore[arg-type]
+    )
+    return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=student)
+
+
+def register(config: Config, home: Home, prepared: Prepared, teacher: ModelVersion, cycle: str) -> ModelVersion:
+    """Make the student's weights a version; an attempt that died after this is found again."""
+    versions = Versions(home)
+    for version in versions.all():
+        if (
+            version.snapshot == prepared.snapshot
+            and version.role == "student"
+            and version.config_hash == config_hash(config)
+            and version.status == "registered"
+        ):
+            return version
+    return versions.add(
+        prepared.phase.out,
+        role="student",
+        parent=prepared.start.id if prepared.start else None,
+        teacher=teacher.id,
+        snapshot=prepared.snapshot,
+        cycle=cycle,
+        parameters=parameters(load_model(prepared.phase.out)),
+        config_hash=config_hash(config),
+        code_revision=code_revision(),
+    )
+
+
+def _newest_tokenizer(home: Home) -> Path:
+    return Path(Versions(home).resolve("champion").dir)
+
+
+def _fresh(config: Config, tokenizer: Path, folder: Path) -> Path:
+    """A small Llama with the teacher's vocabulary, for a base model that has no student yet."""
+    if (folder / "config.json").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in tokenizer.iterdir():
+        if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in ("config.json", "manifest.json"):
+            shutil.copyfile(file, folder / file.name)
+    hidden, layers, feed_forward = config.distill.size
+    renderer = Renderer(tokenizer)
+    model = fresh_model(renderer.vocab_size, hidden, layers, feed_forward, heads=max(1, hidden // 16), seed=config.update.seed)
+    model.config.pad_token_id, model.config.eos_token_id = renderer.pad_id, renderer.eos_id
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = renderer.pad_id, renderer.eos_id
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def distill(config: Config) -> dict[str, Any]:
+    """The step by itself: a student of the newest agent on the newest snapshot. Raises NotFoundError without one."""
+    home = Home(config.storage.root)
+    newest = latest(home)
+    if newest is None:
+        raise NotFoundError("there is no snapshot to distil on.", hint="Run `llmagentos collect` first.")
+    versions = Versions(home)
+    teacher = [v for v in versions.all() if v.role == "agent" and versions.has_weights(v.id)][-1]
+    student = versions.serving(released.current(home).student)
+    name = f"distill-{teacher.id}-{newest.id}-{config_hash(config)[:8]}"
+    snapshot = open_snapshot(home, newest.id)
+    record = RunRecord(id=name, kind="distill", snapshot=snapshot.id, created=time.time())
+    with tracking.run(home, record, config) as outcome:
+        prepared = prepare(config, home, snapshot, Path(teacher.dir), student, home.run(name))
+        trained = launch([prepared.phase], config.training, home.run(name))
+        version = register(config, home, prepared, teacher, name)
+        outcome |= {"version": version.id, "metrics": trained["distill"]}
+    facts = {"version": version.id, "teacher": teacher.id, "parent": version.parent, "snapshot": snapshot.id}
+    return {**facts, **trained["distill"]}

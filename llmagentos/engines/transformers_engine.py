@@ -1,0 +1,208 @@
+"""The default engine: transformers' continuous batching in a thread of its own, answers handed to asyncio.
+
+The manager itself is greedy; one logits processor of ours draws for the requests that sample, each with its own
+generator. So one batch holds greedy and sampling requests, and a seed gives the same answer whatever else is running.
+"""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
+from transformers.generation.continuous_batching.cb_logits_processors import (
+    ContinuousBatchingLogitsProcessor,
+    ContinuousBatchingLogitsProcessorList,
+)
+
+from llmagentos.config.sections import EngineConfig
+from llmagentos.core.errors import IntegrityError
+from llmagentos.core.records import VersionRef
+from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling
+from llmagentos.models.chat import Renderer
+from llmagentos.models.loading import load_model, load_renderer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_PROBE = [{"role": "user", "content": "Hello 你好 123"}]
+
+
+def load(ref: VersionRef, config: EngineConfig, dtype: str) -> "TransformersEngine":
+    """Load and start an engine. Raises IntegrityError where the weights do not load or answer with NaN."""
+    torch.set_num_threads(config.threads)
+    model, renderer = load_model(ref.dir, dtype), load_renderer(ref.dir)
+    if torch.cuda.is_available():
+        model = model.to("cuda")  # type: ignore[arg-type]
+    _check_finite(model, renderer, ref)
+    return TransformersEngine(ref, model, renderer, config)
+
+
+class TransformersEngine:
+    """One version's weights and its continuous batch."""
+
+    def __init__(self, ref: VersionRef, model: "PreTrainedModel", renderer: Renderer, config: EngineConfig) -> None:
+        self.ref = ref
+        self.renderer = renderer
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+        self.max_length = min(positions, config.num_blocks * config.page_size)
+        self._numbers = itertools.count()
+        self._active: dict[str, dict[int, asyncio.Queue[Any]]] = {}
+        self._manager = _start(model, config)
+
+    async def generate(
+        self, request_id: str, prompt_ids: list[int], sampling: Sampling, *, stream: bool = True
+    ) -> AsyncIterator[Chunk]:
+        number = next(self._numbers)
+        name = f"{request_id}#{number}"
+        outputs: asyncio.Queue[Any] = asyncio.Queue()
+        self._active.setdefault(request_id, {})[number] = outputs
+        self._manager.register_result_handler(name, outputs.put_nowait)
+        finished = False
+        try:
+            self._add(name, prompt_ids, sampling, stream or bool(sampling.stop))
+            async for chunk in self._chunks(outputs, sampling):
+                finished = chunk.finish_reason is not None
+                yield chunk
+        finally:
+            self._forget(request_id, number, name, cancel=not finished)
+
+    def cancel(self, request_id: str) -> None:
+        for number, outputs in list(self._active.get(request_id, {}).items()):
+            self._manager.cancel_request(f"{request_id}#{number}")
+            outputs.put_nowait(None)
+
+    def busy(self) -> int:
+        return sum(len(requests) for requests in self._active.values())
+
+    def healthy(self) -> bool:
+        return bool(self._manager.is_running()) and self._manager.background_thread_status.fatal_error is None
+
+    def close(self, drain: bool = True) -> None:
+        if self._manager.is_running():
+            self._manager.stop(block=True, hard_stop=not drain)
+
+    def _add(self, name: str, prompt_ids: list[int], sampling: Sampling, stream: bool) -> None:
+        drawn = {"draw": _Draw(sampling)} if sampling.temperature > 0 else {}
+        accepted = self._manager.add_request(
+            prompt_ids,
+            request_id=name,
+            max_new_tokens=sampling.max_new_tokens,
+            streaming=stream,
+            eos_token_id=-1 if sampling.ignore_eos else sorted(self.renderer.stop_ids),
+            **drawn,
+        )
+        if accepted is None:
+            raise EngineFailedError(f"the engine of version {self.ref.id} takes no more requests.")
+
+    async def _chunks(self, outputs: asyncio.Queue[Any], sampling: Sampling) -> AsyncIterator[Chunk]:
+        sent = 0
+        while True:
+            output = await outputs.get()
+            if output is None:
+                yield Chunk([], "cancelled")
+                return
+            if output.error is not None:
+                raise EngineFailedError(f"the engine of version {self.ref.id} failed: {output.error}.")
+            ids = output.generated_tokens
+            stopped = sampling.stop and any(s in self.renderer.text(ids) for s in sampling.stop)
+            if stopped or output.is_finished():
+                ended = bool(stopped or (ids and ids[-1] in self.renderer.stop_ids))
+                if not output.is_finished():
+                    self._manager.cancel_request(output.request_id)
+                yield Chunk(ids[sent:], "stop" if ended else "length")
+                return
+            if len(ids) > sent:
+                yield Chunk(ids[sent:], None)
+                sent = len(ids)
+
+    def _forget(self, request_id: str, number: int, name: str, *, cancel: bool) -> None:
+        if cancel:
+            self._manager.cancel_request(name)
+        self._active[request_id].pop(number, None)
+        if not self._active[request_id]:
+            del self._active[request_id]
+        router = self._manager.output_router
+        with router._lock:
+            router.result_handlers.pop(name, None)
+
+
+class _Draw:
+    """One request's own dice. Shared by copies of its state, so that a request put back in the queue goes on."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.temperature, self.top_p = sampling.temperature, sampling.top_p
+        self.generator = torch.Generator()
+        if sampling.seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(sampling.seed % (1 << 63))
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Draw":
+        return self
+
+    def token(self, scores: torch.Tensor) -> int:
+        """Draw from softmax(scores / temperature) cut to the smallest set with mass top_p (Holtzman et al., 2020)."""
+        probabilities = torch.softmax(scores.double().cpu() / self.temperature, dim=-1)
+        ordered, order = probabilities.sort(descending=True, stable=True)
+        ordered[ordered.cumsum(0) - ordered > self.top_p] = 0
+        ordered[0].clamp_(min=torch.finfo(torch.float64).tiny)
+        return int(order[torch.multinomial(ordered, 1, generator=self.generator)])
+
+
+class _Sampler(ContinuousBatchingLogitsProcessor):
+    """Leaves greedy rows as they are, and makes the drawn token the greatest of a sampling row."""
+
+    supported_kwargs = {"draw": _Draw}
+    ignored_kwargs = ()
+
+    def __init__(self) -> None:
+        self._draws: list[_Draw | None] = []
+
+    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
+        int32_tensor.zero_()
+
+    def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
+        self._draws = [r.state.logit_processor_kwargs.get("draw") for r in requests_with_new_token]
+        return torch.zeros(len(self._draws), dtype=torch.int32)
+
+    def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
+        for row, draw in enumerate(self._draws):
+            if draw is not None:
+                scores[row, draw.token(scores[row])] = torch.inf
+        return scores
+
+
+def _start(model: "PreTrainedModel", config: EngineConfig) -> Any:
+    settings = ContinuousBatchingConfig(
+        page_size=config.page_size,
+        num_blocks=config.num_blocks,
+        max_batch_tokens=config.max_batch_tokens,
+        per_request_processors=True,
+        allow_block_sharing=False,
+        use_async_batching=False,
+        use_cuda_graph=False,  # the sampler runs Python between steps
+    )
+    greedy = GenerationConfig(
+        do_sample=False, max_new_tokens=config.max_new_tokens, eos_token_id=-1, pad_token_id=0, use_cache=True
+    )
+    manager = model.init_continuous_batching(greedy, settings)
+    manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([_Sampler()]))  # type: ignore[list-item]
+    manager.logit_processor.tensors_required = 1
+    # A thread inherits being a daemon: else a process that forgot to close an engine could never end.
+    starter = threading.Thread(target=manager.start, daemon=True)
+    starter.start()
+    starter.join()
+    return manager
+
+
+def _check_finite(model: "PreTrainedModel", renderer: Renderer, ref: VersionRef) -> None:
+    ids = torch.tensor([renderer.prompt(_PROBE)], device=model.device)
+    if int(ids.max()) >= model.config.get_text_config().vocab_size:
+        raise IntegrityError(f"version {ref.id}: its tokenizer knows ids that its weights do not.")
+    with torch.inference_mode():
+        finite = bool(torch.isfinite(model(input_ids=ids).logits).all())
+    if not finite:
+        raise IntegrityError(f"version {ref.id} answers the probe prompt with values that are not finite.")

@@ -1,0 +1,220 @@
+"""Step 4: versions answer suites; the gate judges the challenger."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from llmagentos.config import Config
+from llmagentos.core.errors import InputError, NotFoundError
+from llmagentos.core.evaluation import Decision, EvalItem, EvalReport, Flip, Suite, SuiteKind
+from llmagentos.core.hashing import digest, fraction
+from llmagentos.core.messages import Row, answer_text, input_error
+from llmagentos.core.records import ModelVersion
+from llmagentos.evaluate.gate import GateFacts, decide
+from llmagentos.evaluate.metrics import accuracy, by_suite, flips, grouped, stale_rates
+from llmagentos.evaluate.score import ScoreCache, score
+from llmagentos.models.loading import load_model, load_renderer
+from llmagentos.registry.versions import Versions
+from llmagentos.storage import suites as store
+from llmagentos.storage.layout import Home
+from llmagentos.storage.manifest import verify
+from llmagentos.storage.snapshots import Snapshot
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The decision and all it stands on."""
+
+    decision: Decision
+    reports: dict[int, EvalReport]
+    """By version: champion, challenger, anchor and student, each asked the same suites."""
+    suites: list[Suite]
+    flips: list[Flip]
+    stale: dict[str, float]
+    """Shares of superseded items answered with the old and with the new value by the challenger."""
+
+
+def ask(config: Config, version: ModelVersion, suites: Sequence[Suite]) -> EvalReport:
+    """One version's answers. Raises IntegrityError for weights that are not as they were registered."""
+    home = Home(config.storage.root)
+    torch.set_num_threads(config.evaluate.threads)
+
+    def load() -> tuple[Any, Any]:
+        verify(Path(version.dir), version.manifest_hash)
+        return load_model(version.dir, config.model.dtype), load_renderer(version.dir)
+
+    results = score(
+        load,
+        suites,
+        cache=ScoreCache(home.cache("answers", version.manifest_hash)),
+        batch_tokens=config.evaluate.batch_tokens,
+        max_new_tokens=config.evaluate.max_new_tokens,
+    )
+    return EvalReport(version=version.id, results=results, suites={s.name: s.hash for s in suites})
+
+
+def judge(
+    config: Config,
+    home: Home,
+    snapshot: Snapshot,
+    *,
+    champion: ModelVersion | None,
+    challenger: ModelVersion,
+    anchor: ModelVersion | None = None,
+    student: ModelVersion | None = None,
+) -> Judgement:
+    """Ask everybody, decide on the challenger, and write each version's scores into its record."""
+    gone = {(r["suite"], r["item_id"]) for r in snapshot.retired}
+    live = [_without(s, gone) for s in store.live(home)]
+    old = _sampled([s for s in live if s.items], config.evaluate.max_retention)
+    made: list[tuple[SuiteKind, list[EvalItem]]] = [("heldout", snapshot.heldout), ("recall", snapshot.recall)]
+    new = [
+        Suite(name=f"{kind}-{snapshot.id}", kind=kind, hash=store.suite_hash(items), items=items) for kind, items in made if items
+    ]
+    stale = _stale(home, snapshot)
+    suites = [*old, *new, *([stale] if stale else [])]
+    asked = {v.id: v for v in (champion, challenger, anchor, student) if v is not None}
+    reports = {number: ask(config, version, suites) for number, version in asked.items()}
+    for number, report in reports.items():
+        _keep_scores(home, number, report)
+    facts = GateFacts(
+        champion=reports[champion.id] if champion else None,
+        challenger=reports[challenger.id],
+        anchor=reports[anchor.id] if anchor else None,
+        old=old,
+        new=new,
+        same_weights=champion is not None and champion.manifest_hash == challenger.manifest_hash,
+    )
+    decision = decide(facts, config.gate)
+    found = flips(reports[champion.id], reports[challenger.id], suites) if champion else []
+    return Judgement(decision, reports, suites, found, stale_rates(reports[challenger.id], stale))
+
+
+def evaluate(
+    config: Config,
+    suite: str | Path | None = None,
+    version: str = "champion",
+    rows: bool = False,
+    register: str | None = None,
+) -> dict[str, Any]:
+    """Answer a suite file, or all live suites, with one version: CONTRACTS' figures.
+
+    Raises InputError naming the line of a bad row, NotFoundError for a missing file or version.
+    """
+    home = Home(config.storage.root).open()
+    chosen = Versions(home).resolve(version)
+    suites = [read_suite(suite, register)] if suite else store.live(home)
+    if register and suite:
+        store.register(home, register, "registered", suites[0].items)
+    report = ask(config, chosen, suites)
+    merged = Suite(name="all", kind="registered", hash="", items=[_renamed(s, i) for s in suites for i in s.items])
+    results = [r.model_copy(update={"item_id": f"{r.suite}/{r.item_id}"}) for r in report.results]
+    figures: dict[str, Any] = {"version": chosen.id, **grouped(results, merged)}
+    if not suite:
+        figures["suites"] = {s.name: {"n": len(s.items), "accuracy": by_suite(report).get(s.name, 0.0)} for s in suites}
+    if rows:
+        wanted = {(s.name, i.id): answer_text(i.messages[-1]) for s in suites for i in s.items}
+        figures["rows"] = [
+            {"id": r.item_id, "right": r.right, "answer": r.answer, "wanted": wanted[(r.suite, r.item_id)]}
+            for r in report.results
+        ]
+    return figures
+
+
+def read_suite(path: str | Path, name: str | None = None) -> Suite:
+    """A suite from a JSONL file of rows whose last message is the assistant's right answer."""
+    path = Path(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise NotFoundError(f"cannot read the suite {path}: {error.strerror}.") from None
+    items: dict[str, EvalItem] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            item = _item(line, number)
+            items[item.id if item.id not in items else f"{item.id}#{number}"] = item
+    if not items:
+        raise InputError(f"the suite {path} holds no rows.", field="suite")
+    unique = [i.model_copy(update={"id": k}) for k, i in items.items()]
+    return Suite(name=name or path.stem, kind="registered", hash=store.suite_hash(unique), items=unique)
+
+
+def _item(line: bytes, number: int) -> EvalItem:
+    try:
+        data = json.loads(line)
+        row = Row.model_validate(data)
+    except ValidationError as error:
+        raise input_error(error, line=number, prefix=f"line {number}") from None
+    except ValueError as error:
+        raise InputError(f"line {number} is not valid JSON: {error}.", line=number) from None
+    messages = [m.model_dump(mode="json", exclude_none=True) for m in row.messages]
+    if messages[-1]["role"] != "assistant":
+        raise InputError(f"line {number}: the last message must be the assistant's.", field="messages", line=number)
+    return EvalItem(
+        id=row.id or digest([messages, row.tools], length=16),
+        messages=messages,
+        tools=row.tools,
+        skill=row.metadata.skill or "default",
+        key=row.metadata.key,
+    )
+
+
+def _renamed(suite: Suite, item: EvalItem) -> EvalItem:
+    return item.model_copy(update={"id": f"{suite.name}/{item.id}"})
+
+
+def _without(suite: Suite, gone: set[tuple[str, str]]) -> Suite:
+    return suite.model_copy(update={"items": [i for i in suite.items if (suite.name, i.id) not in gone]})
+
+
+def _sampled(suites: list[Suite], most: int) -> list[Suite]:
+    """At most `most` items, each suite by its share, the same items every time."""
+    total = sum(len(s.items) for s in suites)
+    if total <= most:
+        return suites
+    return [
+        s.model_copy(
+            update={
+                "items": sorted(s.items, key=lambda i: fraction(i.id, salt="retention"))[
+                    : max(1, round(len(s.items) * most / total))
+                ]
+            }
+        )
+        for s in suites
+    ]
+
+
+def _stale(home: Home, snapshot: Snapshot) -> Suite | None:
+    """Superseded items, those of this snapshot included."""
+    before = store.stale(home)
+    items = {i.id: i for i in (before.items if before else [])}
+    for entry in snapshot.retired:
+        if entry.get("stale"):
+            item = EvalItem.model_validate(entry["stale"])
+            items[item.id] = item
+    listed = list(items.values())
+    return Suite(name=store.STALE, kind="stale", hash=store.suite_hash(listed), items=listed) if listed else None
+
+
+def _keep_scores(home: Home, number: int, report: EvalReport) -> None:
+    versions = Versions(home)
+    scores = {k: round(v, 4) for k, v in by_suite(report).items()}
+    versions.change(number, scores={**versions.get(number).scores, **scores})
+
+
+def table(judgement: Judgement, names: dict[str, int | None]) -> list[dict[str, Any]]:
+    """One row a suite: {suite, n, <name>: accuracy of that version}."""
+    rows = []
+    for suite in judgement.suites:
+        row: dict[str, Any] = {"suite": suite.name, "n": len(suite.items)}
+        for name, number in names.items():
+            if number in judgement.reports:
+                results = [r for r in judgement.reports[number].results if r.suite == suite.name]
+                row[name] = accuracy(results)
+        rows.append(row)
+    return rows

@@ -1,0 +1,1 @@
+"""One machine: Ray, the MLflow server, the Serve app, their process file; up and down."""

@@ -1,0 +1,61 @@
+"""One JSON object on stdout and nothing else: what `--json` promises to whoever reads it.
+
+File descriptor 1 is pointed at stderr, so that prints, workers and C libraries cannot get into the line.
+"""
+
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+from llmagentos.core.errors import ConfigError, LLMAgentOSError
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+class Line:
+    """The real stdout, kept aside."""
+
+    def __init__(self) -> None:
+        sys.stdout.flush()
+        self._out = os.dup(1)
+        os.dup2(2, 1)
+
+    def write(self, value: dict[str, Any]) -> None:
+        """Print the object as the one line. NaN and infinity become null, which JSON cannot say."""
+        text = json.dumps(_finite(value), ensure_ascii=False, default=str) + "\n"
+        data = text.encode("utf-8", "replace")
+        while data:
+            data = data[os.write(self._out, data) :]
+
+
+def error_object(error: BaseException) -> dict[str, Any]:
+    """{"error": {code, message, hint}}."""
+    if isinstance(error, LLMAgentOSError):
+        return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+    return {"error": {"code": "internal", "message": f"{type(error).__name__}: {error}", "hint": ""}}
+
+
+def exit_code(error: BaseException) -> int:
+    return USAGE if isinstance(error, ConfigError) else FAILED
+
+
+def report(error: BaseException) -> None:
+    """Tell a person on stderr; a traceback only for what nobody foresaw."""
+    if isinstance(error, LLMAgentOSError):
+        print(f"llmagentos: {error}", file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt):
+        print("llmagentos: interrupted", file=sys.stderr)
+    else:
+        traceback.print_exception(error, file=sys.stderr)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,128 @@
+"""Results as a person reads them: rich tables on stdout."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+_COLOURS = {"Promote": "green", "Reject": "red", "Hold": "yellow"}
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    _console().print(table)
+
+
+def facts(result: dict[str, Any]) -> None:
+    """Any result: a name and a value a line, one level of nesting indented."""
+    console = _console()
+    for name, value in result.items():
+        if isinstance(value, dict) and value:
+            console.print(f"{name}:", markup=False)
+            for inner, one in value.items():
+                console.print(f"  {inner}: {_plain(one)}", markup=False)
+        else:
+            console.print(f"{name}: {_plain(value)}", markup=False)
+
+
+def addresses(result: dict[str, Any]) -> None:
+    """Where things answer."""
+    _console().print("Started." if result["started"] else "Already up.")
+    _table("", ("what", "where"), result["addresses"].items())
+
+
+def checks(result: dict[str, Any]) -> None:
+    """The doctor's findings."""
+    rows = [(_MARKS[c["state"]], c["name"], c["found"], c["todo"]) for c in result["checks"]]
+    _table("", ("", "what", "found", "what to do"), rows)
+
+
+def versions(result: dict[str, Any]) -> None:
+    """Versions with aliases and scores."""
+    rows = [(v["id"], v["role"], v["parent"], v["status"], ", ".join(v["aliases"]), _scores(v["scores"])) for v in result["data"]]
+    _table("", ("version", "role", "parent", "status", "aliases", "scores"), rows)
+
+
+def imported(result: dict[str, Any]) -> None:
+    """Counts, and the first wrong lines."""
+    facts({name: result[name] for name in ("imported", "duplicates", "rejected")})
+    if result["errors"]:
+        _table("", ("line", "field", "message"), [(e["line"], e["field"], e["message"]) for e in result["errors"][:20]])
+
+
+def accuracy(result: dict[str, Any]) -> None:
+    """Accuracy in all, by skill and by suite."""
+    facts({"version": result["version"], "n": result["n"], "accuracy": result["accuracy"]})
+    for group in ("suites", "skills"):
+        if result.get(group):
+            _table("", (group, "n", "accuracy"), [(k, v["n"], _plain(v["accuracy"])) for k, v in result[group].items()])
+
+
+def cycle(result: dict[str, Any]) -> None:
+    """The verdict with its reasons, accuracy by suite, and where the time went."""
+    colour = _COLOURS.get(result["decision"], "default")
+    console = _console()
+    console.print(f"[bold {colour}]{result['decision']}[/]  cycle {result['cycle_id']}")
+    for reason in result["reasons"]:
+        console.print(f"  {reason}", markup=False)
+    suites = result.get("report", {}).get("suites", [])
+    if suites:
+        columns = list(suites[0])
+        _table("", columns, [[_plain(row.get(column)) for column in columns] for row in suites])
+    names = ("champion", "challenger", "student", "snapshot", "n_new", "seconds")
+    facts({name: result[name] for name in names if result.get(name) is not None})
+
+
+def demo(result: dict[str, Any]) -> None:
+    """What the demo showed: accuracies, decision, flips, seconds, traffic during the switch, addresses."""
+    console = _console()
+    names = [n for n in ("champion", "challenger", "student") if result["versions"].get(n) is not None]
+    rows = [(r["suite"], r["n"], *(f"{r[n]:.1%}" for n in names)) for r in result["suites"]]
+    heads = [f"{'champion before' if n == 'champion' else n} ({result['versions'][n]})" for n in names]
+    _table(f"Day two, strategy {result['strategy']}", ("suite", "items", *heads), rows)
+    console.print(f"[{_COLOURS.get(result['decision'], 'white')}]{result['decision']}[/]")
+    for reason in result["reasons"]:
+        console.print(f"  {reason}", markup=False)
+    flips = result["flips"]
+    console.print(f"flips: {flips.get('good_to_bad', 0)} good to bad, {flips.get('bad_to_good', 0)} bad to good")
+    worst = [f for f in result["flips_shown"] if f["direction"] == "good_to_bad"]
+    if worst:
+        _table("", ("prompt", "wanted", "before", "after"), [(f["prompt"], f["wanted"], f["before"], f["after"]) for f in worst])
+    _table("", ("step", "seconds"), result["seconds"].items())
+    during = result["during"]
+    answers = ", ".join(f"{n} by version {v}" for v, n in during["versions"].items())
+    console.print(
+        f"while it learned and switched: {during['sent']} requests, {during['failed']} failed; {answers}; "
+        f"median {during['median_ms']} ms, longest {during['longest_ms']} ms",
+        markup=False,
+    )
+    _table("", ("what", "where"), result["addresses"].items())
+    console.print("Everything keeps running; `make down` stops it. Go back with `llmagentos rollback`.", markup=False)
+
+
+def quarantine(result: dict[str, Any]) -> None:
+    """Rows that were set aside."""
+    rows = [(r["id"], r["source"], r["reason"], r["detail"]) for r in result["rows"]]
+    _table(f"{result['n']} rows", ("id", "source", "reason", "detail"), rows)
+
+
+def _scores(scores: dict[str, float]) -> str:
+    return "  ".join(f"{name} {score:.2f}" for name, score in scores.items())
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, list):
+        return ", ".join(_plain(one) for one in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+    return "-" if value is None else str(value)

@@ -1,0 +1,76 @@
+"""What runs, what it serves and what waits, without starting anything."""
+
+import json
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from llmagentos.config import Config
+from llmagentos.local import processes
+from llmagentos.registry.versions import Versions
+from llmagentos.release.releases import Releases, confirmations
+from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
+
+
+def status(config: Config) -> dict[str, Any]:
+    """{"home", "running", "processes", "addresses", "release", "versions", "replicas", "pending", "last_cycle"}."""
+    home = Home(config.storage.root)
+    known = processes.read(home)
+    alive = known.alive() if known else []
+    facts: dict[str, Any] = {
+        "home": str(home.root),
+        "running": bool(known and known.ready and len(alive) == len(known.processes)),
+        "processes": {one.name: one.pid for one in alive},
+        "addresses": known.addresses if known and alive else {},
+    }
+    if not (home.root / "schema_version").is_file():
+        return {**facts, "release": None, "versions": 0, "replicas": {}, "pending": {}, "last_cycle": None}
+    home.open()
+    release = Releases(home).current()
+    return {
+        **facts,
+        "release": {"epoch": release.epoch, "by": release.by, "reason": release.reason, **release.aliases()},
+        "versions": len(Versions(home).all()),
+        "replicas": confirmations(home),
+        "pending": _pending(home),
+        "last_cycle": _last_cycle(home),
+    }
+
+
+def _pending(home: Home) -> dict[str, int]:
+    """Rows that no snapshot holds yet, and judgements likewise."""
+    tables = Tables(home)
+    snapshots = tables.rows("snapshots")
+    pending = {}
+    for name in ("interactions", "feedback"):
+        mark = max((row[f"{name}_seq"] or 0 for row in snapshots), default=0)
+        pending[name] = tables.last_seq(name) - mark
+    pending["spooled"] = _spooled(home)
+    return pending
+
+
+def _spooled(home: Home) -> int:
+    if not home.spool.is_file():
+        return 0
+    from llmagentos.storage.spool import Spool
+
+    spool = Spool(home.spool)
+    try:
+        return spool.pending()
+    finally:
+        spool.close()
+
+
+def _last_cycle(home: Home) -> dict[str, Any] | None:
+    rows = Tables(home).rows("runs", where=ds.field("kind") == "cycle")
+    if not rows:
+        return None
+    last = max(rows, key=lambda row: (row["created"], row["status"] != "running"))
+    record = json.loads(last["record"])
+    return {
+        "id": last["id"],
+        "status": last["status"],
+        "version": record.get("version"),
+        **{name: record["tags"][name] for name in ("decision",) if name in record.get("tags", {})},
+    }

@@ -1,0 +1,224 @@
+"""Each step as the command line and the jobs call it: a home with a version in it, Ray where it is needed, a dict back.
+
+Heavy packages are imported inside, so that a command pays only for what it does.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmagentos.config import Config
+from llmagentos.storage.layout import Home
+
+_CONFIRM_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
+
+
+def collect(config: Config) -> dict[str, Any]:
+    """What is new as a dataset snapshot."""
+    from llmagentos.collect.pipeline import collect as run
+    from llmagentos.local.ray import connect
+    from llmagentos.registry.tracking import new_run
+
+    _begin(config)
+    with connect(config):
+        snapshot = run(config, new_run("collect").id)
+    if snapshot is None:
+        return {"snapshot": None, "n_new": 0, "reason": "nothing new to learn from"}
+    facts = {"n_new": snapshot.n_new, "n_examples": snapshot.n_examples, "counts": snapshot.counts}
+    return {"snapshot": snapshot.id, "parent": snapshot.parent, "content_hash": snapshot.content_hash, **facts}
+
+
+def update(config: Config) -> dict[str, Any]:
+    """A challenger from the newest snapshot."""
+    from llmagentos.local.ray import connect
+    from llmagentos.update.run import update as run
+
+    _begin(config)
+    with connect(config):
+        made = as_dict(run(config))
+    _sync(config)
+    return made
+
+
+def distill(config: Config) -> dict[str, Any]:
+    """A student of the newest version."""
+    from llmagentos.distill.run import distill as run
+    from llmagentos.local.ray import connect
+
+    _begin(config)
+    with connect(config):
+        made = as_dict(run(config))
+    _sync(config)
+    return made
+
+
+def evaluate(config: Config, **options: Any) -> dict[str, Any]:
+    """A version's accuracy on a suite: `suite`, `version`, `rows`, `register`."""
+    from llmagentos.evaluate.run import evaluate as run
+
+    _begin(config)
+    return as_dict(run(config, **options))
+
+
+def release(config: Config, version: str = "challenger", *, force: bool = False, reason: str = "") -> dict[str, Any]:
+    """Promote a version by hand."""
+    from llmagentos.registry.versions import Versions
+    from llmagentos.release.promotion import promote
+
+    home = _begin(config)
+    chosen = Versions(home).resolve(version)
+    done = promote(config, chosen.id, by="cli", reason=reason or "released by hand", force=force)
+    return _moved(config, home, done)
+
+
+def rollback(config: Config, *, reason: str = "") -> dict[str, Any]:
+    """Back to the champion before."""
+    from llmagentos.release.releases import Releases
+
+    home = _begin(config)
+    done = Releases(home).rollback(by="cli", reason=reason or "rolled back by hand")
+    return _moved(config, home, done)
+
+
+def cycle(config: Config, *, say: Callable[[str], None] = log.info) -> dict[str, Any]:
+    """The whole walk once."""
+    from llmagentos.cycle.cycle import cycle as run
+
+    return as_dict(run(config, say=say))
+
+
+def cycle_every(
+    config: Config, seconds: float, tell: Callable[[dict[str, Any]], None], *, say: Callable[[str], None] = log.info
+) -> int:
+    """A cycle at every interval of a clock that nobody sets, until interrupted. Returns how many ran.
+
+    A cycle that fails is reported and does not end the loop; an interval that was missed is not made up for.
+    """
+    from llmagentos.local.output import report
+
+    count, due, wake = 0, time.monotonic(), threading.Event()
+    try:
+        while True:
+            try:
+                tell(cycle(config, say=say))
+            except Exception as error:  # noqa: BLE001  the edge of the loop: tomorrow's cycle must still come
+                report(error)
+            count += 1
+            due = max(due + seconds, time.monotonic())
+            wake.wait(max(0.0, due - time.monotonic()))
+    except KeyboardInterrupt:
+        return count
+
+
+def pretrain(config: Config, out: Path, seed: int | None = None) -> dict[str, Any]:
+    """The seed model and its student from nothing, into `out`."""
+    from llmagentos.update.pretrain import PretrainRecipe, pretrain
+
+    recipe = PretrainRecipe(**({} if seed is None else {"seed": seed}))
+    work = Home(config.storage.root).open().run(f"pretrain-{recipe.seed}")
+    return {"out": str(out), "parameters": pretrain(recipe, out, work)}
+
+
+def versions(config: Config) -> dict[str, Any]:
+    """Every version as `GET /v1/versions` shows it."""
+    from llmagentos.registry import released
+    from llmagentos.registry.versions import Versions
+
+    home = Home(config.storage.root).open()
+    store, aliases = Versions(home), released.current(home).aliases()
+    data = [
+        {
+            **version.model_dump(include={"id", "role", "parent", "teacher", "snapshot", "status", "scores", "created"}),
+            "aliases": sorted(name for name, number in aliases.items() if number == version.id),
+            "weights": store.has_weights(version.id),
+        }
+        for version in store.all()
+    ]
+    return {"object": "list", "data": data}
+
+
+def explain_version(config: Config, name: str) -> dict[str, Any]:
+    """A version's lineage by number or alias."""
+    from llmagentos.registry.lineage import describe
+    from llmagentos.registry.versions import Versions
+
+    home = Home(config.storage.root).open()
+    return describe(home, Versions(home).resolve(name).id)
+
+
+def explain_interaction(config: Config, interaction_id: str) -> dict[str, Any]:
+    """One answer and the version behind it. Raises NotFoundError."""
+    from llmagentos.core.errors import NotFoundError
+    from llmagentos.registry.lineage import describe
+    from llmagentos.storage.interactions import find
+
+    home = Home(config.storage.root).open()
+    found = find(home, interaction_id)
+    if found is None:
+        raise NotFoundError(f"there is no interaction {interaction_id!r}.")
+    version = describe(home, found.model_version) if found.model_version is not None else None
+    interaction = found.model_dump(mode="json", exclude={"prompt_ids", "answer_ids"})
+    return {"interaction": interaction, "version": version}
+
+
+def quarantine(config: Config, limit: int) -> dict[str, Any]:
+    """Rows that were set aside, newest first, and how many by reason."""
+    from collections import Counter
+
+    from llmagentos.collect.quarantine import listing
+
+    everything = listing(Home(config.storage.root).open())
+    return {"n": len(everything), "reasons": dict(Counter(r["reason"] for r in everything)), "rows": everything[:limit]}
+
+
+def benchmark(config: Config, name: str, **options: Any) -> dict[str, Any]:
+    """One of llmagentos/benchmark by its file's name. Raises NotFoundError for another name."""
+    import importlib
+    import pkgutil
+
+    import llmagentos.benchmark
+    from llmagentos.core.errors import NotFoundError
+
+    names = sorted(module.name for module in pkgutil.iter_modules(llmagentos.benchmark.__path__))
+    if name not in names:
+        raise NotFoundError(f"there is no benchmark {name!r}.", hint=f"Known: {', '.join(names) or 'none'}.")
+    return as_dict(importlib.import_module(f"llmagentos.benchmark.{name}").run(config, **options))
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """A step's result as JSON: a pydantic record, or a dict already."""
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else dict(value)
+
+
+def _begin(config: Config) -> Home:
+    from llmagentos.release.bootstrap import bootstrap
+
+    bootstrap(config)
+    return Home(config.storage.root)
+
+
+def _sync(config: Config) -> None:
+    from llmagentos.registry.tracking import sync
+
+    sync(config)
+
+
+def _moved(config: Config, home: Home, release: Any) -> dict[str, Any]:
+    from llmagentos.release.releases import confirmations, wait_confirmed
+
+    replicas = len(confirmations(home))
+    confirmed = wait_confirmed(home, release.epoch, _CONFIRM_SECONDS)
+    _sync(config)
+    return {
+        "epoch": release.epoch,
+        "champion": release.champion,
+        "previous": release.previous,
+        "student": release.student,
+        "replicas": replicas,
+        "confirmed": confirmed,
+    }

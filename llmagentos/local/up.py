@@ -1,0 +1,267 @@
+"""Start everything on one machine: a Ray head of this home, the MLflow server, the Serve app.
+
+Each process is written down before the next one starts, so that an `up` that dies half-way can be cleared away.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import llmagentos
+from llmagentos.config import Config
+from llmagentos.core.errors import CapacityError, ConfigError
+from llmagentos.local import down, ports, processes
+from llmagentos.local.processes import Processes
+from llmagentos.local.progress import Progress
+from llmagentos.local.ray import QUIET, authenticate, connect, loopback
+from llmagentos.registry.tracking import init_lock, tracking_uri
+from llmagentos.storage.layout import Home
+
+APPLICATION = "llmagentos"
+_READY_SECONDS = 180.0
+_POLL_SECONDS = 0.1
+_LOCAL = "127.0.0.1"
+
+
+def up(config: Config, *, file: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Start what is not running yet and wait until it answers. `file` and `overrides` go on to the replicas.
+
+    Returns {"started": bool, "addresses": {...}, "seconds"}. Raises CapacityError for a taken port or a process that
+    does not come up, ConfigError for a host beyond loopback without a key; nothing is left running then.
+    """
+    began = time.monotonic()
+    home = Home(config.storage.root).open()
+    with _alone(home):
+        known = processes.read(home)
+        if known and known.ready and len(known.alive()) == len(known.processes):
+            return {"started": False, "addresses": known.addresses, "seconds": 0.0}
+        progress = Progress()
+        if known or processes.carriers(home):
+            with progress.step("Clearing away what an earlier start left"):
+                down.down(config)
+        try:
+            addresses = _start(config, home, progress, file, list(overrides))
+        except BaseException:
+            down.down(config)
+            raise
+    return {"started": True, "addresses": addresses, "seconds": round(time.monotonic() - began, 1)}
+
+
+def _start(config: Config, home: Home, progress: Progress, file: str | None, overrides: list[str]) -> dict[str, str]:
+    from llmagentos.serve.app import build
+    from llmagentos.serve.traffic import check_exposure
+
+    if config.local.ray_address:
+        raise ConfigError(
+            "`up` starts a Ray of its own, and local.ray_address names another one.",
+            hint="Leave it empty here; to serve on a cluster, see cluster/README.md.",
+        )
+    check_exposure(config)
+    serve_port = ports.claim(config.serve.port, "serve.port", config.serve.host)
+    mlflow_port = ports.claim(config.registry.port, "registry.port") if not config.registry.tracking_uri else 0
+    dashboard_port = ports.claim(config.local.dashboard_port, "local.dashboard_port")
+    state = Processes(started=time.time(), settings=config.model_dump(mode="json"))
+
+    def launch(name: str, command: list[str], **addresses: str) -> subprocess.Popen[bytes]:
+        nonlocal state
+        process = _spawn(home, config, name, command)
+        # written down at once: whatever happens next, `down` knows of it
+        state = state.model_copy(
+            update={
+                "processes": [*state.processes, processes.describe(name, process.pid)],
+                "addresses": state.addresses | addresses,
+            }
+        )
+        processes.write(home, state)
+        return process
+
+    with contextlib.ExitStack() as stack:
+        server = None
+        if mlflow_port:
+            stack.enter_context(init_lock(home))
+            server = launch("mlflow", _mlflow(config, mlflow_port), mlflow=f"http://{_LOCAL}:{mlflow_port}")
+        head, answering = _ray(config, home, dashboard_port, launch)
+        with progress.step("First versions"):
+            from llmagentos.release.bootstrap import bootstrap
+
+            bootstrap(config)
+        with progress.step("Ray"):
+            _await(lambda: all(map(_listens, answering)), head, "ray", home)
+        with progress.step("Agent"):
+            url = f"http://{_reachable(config.serve.host)}:{serve_port}"
+            pinned = [*overrides, f"storage.root={home.root}", f"serve.port={serve_port}"]
+            args = {"config": str(Path(file).resolve()) if file else None, "overrides": pinned}
+            with _patient_connect(config, head, home):
+                _serve(config, serve_port, build(args))
+            _await(lambda: _answers(f"{url}/readyz"), head, "ray", home)
+            state = state.model_copy(update={"addresses": state.addresses | {"endpoint": f"{url}/v1"}})
+        if server:
+            with progress.step("MLflow"):
+                _await(lambda: _answers(f"http://{_LOCAL}:{mlflow_port}/health"), server, "mlflow", home)
+    state = state.model_copy(update={"ready": True})
+    processes.write(home, state)
+    return state.addresses
+
+
+def _mlflow(config: Config, port: int) -> list[str]:
+    store = tracking_uri(config)
+    names = ",".join(name for host in ("localhost", _LOCAL) for name in (host, f"{host}:{port}"))
+    return [
+        sys.executable, "-m", "mlflow", "server", "--host", _LOCAL, "--port", str(port), "--workers", "1",
+        "--backend-store-uri", store, "--allowed-hosts", names,
+        "--artifacts-destination", str(Home(config.storage.root).mlflow / "artifacts"),
+    ]  # fmt: skip
+
+
+def _ray(
+    config: Config, home: Home, dashboard: int, launch: Callable[..., subprocess.Popen[bytes]]
+) -> tuple[subprocess.Popen[bytes], list[str]]:
+    """A head with ports of its own, so that several clusters on a machine do not meet; and where it must answer."""
+    authenticate()
+    gcs, node, objects, agent, agent_grpc, metrics, client, environment = ports.free_ports(8)
+    gcs = ports.claim(config.local.ray_port, "local.ray_port") if config.local.ray_port else gcs
+    temp = temp_dir(home)
+    temp.mkdir(mode=0o700, exist_ok=True)
+    host = loopback()
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
+        f"--node-ip-address={host}", f"--port={gcs}", f"--node-manager-port={node}", f"--object-manager-port={objects}",
+        f"--dashboard-host={_LOCAL}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+        f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}",
+        f"--ray-client-server-port={client}", f"--runtime-env-agent-port={environment}",
+        "--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={config.local.logical_cpus}",
+        f"--object-store-memory={config.local.object_store_mb * 2**20}", f"--temp-dir={temp}",
+    ]  # fmt: skip
+    where = f"{host}:{gcs}"
+    head = launch("ray", command, ray=where, dashboard=f"http://{_LOCAL}:{dashboard}")
+    return head, [where, f"{host}:{node}"]
+
+
+def temp_dir(home: Home) -> Path:
+    """Ray's sockets need a short path, so they cannot lie under the home."""
+    name = hashlib.sha256(f"{os.getuid()}:{home.root}".encode()).hexdigest()[:10]
+    return Path(tempfile.gettempdir()) / f"llmagentos-{name}"
+
+
+def _spawn(home: Home, config: Config, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    logs = home.local / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with (logs / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(home, config),
+            start_new_session=True,
+        )
+
+
+def _environment(home: Home, config: Config) -> dict[str, str]:
+    package = str(Path(llmagentos.__file__).parent.parent)
+    left_out = ("RAY_ADDRESS", "RAY_TMPDIR", "PYTHONDONTWRITEBYTECODE")
+    inherited = {name: value for name, value in os.environ.items() if name not in left_out}
+    return {
+        **inherited,
+        **QUIET,
+        **({"HF_HUB_OFFLINE": "1"} if config.model.offline else {}),
+        "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+        "LLMAGENTOS_HOME": str(home.root),
+        processes.TOKEN: processes.token(home),
+        "SPT_NOENV": "1",  # a changed process title must not write over the token
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2",
+    }
+
+
+@contextlib.contextmanager
+def _patient_connect(config: Config, head: subprocess.Popen[bytes], home: Home) -> Iterator[None]:
+    """A busy machine's Ray listens before it answers."""
+    with contextlib.ExitStack() as stack:
+
+        def connected() -> bool:
+            try:
+                stack.enter_context(connect(config))
+            except ConfigError:
+                return False
+            return True
+
+        _await(connected, head, "ray", home)
+        yield
+
+
+def _serve(config: Config, port: int, application: Any) -> None:
+    from ray import serve
+
+    serve.start(http_options={"host": config.serve.host, "port": port})
+    serve.run(application, name=APPLICATION, route_prefix="/", blocking=False)
+
+
+def _reachable(host: str) -> str:
+    return _LOCAL if host in ("0.0.0.0", "::", "") else host
+
+
+def _listens(where: str) -> bool:
+    host, _, port = where.rpartition(":")
+    return not ports.is_free(int(port), host)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _await(done: Callable[[], bool], process: subprocess.Popen[bytes], name: str, home: Home) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while not done():
+        log = home.local / "logs" / f"{name.lower()}.log"
+        if process.poll() is not None:
+            raise CapacityError(f"{name} ended with status {process.returncode} while starting.", hint=f"See {log}.")
+        if time.monotonic() > deadline:
+            raise CapacityError(f"{name} did not answer within {_READY_SECONDS:.0f} s.", hint=f"See {log}.")
+        time.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """One `up` of a home at a time."""
+    home.local.mkdir(parents=True, exist_ok=True)
+    with (home.local / "up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def watch(config: Config) -> None:
+    """Stay until Ctrl-C or SIGTERM, then end everything. Raises CapacityError where a process ended by itself."""
+    home = Home(config.storage.root)
+    progress, asked = Progress(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    progress.say("Ctrl-C ends it.")
+    dead: list[str] = []
+    while not asked.wait(1.0):
+        known = processes.read(home)
+        if known is None:
+            return  # somebody else called `down`
+        dead = [one.name for one in known.processes if not processes.is_alive(one)]
+        if dead:
+            break
+    with progress.step("Going down"):
+        down.down(config)
+    if dead:
+        raise CapacityError(f"{', '.join(dead)} ended by itself.", hint=f"See {home.local / 'logs'}.")

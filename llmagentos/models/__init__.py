@@ -1,0 +1,1 @@
+"""Models: build, load, render messages."""

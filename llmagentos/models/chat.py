@@ -1,0 +1,259 @@
+"""The only renderer of messages to token ids and masks, for training and serving alike.
+
+It reads a tokenizer folder with `tokenizers` and the model's own Jinja chat template, without transformers or torch,
+so that data workers start quickly. Every assistant turn is tokenised as a piece of its own, in training and when it
+is history while serving: the ids a turn is trained on are the ids it is served with.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from llmagentos.core.errors import ConfigError, InputError
+from llmagentos.core.hashing import digest
+from llmagentos.core.messages import Message, text_of
+
+CALL = "<|call|>"
+_HERMES = ("<tool_call>", "</tool_call>")
+_PLAIN = (
+    "{%- for m in messages %}{{ m.role + ': ' + m.content + (eos_token if m.role == 'assistant' else '\n') }}{% endfor %}"
+    "{%- if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as ids, and a mask that is 1 on the tokens an answer is learned from."""
+
+    ids: list[int]
+    mask: list[int]
+
+
+class Renderer:
+    """Messages to ids and back for one tokenizer folder. Raises ConfigError where the folder cannot be used."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception
+            raise ConfigError(
+                f"{self.folder} has no usable tokenizer.json ({error}).", hint="Save the model with a fast tokenizer."
+            ) from None
+        self._settings = _read_json(self.folder / "tokenizer_config.json")
+        self.eos_id = self._token_id("eos_token")
+        if self.eos_id is None:
+            raise ConfigError(f"{self.folder}: the tokenizer names no eos_token, so no answer could ever end.")
+        pad = self._token_id("pad_token")
+        self.pad_id: int = self.eos_id if pad is None else pad
+        self.vocab_size = self.tokenizer.get_vocab_size()
+        self._template_text = self._find_template()
+        self._template = _environment().from_string(self._template_text)
+
+    @cached_property
+    def hash(self) -> str:
+        """Identity of tokenizer and template: logged ids are valid for this renderer only."""
+        return digest([self.tokenizer.to_str(), self._template_text], length=16)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end an answer: the tokenizer's eos and those of the generation config."""
+        found = _read_json(self.folder / "generation_config.json").get("eos_token_id")
+        listed = found if isinstance(found, list) else [] if found is None else [found]
+        return frozenset({self.eos_id, *map(int, listed)})
+
+    @cached_property
+    def _specials(self) -> list[str]:
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        return sorted((t.content for t in added if t.special), key=len, reverse=True)
+
+    def prompt(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> list[int]:
+        """Ids up to where the assistant begins to speak."""
+        pieces, _ = self._pieces([*messages, {"role": "assistant", "content": ""}], tools, until=len(messages))
+        return [i for text, _ in pieces for i in self._encode(text)]
+
+    def example(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> Rendered:
+        """Ids and mask of a whole conversation; a turn with `weight` 0 is not supervised.
+
+        Raises InputError when no token would be supervised.
+        """
+        last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
+        if last < 0:
+            raise InputError("messages holds no assistant message.", field="messages")
+        pieces, _ = self._pieces(messages[: last + 1], tools, until=None)
+        ids: list[int] = []
+        mask: list[int] = []
+        for text, supervised in pieces:
+            piece = self._encode(text)
+            # What a template puts behind the end of a turn (a newline) belongs to no answer.
+            end = next((k + 1 for k, i in enumerate(piece) if i in self.stop_ids), len(piece))
+            ids += piece
+            mask += [1 if supervised and k < end else 0 for k in range(len(piece))]
+        while ids and not mask[-1] and any(mask) and ids[-1] not in self.stop_ids:
+            ids.pop()
+            mask.pop()
+        if not any(mask):
+            raise InputError("no token of this row is supervised: every assistant turn has weight 0.", field="messages")
+        return Rendered(ids, mask)
+
+    def answer(self, ids: list[int]) -> Message:
+        """Generated ids as an assistant message, tool calls parsed out of it."""
+        kept = []
+        for i in ids:
+            if i in self.stop_ids:
+                break
+            kept.append(i)
+        return parse_answer(self.tokenizer.decode(kept, skip_special_tokens=False))
+
+    def text(self, ids: list[int]) -> str:
+        """Ids as text without special tokens."""
+        return str(self.tokenizer.decode([i for i in ids if i not in self.stop_ids], skip_special_tokens=True))
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _pieces(
+        self, messages: list[Message], tools: list[dict[str, Any]] | None, until: int | None
+    ) -> tuple[list[tuple[str, bool]], str]:
+        """Split the rendered text at the borders of assistant turns: [(text, is a supervised answer)]."""
+        clean = [self._clean(m) for m in messages]
+        stop = len(clean) if until is None else until
+        whole = self._render(clean[:stop], tools, until is not None)
+        pieces: list[tuple[str, bool]] = []
+        at = 0
+        for i in range(stop):
+            if clean[i]["role"] != "assistant":
+                continue
+            before = self._render(clean[:i], tools, True)
+            after = self._render(clean[: i + 1], tools, False)
+            # Some templates render history otherwise than the last turn; such a turn stays part of the prompt.
+            if not (whole.startswith(after) and after.startswith(before) and len(before) >= at):
+                continue
+            pieces.append((whole[at : len(before)], False))
+            pieces.append((whole[len(before) : len(after)], messages[i].get("weight", 1) != 0))
+            at = len(after)
+        if at < len(whole):
+            pieces.append((whole[at:], False))
+        return pieces, whole
+
+    def _render(self, messages: list[Message], tools: list[dict[str, Any]] | None, generation: bool) -> str:
+        names = {k: self._token(k) or "" for k in ("bos_token", "eos_token", "pad_token", "unk_token")}
+        try:
+            return str(self._template.render(messages=messages, tools=tools or None, add_generation_prompt=generation, **names))
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise InputError(f"the chat template refuses these messages: {error}.", field="messages") from None
+
+    def _clean(self, message: Message) -> Message:
+        """Content as text that cannot forge a turn, and arguments of tool calls as values."""
+        clean: Message = {"role": message["role"], "content": self._defuse(text_of(message))}
+        if message.get("tool_calls"):
+            clean["tool_calls"] = [_call_values(c, self._defuse) for c in message["tool_calls"]]
+        for extra in ("name", "tool_call_id"):
+            if message.get(extra):
+                clean[extra] = self._defuse(str(message[extra]))
+        return clean
+
+    def _defuse(self, text: str) -> str:
+        for special in self._specials:
+            if special in text:
+                text = text.replace(special, special[:1] + " " + special[1:])
+        return text
+
+    def _find_template(self) -> str:
+        file = self.folder / "chat_template.jinja"
+        if file.is_file():
+            return file.read_text("utf-8")
+        found = self._settings.get("chat_template")
+        if isinstance(found, list):
+            found = next((t["template"] for t in found if t.get("name") == "default"), None)
+        return str(found) if found else _PLAIN
+
+    def _token(self, name: str) -> str | None:
+        value = self._settings.get(name)
+        return str(value["content"]) if isinstance(value, dict) else value
+
+    def _token_id(self, name: str) -> int | None:
+        token = self._token(name)
+        return None if token is None else self.tokenizer.token_to_id(token)
+
+
+def parse_answer(text: str) -> Message:
+    """Text of an answer as a message. Two notations of tool calls are read: ours and Hermes' (Qwen)."""
+    if CALL in text:
+        content, *calls = text.split(CALL)
+        parsed = [_own_call(c) for c in calls]
+    elif _HERMES[0] in text:
+        content, *rest = text.split(_HERMES[0])
+        parsed = [_hermes_call(c.split(_HERMES[1])[0]) for c in rest]
+    else:
+        return {"role": "assistant", "content": text}
+    if any(c is None for c in parsed):
+        return {"role": "assistant", "content": text}
+    tool_calls = [
+        {"id": f"call_{digest([k, text], length=24)}", "type": "function", "function": call} for k, call in enumerate(parsed)
+    ]
+    return {"role": "assistant", "content": content.strip() or None, "tool_calls": tool_calls}
+
+
+def _own_call(text: str) -> dict[str, str] | None:
+    name, brace, rest = text.strip().partition("{")
+    try:
+        arguments = json.loads(brace + rest) if brace else {}
+    except ValueError:
+        return None
+    return {"name": name.strip(), "arguments": _compact(arguments)} if name.strip() else None
+
+
+def _hermes_call(text: str) -> dict[str, str] | None:
+    try:
+        call = json.loads(text)
+        return {"name": str(call["name"]), "arguments": _compact(call.get("arguments", {}))}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _call_values(call: dict[str, Any], defuse: Any) -> dict[str, Any]:
+    function = call.get("function", {})
+    arguments = function.get("arguments", "{}")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(defuse(arguments))
+        except ValueError:
+            arguments = defuse(arguments)
+    return {"type": "function", "function": {"name": defuse(str(function.get("name", ""))), "arguments": arguments}}
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    def tojson(value: object, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators)
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = refuse
+    # A template that prints today's date would make the same row another row tomorrow.
+    environment.globals["strftime_now"] = lambda _format: ""
+    return environment
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}.") from None
+    return dict(data)

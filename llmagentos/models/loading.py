@@ -1,0 +1,109 @@
+"""Build a fresh model or load one from a folder: safetensors only, no remote code, no hub unless it is allowed."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmagentos.config.sections import ModelConfig
+from llmagentos.core.errors import ConfigError, IntegrityError
+from llmagentos.models.chat import Renderer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_SEED = Path(__file__).parent / "seed"
+
+
+def seed_dir() -> Path:
+    """Folder of the seed model that ships with the package."""
+    return _SEED / "agent"
+
+
+def seed_student_dir() -> Path:
+    """Folder of the seed student that ships with the package."""
+    return _SEED / "student"
+
+
+def resolve_base(model: ModelConfig) -> Path:
+    """The folder of the base model. Raises ConfigError where `model.base` names nothing that can be loaded."""
+    if not model.base:
+        return seed_dir()
+    folder = Path(model.base).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"model.base={model.base!r} is a folder without config.json.",
+                hint="Point it to a folder made by save_pretrained().",
+            )
+        return folder.resolve()
+    if model.offline:
+        raise ConfigError(
+            f"model.base={model.base!r} is no local folder, and model.offline is true.",
+            hint="Give a folder, or set model.offline=false to fetch it by its hub id.",
+        )
+    return _fetch(model.base)
+
+
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    os.environ.pop("HF_HUB_OFFLINE", None)
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ConfigError(f"model.base={hub_id!r} could not be fetched: {error}.") from None
+
+
+def load_model(folder: str | Path, dtype: str = "float32") -> "PreTrainedModel":
+    """A causal LM in eval mode. Raises IntegrityError where the folder does not hold a loadable model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # noqa: BLE001  transformers, safetensors and json each have trees of their own
+        raise IntegrityError(f"{folder} does not hold a loadable model: {error}") from error
+    return model.eval()
+
+
+def load_renderer(folder: str | Path) -> Renderer:
+    """The renderer of a model folder."""
+    return Renderer(folder)
+
+
+def fresh_model(vocab_size: int, hidden: int, layers: int, feed_forward: int, *, heads: int, seed: int) -> Any:
+    """A randomly initialised Llama with tied embeddings, about `12·hidden²·layers` parameters plus the vocabulary."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        intermediate_size=feed_forward,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+        initializer_range=0.04,
+    )
+    return LlamaForCausalLM(config)
+
+
+def parameters(model: Any) -> int:
+    """Number of weights, shared ones once."""
+    return sum(p.numel() for p in model.parameters())

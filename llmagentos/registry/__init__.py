@@ -1,0 +1,1 @@
+"""Versions, their lineage, and their projection into MLflow; nothing else imports mlflow."""

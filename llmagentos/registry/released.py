@@ -1,0 +1,36 @@
+"""Which version serves: the read side of the table `releases`.
+
+It stands below release/, which alone writes, because replicas, lineage and the MLflow projection only need to read.
+"""
+
+import json
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from llmagentos.core.records import Release
+from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
+
+
+def current(home: Home) -> Release:
+    """The newest release; epoch −1 where nothing was released yet."""
+    tables = Tables(home)
+    epoch = tables.transaction("releases", "release")
+    if epoch < 0:
+        return Release()
+    rows = tables.rows("releases", where=ds.field("epoch") == epoch)
+    return decode(rows[-1])
+
+
+def every(home: Home) -> list[Release]:
+    """All releases, oldest first."""
+    return sorted((decode(row) for row in Tables(home).rows("releases")), key=lambda release: release.epoch)
+
+
+def encode(release: Release) -> dict[str, Any]:
+    return {**release.model_dump(), "history": json.dumps(release.history)}
+
+
+def decode(row: dict[str, Any]) -> Release:
+    return Release.model_validate({**row, "history": json.loads(row["history"])})

@@ -1,0 +1,186 @@
+"""Model versions: our own integer ids, immutable folders with a manifest written last, records in a Delta table.
+
+An id is reserved first (a row without a record), then the finished folder takes its name, then the record is written.
+A process that dies in between leaves an unused number and at most an unnamed folder: never half a version.
+"""
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmagentos.core.errors import ConflictError, InputError, NotFoundError
+from llmagentos.core.records import ModelVersion, Release
+from llmagentos.registry import released
+from llmagentos.storage.layout import Home
+from llmagentos.storage.manifest import NAME, write_manifest
+from llmagentos.storage.tables import Tables
+
+_APP = "versions"
+_ATTEMPTS = 20
+_ADDING = ".adding-"
+_ABANDONED_SECONDS = 24 * 3600.0
+
+
+class HasCurrent(Protocol):
+    """Something that knows which versions the aliases point to."""
+
+    def current(self) -> Release: ...
+
+
+class Versions:
+    """The versions of one home."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._tables = Tables(home)
+
+    def add(self, folder: str | Path, *, move: bool = False, **fields: Any) -> ModelVersion:
+        """Make a folder of weights and tokenizer a version. `fields` are ModelVersion's, without the given ones.
+
+        The folder is copied, or moved with `move=True`. Raises InputError for a folder without safetensors.
+        """
+        source = Path(folder)
+        if not any(source.glob("*.safetensors")):
+            raise InputError(f"{source} holds no *.safetensors: it cannot become a version.", field="folder")
+        staged = self.home.versions / f"{_ADDING}{uuid.uuid4().hex}"
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        if move:
+            shutil.move(source, staged)
+        else:
+            shutil.copytree(source, staged, copy_function=shutil.copyfile)
+        _sync(staged)
+        manifest_hash = write_manifest(staged, kind="version")
+        created = time.time()
+        number = self._reserve(created)
+        staged.rename(self.home.version(number))
+        _sync_folder(self.home.versions)
+        version = ModelVersion(
+            id=number, dir=str(self.home.version(number)), manifest_hash=manifest_hash, created=created, **fields
+        )
+        return self._write(lambda: version)
+
+    def get(self, version_id: int) -> ModelVersion:
+        """Raises NotFoundError."""
+        for version in self.all():
+            if version.id == version_id:
+                return version
+        raise NotFoundError(f"there is no version {version_id}.", hint="`llmagentos versions` lists them.")
+
+    def serving(self, version_id: int | None) -> ModelVersion | None:
+        """The version an alias points to, None where it points nowhere or the weights are no longer on disk."""
+        return None if version_id is None or not self.has_weights(version_id) else self.get(version_id)
+
+    def all(self) -> list[ModelVersion]:
+        """The newest record of every version, by id."""
+        newest: dict[int, tuple[int, ModelVersion]] = {}
+        for row in self._tables.rows("versions"):
+            if row["record"] is None:
+                continue
+            data = json.loads(row["record"])
+            change = data.pop("change")
+            # the folder's name follows from the id, so a home may be moved
+            version = ModelVersion.model_validate({**data, "dir": str(self.home.version(row["id"]))})
+            if version.id not in newest or newest[version.id][0] < change:
+                newest[version.id] = (change, version)
+        return [newest[number][1] for number in sorted(newest)]
+
+    def change(self, version_id: int, **fields: Any) -> ModelVersion:
+        """Write a newer record of a version (its status, scores, taint). Raises NotFoundError."""
+        return self._write(lambda: self.get(version_id).model_copy(update=fields))
+
+    def resolve(self, name: str | int, releases: HasCurrent | Release | None = None) -> ModelVersion:
+        """The version that "7", "champion", "agent@7" or "agent@student" names; "agent" alone is the champion.
+
+        Raises NotFoundError for a name that points nowhere.
+        """
+        alias = str(name).rpartition("@")[2]
+        if alias.isdecimal():
+            return self.get(int(alias))
+        alias = "champion" if alias == "agent" else alias
+        release = releases if isinstance(releases, Release) else releases.current() if releases else None
+        aliases = (release or released.current(self.home)).aliases()
+        if alias not in aliases:
+            known = ", ".join(sorted(aliases)) or "none yet"
+            raise NotFoundError(f"no version is called {name!r}.", hint=f"Give a number or an alias ({known}).")
+        return self.get(aliases[alias])
+
+    def has_weights(self, version_id: int) -> bool:
+        """Whether the weights are still on disk (old versions keep only their record)."""
+        return (self.home.version(version_id) / NAME).is_file()
+
+    def _reserve(self, created: float) -> int:
+        for _ in range(_ATTEMPTS):
+            last = self._tables.transaction("versions", _APP)
+            taken = self._tables.read("versions", columns=["id"]).column("id").to_pylist()
+            number = max(taken, default=0) + 1
+            try:
+                self._append(last, number, None, created)
+            except ConflictError:
+                continue
+            return number
+        raise ConflictError("the table of versions is busy.", code="busy", hint="Try again.")
+
+    def _write(self, make: Callable[[], ModelVersion]) -> ModelVersion:
+        """Append a record; on a lost race read again, so that no concurrent change is undone."""
+        for _ in range(_ATTEMPTS):
+            last = self._tables.transaction("versions", _APP)
+            version = make()
+            # every commit raises the table's number, so it orders the records of one version too
+            record = json.dumps({**version.model_dump(), "change": last + 1}, ensure_ascii=False)
+            try:
+                self._append(last, version.id, record, version.created)
+            except ConflictError:
+                continue
+            return version
+        raise ConflictError("the table of versions is busy.", code="busy", hint="Try again.")
+
+    def _append(self, last: int, number: int, record: str | None, created: float) -> None:
+        self._tables.append("versions", [{"id": number, "record": record, "created": created}], expect={_APP: last})
+
+
+def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
+    """Delete the weights of old versions and return their ids; the records stay.
+
+    Kept: every version an alias or the anchor names, the newest `keep` promoted ones (so that rollback can walk back
+    over them), and the newest `keep` of all. Students and agents are counted apart.
+    """
+    versions = Versions(home)
+    release = release or released.current(home)
+    kept = set(release.aliases().values()) | set(release.history[-keep:])
+    kept |= {release.anchor} if release.anchor is not None else set()
+    everything = versions.all()
+    for role in ("agent", "student"):
+        kept |= {v.id for v in [v for v in everything if v.role == role][-keep:]}
+    gone = [v.id for v in everything if v.id not in kept and home.version(v.id).exists()]
+    for number in gone:
+        (home.version(number) / NAME).unlink(missing_ok=True)  # first, so that a half-deleted folder is no version
+        shutil.rmtree(home.version(number), ignore_errors=True)
+    _sweep(home)
+    return gone
+
+
+def _sweep(home: Home) -> None:
+    """Remove what died while it was being added, a day ago or more."""
+    for folder in home.versions.glob(f"{_ADDING}*"):
+        if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

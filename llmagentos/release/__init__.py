@@ -1,0 +1,1 @@
+"""Moving traffic to a version, and back."""

@@ -1,0 +1,174 @@
+"""Releases: every change of what serves is one compare-and-swap commit on the table `releases`.
+
+The commit is the truth. Replicas poll it, MLflow's aliases and the versions' statuses are projected from it. A student
+follows its teacher: rolling back to a champion also goes back to the newest student distilled from it.
+"""
+
+import json
+import time
+from typing import Any
+
+from llmagentos.core.errors import ConflictError, IntegrityError
+from llmagentos.core.records import ModelVersion, Release
+from llmagentos.registry import released
+from llmagentos.registry.versions import Versions
+from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
+
+_APP = "release"
+_ATTEMPTS = 10
+_LIVE_SECONDS = 15.0
+_POLL_SECONDS = 0.05
+
+Fence = dict[str, int]
+"""Lease application id -> epoch held: shuts out a holder that was overtaken."""
+
+
+class Releases:
+    """The releases of one home."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._tables = Tables(home)
+        self._versions = Versions(home)
+
+    def current(self) -> Release:
+        """What serves now; epoch −1 before the first release."""
+        return released.current(self.home)
+
+    def all(self) -> list[Release]:
+        return released.every(self.home)
+
+    def first(self, champion: int, *, student: int | None = None, by: str, reason: str) -> Release:
+        """The first release of a home; returns the present one where there already is one."""
+        fields = {"champion": champion, "student": student, "anchor": champion, "history": [champion]}
+        try:
+            return self._commit(Release(), "bootstrap", fields, by, reason, None)
+        except ConflictError:
+            return self.current()
+
+    def promote(
+        self,
+        version: int,
+        *,
+        student: int | None = None,
+        by: str,
+        reason: str,
+        force: bool = False,
+        fence: Fence | None = None,
+    ) -> Release:
+        """Make a version the champion (and a student the student). The champion promoted again changes nothing.
+
+        Raises NotFoundError, ConflictError for a rejected or bad version without `force` or a lost race,
+        IntegrityError where the weights are no longer on disk.
+        """
+        self._check(version, "agent", force)
+        if student is not None:
+            self._check(student, "student", True)
+
+        def change(now: Release) -> dict[str, Any] | None:
+            wanted = student if student is not None else now.student
+            if now.champion == version and now.student == wanted:
+                return None
+            history = now.history if now.champion == version else [*now.history, version]
+            anchor = version if now.anchor is None else now.anchor
+            fields = {"champion": version, "student": wanted, "history": history, "anchor": anchor}
+            return {**fields, "challenger": None if now.challenger == version else now.challenger}
+
+        release = self._change("promote", change, by, reason, fence)
+        if self._versions.get(version).status != "promoted":
+            self._versions.change(version, status="promoted")
+        return release
+
+    def challenge(self, version: int | None, *, by: str = "", reason: str = "", fence: Fence | None = None) -> Release:
+        """Name the challenger, or with None withdraw it. Raises NotFoundError, IntegrityError."""
+        if version is not None:
+            self._check(version, "agent", True)
+        action = "withdraw" if version is None else "challenge"
+        return self._change(action, lambda now: None if now.challenger == version else {"challenger": version}, by, reason, fence)
+
+    def rollback(self, *, by: str, reason: str, fence: Fence | None = None) -> Release:
+        """Go back to the champion before; repeated, it walks back. Raises ConflictError `no_previous_version`."""
+
+        def change(now: Release) -> dict[str, Any]:
+            if now.previous is None:
+                raise ConflictError("there is no version before the champion to go back to.", code="no_previous_version")
+            self._check(now.previous, "agent", True)
+            student = self._student_of(now.previous) or now.student
+            return {"champion": now.previous, "student": student, "history": now.history[:-1], "challenger": None}
+
+        return self._change("rollback", change, by, reason, fence)
+
+    def _student_of(self, teacher: int) -> int | None:
+        students = [v.id for v in self._versions.all() if v.role == "student" and v.teacher == teacher]
+        return next((s for s in reversed(students) if self._versions.has_weights(s)), None)
+
+    def _check(self, number: int, role: str, force: bool) -> ModelVersion:
+        version = self._versions.get(number)
+        if version.role != role:
+            raise ConflictError(
+                f"version {number} is a {version.role}, not an {role}." if role == "agent"
+                else f"version {number} is an {version.role}, not a {role}.",
+                code="wrong_role",
+            )  # fmt: skip
+        if version.status in ("rejected", "bad") and not force:
+            raise ConflictError(
+                f"version {number} is {version.status}: the gate did not let it through.",
+                code="version_rejected",
+                hint='To release it all the same: --force --reason "..." (HTTP: {"force": true, "reason": ...}).',
+            )
+        if not self._versions.has_weights(number):
+            raise IntegrityError(
+                f"the weights of version {number} are no longer on disk.",
+                hint="storage.keep_versions says how many versions keep their weights.",
+            )
+        return version
+
+    def _change(self, action: str, change: Any, by: str, reason: str, fence: Fence | None) -> Release:
+        """Apply a change to the newest release; on a lost race look again: the change may no longer make sense."""
+        for attempt in range(_ATTEMPTS):
+            now = self.current()
+            fields = change(now)
+            if fields is None:
+                return now
+            try:
+                return self._commit(now, action, fields, by, reason, fence)
+            except ConflictError as error:
+                if error.code == "fenced" or attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _commit(self, now: Release, action: str, fields: dict[str, Any], by: str, reason: str, fence: Fence | None) -> Release:
+        told = {"epoch": now.epoch + 1, "action": action, "by": by, "reason": reason, "created": time.time()}
+        release = Release.model_validate({**now.model_dump(), **fields, **told})
+        self._tables.append("releases", [released.encode(release)], expect={_APP: now.epoch}, fence=fence)
+        return release
+
+
+def confirmations(home: Home) -> dict[str, dict[str, Any]]:
+    """Replica -> {"epoch", "version", "at", "error"?}: what each live replica says it serves.
+
+    A replica rewrites its file at every look at the releases; one that stopped doing so is gone and left out.
+    """
+    found = {}
+    for path in sorted(home.served.glob("*.json")) if home.served.is_dir() else []:
+        try:
+            fresh = time.time() - path.stat().st_mtime < _LIVE_SECONDS
+            said = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        if fresh and isinstance(said, dict):
+            found[path.stem] = said
+    return found
+
+
+def wait_confirmed(home: Home, epoch: int, seconds: float) -> bool:
+    """Whether every live replica serves this epoch or a later one within `seconds`; true where nothing is serving."""
+    deadline = time.monotonic() + seconds
+    while True:
+        said = confirmations(home).values()
+        if all(int(one.get("epoch", -1)) >= epoch and not one.get("error") for one in said):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,1 @@
+"""What is kept of the past, and how it is mixed with the new."""

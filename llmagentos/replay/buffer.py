@@ -1,0 +1,103 @@
+"""The replay buffer: the table `replay`, rewritten as a whole in one commit whenever a snapshot is promoted.
+
+`memory` rows are bounded by `replay.capacity`; `general` rows are pinned: put there once, never evicted, not counted.
+Prompts that a suite holds out never leave the buffer, whenever the suite was registered.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from llmagentos.config.sections import ReplayConfig
+from llmagentos.core.examples import example_of_row
+from llmagentos.core.records import Example
+from llmagentos.core.superseding import is_superseded
+from llmagentos.replay.selection import select
+from llmagentos.storage import suites
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Snapshot
+from llmagentos.storage.tables import Tables
+
+Kind = Literal["memory", "general"]
+
+APP = "replay"
+_JSON = ("messages", "tools")
+
+
+class Buffer:
+    """What is kept of the past in one home."""
+
+    def __init__(self, home: Home, config: ReplayConfig, *, seed: int = 0) -> None:
+        self.home = home
+        self.capacity = config.capacity
+        self.seed = seed
+        self._tables = Tables(home)
+
+    @property
+    def version(self) -> int:
+        """Version of the table: what a run names as the memory it trained on."""
+        return self._tables.version("replay")
+
+    def rows(self, kind: Kind = "memory", without: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
+        """Rows of a kind with `messages` and `tools` decoded, in order of seq and id.
+
+        `without` is the `superseded` of a snapshot: rows it takes over from are left out, as are held-out prompts.
+        """
+        held = suites.heldout_prompts(self.home)
+        found = [row for row in self._all() if row["kind"] == kind and row["prompt"] not in held]
+        return [row for row in found if not _gone(row, without or {})]
+
+    def admit(self, snapshot: Snapshot) -> int:
+        """On promote: forget what the snapshot superseded or withdrew, take in its examples, keep within capacity.
+
+        Returns the rows of memory after it. Admitting the same snapshot again changes nothing.
+        """
+        app = f"{APP}/{snapshot.id}"
+        number, done = self._tables.transaction("replay", APP), self._tables.transaction("replay", app)
+        rows = self._all()
+        memory = [row for row in rows if row["kind"] == "memory"]
+        if done >= 0:
+            return len(memory)
+        examples = snapshot.examples()
+        leaving = {e.id for e in examples} | set(snapshot.withdrawn)
+        stays = [r for r in memory if r["id"] not in leaving and not _gone(r, snapshot.superseded)]
+        kept = select([*stays, *(_row(e, "memory", snapshot.id) for e in examples)], self.capacity, self.seed)
+        general = [row for row in rows if row["kind"] == "general"]
+        self._write([*general, *kept], {APP: number, app: -1})
+        return len(kept)
+
+    def bootstrap(self, memory: Sequence[Example | Mapping[str, Any]], general: Sequence[Example | Mapping[str, Any]]) -> bool:
+        """Fill the buffer of a fresh home, from Examples or rows in the row format; False when it was filled before."""
+        if self._tables.transaction("replay", APP) >= 0:
+            return False
+        remembered = [_row(e, "memory", None) for e in _examples(memory)]
+        pinned = {row["id"]: row for row in (_row(e, "general", None) for e in _examples(general))}
+        kept = select(remembered, self.capacity, self.seed)
+        self._write([*pinned.values(), *kept], {APP: -1})
+        return True
+
+    def _all(self) -> list[dict[str, Any]]:
+        rows = self._tables.rows("replay")
+        for row in rows:
+            for name in _JSON:
+                row[name] = json.loads(row[name]) if row[name] is not None else None
+        return sorted(rows, key=lambda r: (r["seq"], r["id"]))
+
+    def _write(self, rows: Iterable[Mapping[str, Any]], expect: dict[str, int]) -> None:
+        coded = [
+            {k: json.dumps(v, ensure_ascii=False) if k in _JSON and v is not None else v for k, v in row.items()} for row in rows
+        ]
+        self._tables.overwrite("replay", coded, expect=expect)
+
+
+def _examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:
+    return [row if isinstance(row, Example) else example_of_row(dict(row)) for row in rows]
+
+
+def _row(example: Example, kind: Kind, snapshot: str | None) -> dict[str, Any]:
+    names = ("id", "seq", "scenario", "skill", "key", "tier", "user_id", "prompt", "answer", "messages", "tools")
+    return {name: getattr(example, name) for name in names} | {"kind": kind, "snapshot": snapshot}
+
+
+def _gone(row: Mapping[str, Any], superseded: Mapping[str, Mapping[str, Any]]) -> bool:
+    return is_superseded(superseded, key=row["key"], prompt=row["prompt"], answer=row["messages"][-1])

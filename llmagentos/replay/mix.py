@@ -1,0 +1,124 @@
+"""New, remembered and general rows as one file of token ids, rendered by Ray Data as a stream.
+
+Rendering is the only place where text becomes training ids. The plan over these rows (plan.py) is made afterwards,
+from their lengths.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from llmagentos.config import Config
+from llmagentos.core.errors import InputError
+from llmagentos.models.chat import Renderer
+from llmagentos.replay.buffer import Buffer
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Snapshot
+from llmagentos.training.rows import ROWS, write_arrow
+
+_TEXT = pa.schema(
+    [("id", pa.string()), ("source", pa.string()), ("stratum", pa.string()), ("messages", pa.string()), ("tools", pa.string())]
+)
+_BLOCK_ROWS = 2000
+
+
+def render_mix(
+    sources: Mapping[str, Sequence[Mapping[str, Any]]],
+    renderer: Path,
+    out: Path,
+    *,
+    max_length: int,
+    on_ray: bool = True,
+) -> dict[str, int]:
+    """Write the rows of every source to `out` and return rows kept by source; `dropped` counts those too long.
+
+    A row needs `id`, `messages` and may have `tools`. Where `on_ray` is false the same code runs in this process.
+    """
+    text = [_block(source, rows) for source, rows in sources.items() if rows]
+    kept: dict[str, int] = {"dropped": sum(len(rows) for rows in sources.values())}
+
+    def counted() -> Iterator[pa.RecordBatch]:
+        for table in _on_ray(text, renderer, max_length) if on_ray else _here(text, renderer, max_length):
+            for batch in table.cast(ROWS).to_batches():
+                for source in batch.column("source").to_pylist():
+                    kept[source] = kept.get(source, 0) + 1
+                    kept["dropped"] -= 1
+                yield batch
+
+    write_arrow(out, counted(), ROWS)
+    return kept
+
+
+def _block(source: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    made = [
+        {
+            "id": str(row["id"]),
+            "source": source,
+            "stratum": row.get("skill"),
+            "messages": json.dumps(row["messages"], ensure_ascii=False),
+            "tools": json.dumps(row["tools"], ensure_ascii=False) if row.get("tools") else None,
+        }
+        for row in rows
+    ]
+    return pa.Table.from_pylist(made, schema=_TEXT)
+
+
+def _here(text: Sequence[pa.Table], renderer: Path, max_length: int) -> Iterator[pa.Table]:
+    for table in text:
+        yield render_batch(table, folder=str(renderer), max_length=max_length)
+
+
+def _on_ray(text: Sequence[pa.Table], renderer: Path, max_length: int) -> Iterator[pa.Table]:
+    import ray.data
+
+    blocks = [part for table in text for part in _split(table)]
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    data = ray.data.from_arrow(blocks).map_batches(
+        render_batch,
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=0.5,
+        fn_kwargs={"folder": str(renderer), "max_length": max_length},
+    )
+    yield from data.iter_batches(batch_format="pyarrow", batch_size=None)
+
+
+def _split(table: pa.Table) -> list[pa.Table]:
+    return [table.slice(at, _BLOCK_ROWS) for at in range(0, table.num_rows, _BLOCK_ROWS)]
+
+
+def render_batch(table: pa.Table, *, folder: str, max_length: int) -> pa.Table:
+    """A batch of text rows as ids and masks; rows that cannot be trained on are left out."""
+    renderer = _renderer(folder)
+    made = []
+    for row in table.to_pylist():
+        try:
+            rendered = renderer.example(json.loads(row["messages"]), json.loads(row["tools"]) if row["tools"] else None)
+        except InputError:
+            continue
+        if len(rendered.ids) <= max_length:
+            facts = {name: row[name] for name in ("id", "source", "stratum")}
+            made.append({**facts, "ids": rendered.ids, "mask": rendered.mask})
+    return pa.Table.from_pylist(made, schema=ROWS)
+
+
+@functools.lru_cache(maxsize=2)
+def _renderer(folder: str) -> Renderer:
+    return Renderer(folder)
+
+
+def mix_rows(config: Config, home: Home, snapshot: Snapshot, renderer: Path, out: Path) -> dict[str, int]:
+    """Render what an update on `snapshot` may train on: its rows, the memory that still holds, the general rows."""
+    buffer = Buffer(home, config.replay)
+    sources = {
+        "new": [e.model_dump() for e in snapshot.examples()],
+        "memory": buffer.rows(kind="memory", without=snapshot.superseded),
+        "general": buffer.rows(kind="general"),
+    }
+    return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)

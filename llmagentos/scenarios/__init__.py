@@ -1,0 +1,1 @@
+"""Simulated environments with a known right answer."""

@@ -1,0 +1,1 @@
+"""Smart customer service: a generated shop, its customers, and its drift."""

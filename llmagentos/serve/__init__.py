@@ -1,0 +1,1 @@
+"""The endpoint: OpenAI's HTTP shapes on Ray Serve, recording, versions under load."""

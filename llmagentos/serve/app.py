@@ -1,0 +1,285 @@
+"""The Serve application: one deployment that is the HTTP endpoint and holds the resident engines.
+
+`create_app` is plain ASGI and needs no Ray; the deployment wraps it. What a replica serves is durable outside of it (the
+table `releases`), so a replica that dies is replaced by one that resolves the same, and no controller must remember.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from ray import serve
+from ray.serve.schema import LoggingConfig
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from llmagentos.config import Config, load_config
+from llmagentos.core.errors import InputError
+from llmagentos.release.releases import Releases
+from llmagentos.serve.answers import Answers
+from llmagentos.serve.errors import ApiError, api_error
+from llmagentos.serve.metrics import Metrics
+from llmagentos.serve.model import Residents
+from llmagentos.serve.operations import Operations
+from llmagentos.serve.recorder import Recorder
+from llmagentos.serve.schemas import parse_json
+from llmagentos.serve.traffic import check_exposure, check_key
+from llmagentos.storage.layout import Home
+
+logger = logging.getLogger(__name__)
+_OPEN = ("/healthz", "/readyz")
+_UNLIMITED = 100_000
+_GIL_SECONDS = 0.0005
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Service:
+    """The parts of one replica and their life."""
+
+    def __init__(self, config: Config, key_hash: str | None, replica: str) -> None:
+        self.config, self.key_hash, self.replica = config, key_hash, replica
+        self.home = Home(config.storage.root).open()
+        self.metrics = Metrics()
+        self.residents = Residents(self.home, config)
+        self.recorder = Recorder(self.home, config.storage)
+        self.answers = Answers(config, self.residents, self.recorder, self.metrics)
+        self.operations = Operations(self.home, config, self.residents, self.recorder, self.announce)
+        self._poller: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load what is released (a fresh home is given its first versions), then watch for more. Does not raise for
+        a bad version: the replica is up, not ready, and says why."""
+        sys.setswitchinterval(_GIL_SECONDS)  # the engine's thread must not hold up the event loop
+        if (await asyncio.to_thread(Releases(self.home).current)).epoch < 0:
+            from llmagentos.release.bootstrap import bootstrap
+
+            await asyncio.to_thread(bootstrap, self.config)
+        await asyncio.to_thread(_forget_the_dead, self.home)
+        await self.announce()
+        self._poller = asyncio.ensure_future(self._poll())
+
+    async def announce(self) -> None:
+        """Serve the newest release and say so in served/<replica>.json."""
+        await self.residents.refresh()
+        said = {
+            "epoch": self.residents.release.epoch,
+            "version": self.residents.version,
+            "at": time.time(),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "resident": self.residents.resident(),
+        }
+        if self.residents.error:
+            said["error"] = self.residents.error
+        await asyncio.to_thread(self._write, json.dumps(said))
+
+    async def stop(self) -> None:
+        if self._poller:
+            self._poller.cancel()
+        await self.answers.close()
+        await self.residents.close()
+        await asyncio.to_thread(self.recorder.close)
+        with contextlib.suppress(OSError):
+            (self.home.served / f"{self.replica}.json").unlink()
+
+    async def health(self, _request: Request) -> Response:
+        return JSONResponse({"status": "ok", "replica": self.replica, "pid": os.getpid()})
+
+    async def ready(self, _request: Request) -> Response:
+        ready = self.residents.healthy()
+        body = {
+            "status": "ready" if ready else "not ready",
+            "model_version": self.residents.version,
+            "epoch": self.residents.release.epoch,
+            "resident": self.residents.resident(),
+            "error": self.residents.error,
+        }
+        return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "2"})
+
+    async def figures(self, _request: Request) -> Response:
+        self.metrics.version.set(self.residents.version or 0)
+        self.metrics.unflushed.set(self.recorder.unflushed)
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.serve.poll_seconds)
+            try:
+                await self.announce()
+            except Exception:  # the task's edge: a failed look leaves what serves as it is
+                logger.exception("replica %s could not look for a newer release", self.replica)
+
+    def _write(self, text: str) -> None:
+        self.home.served.mkdir(parents=True, exist_ok=True)
+        part = self.home.served / f"{self.replica}.part"
+        part.write_text(text)
+        part.replace(self.home.served / f"{self.replica}.json")
+
+
+def create_app(service: Service) -> Starlette:
+    """The routes of CONTRACTS as an ASGI app; its lifespan starts and stops the service."""
+    answers, operations = service.answers, service.operations
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    def route(path: str, handler: Handler, method: str = "GET") -> Route:
+        async def endpoint(request: Request) -> Response:
+            return await _guarded(service, path, handler, request)
+
+        return Route(path, endpoint, methods=[method])
+
+    def post(path: str, handler: Callable[[Request, dict[str, Any]], Awaitable[Response]]) -> Route:
+        async def with_body(request: Request) -> Response:
+            body = await _read(request, service.config.serve.max_body_bytes)
+            return await handler(request, parse_json(body) if body.strip() or path not in _BODY_OPTIONAL else {})
+
+        return route(path, with_body, "POST")
+
+    async def batch(request: Request) -> Response:
+        return await operations.batch(request, await _read(request, service.config.serve.max_body_bytes))
+
+    async def failed(request: Request, error: Exception) -> Response:
+        return await _guarded(service, "other", _raising(error), request)
+
+    routes = [
+        route("/healthz", service.health),
+        route("/readyz", service.ready),
+        route("/metrics", service.figures),
+        post("/v1/chat/completions", answers.chat),
+        post("/v1/completions", answers.completion),
+        route("/v1/models", operations.models),
+        route("/v1/models/{id}", operations.model),
+        post("/v1/feedback", operations.feedback),
+        route("/v1/interactions:batch", batch, "POST"),
+        route("/v1/interactions/{id}", operations.interaction),
+        route("/v1/versions", operations.versions),
+        route("/v1/versions/{v}", operations.version),
+        post("/v1/versions/{v}/promote", operations.promote),
+        post("/v1/rollback", operations.rollback),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: failed, 405: failed})
+
+
+_BODY_OPTIONAL = ("/v1/versions/{v}/promote", "/v1/rollback")
+
+
+def _raising(error: Exception) -> Handler:
+    async def handler(_request: Request) -> Response:
+        raise error
+
+    return handler
+
+
+async def _guarded(service: Service, path: str, handler: Handler, request: Request) -> Response:
+    """Ask for the key, answer, and turn whatever goes wrong into OpenAI's error body."""
+    try:
+        if path not in _OPEN:
+            check_key(service.key_hash, request.headers.get("authorization"))
+        response = await handler(request)
+    except Exception as error:  # noqa: BLE001  the request's edge
+        failure = api_error(error)
+        if failure.status == 500:
+            logger.exception("%s failed", path)
+        response = failure.response()
+    service.metrics.requests.labels(path, str(response.status_code)).inc()
+    return response
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The body. Raises ApiError 413 beyond `limit` bytes, before reading on."""
+    length = request.headers.get("content-length", "")
+    parts, size = [], int(length) if length.isdigit() and len(length) < 16 else 0
+    if size <= limit:
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                break
+            parts.append(part)
+    if size > limit:
+        raise ApiError(413, f"the body is larger than {limit} bytes (serve.max_body_bytes).", code="body_too_large")
+    return b"".join(parts)
+
+
+def _forget_the_dead(home: Home) -> None:
+    """Remove what replicas of this machine said that are no more, so that nobody waits for their word."""
+    for path in home.served.glob("*.json"):
+        try:
+            said = json.loads(path.read_text("utf-8"))
+            if said.get("host") == socket.gethostname():
+                os.kill(int(said["pid"]), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (OSError, ValueError, KeyError, AttributeError):
+            continue
+
+
+class Agent:
+    """One replica."""
+
+    def __init__(self, config: dict[str, Any], key_hash: str | None) -> None:
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._service = Service(Config.model_validate(config), key_hash, replica)
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return create_app(self._service)
+
+    async def check_health(self) -> None:
+        """Serve replaces a replica that raises here."""
+        if self._service.residents.broken():
+            raise RuntimeError("an engine of this replica died")
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application of a configuration: {"config": file, "overrides": ["section.key=value"]}.
+
+    Raises ConfigError, also where it would be open beyond loopback without a key.
+    """
+    if unknown := set(args) - {"config", "overrides"}:
+        raise InputError(f"build() takes config and overrides, not {sorted(unknown)[0]!r}.")
+    config = load_config(args.get("config"), args.get("overrides") or ())
+    key_hash = check_exposure(config)
+    settings = config.serve
+    # Waiting happens in the replica, which can say 429 in our own words; Serve's bounds stand behind it.
+    ongoing = _UNLIMITED if settings.max_queued < 0 else settings.max_ongoing + settings.max_queued + 64
+    deployment = serve.deployment(
+        serve.ingress()(Agent),
+        name="Agent",
+        num_replicas=settings.replicas,
+        max_ongoing_requests=ongoing,
+        max_queued_requests=-1 if settings.max_queued < 0 else settings.max_queued + 64,
+        health_check_period_s=2,
+        health_check_timeout_s=10,
+        graceful_shutdown_timeout_s=20,
+        logging_config=LoggingConfig(enable_access_log=False),
+        ray_actor_options={
+            "num_cpus": settings.replica_cpus,
+            "num_gpus": settings.replica_gpus,
+            "runtime_env": {"env_vars": _environment(config)},
+        },
+    )
+    return deployment.bind(config.model_dump(mode="json"), key_hash)
+
+
+def _environment(config: Config) -> dict[str, str]:
+    offline = {"HF_HUB_OFFLINE": "1"} if config.model.offline else {}
+    return {
+        "OMP_NUM_THREADS": str(config.engine.threads),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **offline,
+    }

@@ -1,0 +1,75 @@
+"""Every failure as OpenAI's error body. Bad input is a 4xx that names the field; a 5xx is our own fault or no room."""
+
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from llmagentos.core.errors import (
+    CapacityError,
+    ConflictError,
+    InputError,
+    IntegrityError,
+    LLMAgentOSError,
+    NotFoundError,
+)
+from llmagentos.storage.spool import SpoolError
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+    507: "insufficient_storage_error",
+}
+_RETRY_SECONDS = {429: "1", 503: "2"}
+
+
+class ApiError(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+
+    def body(self) -> dict[str, Any]:
+        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        headers = {"Retry-After": _RETRY_SECONDS[self.status]} if self.status in _RETRY_SECONDS else None
+        return JSONResponse(self.body(), self.status, headers)
+
+
+def api_error(error: Exception) -> ApiError:
+    """Which answer an exception is."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, HTTPException):
+        codes = {404: "unknown_url", 405: "method_not_allowed"}
+        message = "there is no such route." if error.status_code == 404 else str(error.detail)
+        return ApiError(error.status_code, message, code=codes.get(error.status_code))
+    if isinstance(error, InputError):
+        return ApiError(400, str(error), code=error.code, param=error.field)
+    if isinstance(error, LLMAgentOSError):
+        return ApiError(_status(error), str(error), code=error.code)
+    return ApiError(500, "internal error; the server's log has it under the interaction's id.", code="internal_error")
+
+
+def _status(error: LLMAgentOSError) -> int:
+    kinds: tuple[tuple[type[LLMAgentOSError], int], ...] = (
+        (NotFoundError, 404),
+        (ConflictError, 409),
+        (SpoolError, 507),
+        (CapacityError, 503),
+        (IntegrityError, 503),
+    )
+    return next((status for kind, status in kinds if isinstance(error, kind)), 500)

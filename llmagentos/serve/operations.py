@@ -1,0 +1,163 @@
+"""Everything but answering: feedback, interactions, versions, releases, models."""
+
+import asyncio
+import tempfile
+import time
+import uuid
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llmagentos.config import Config
+from llmagentos.core.errors import InputError, NotFoundError
+from llmagentos.core.hashing import digest
+from llmagentos.core.records import Feedback, ModelVersion, Release
+from llmagentos.registry.versions import Versions
+from llmagentos.release.releases import Releases, wait_confirmed
+from llmagentos.serve import traffic
+from llmagentos.serve.errors import ApiError
+from llmagentos.serve.model import Residents
+from llmagentos.serve.recorder import Recorder
+from llmagentos.serve.schemas import FeedbackRequest, PromoteRequest, RollbackRequest, model_object, parse
+from llmagentos.storage.layout import Home
+
+_CONFIRM_SECONDS = 5.0
+
+
+class Operations:
+    """The routes beside the answers. Each takes the request and its parsed body."""
+
+    def __init__(self, home: Home, config: Config, residents: Residents, recorder: Recorder, announce: Any) -> None:
+        self._home, self._config, self._residents, self._recorder = home, config, residents, recorder
+        self._versions, self._releases = Versions(home), Releases(home)
+        self._announce = announce
+
+    async def feedback(self, request: Request, data: dict[str, Any]) -> Response:
+        asked = parse(FeedbackRequest, data)
+        about = asked.interaction_id
+        if about is None:
+            about = await self._recorder.last_of_session(traffic.TENANT, str(asked.session_id))
+            if about is None:
+                raise NotFoundError(f"no interaction of session {asked.session_id!r} is known.")
+        elif await self._recorder.lookup(about) is None:
+            raise NotFoundError(f"no interaction {about!r} is known.")
+        key = traffic.header(request.headers, "idempotency-key")
+        id = asked.id or (f"fb-{digest([traffic.TENANT, key], length=32)}" if key else f"fb-{uuid.uuid4().hex}")
+        record = Feedback(
+            id=id,
+            interaction_id=about,
+            created=time.time(),
+            name=asked.name,
+            value=asked.value,
+            correction=asked.correction_message(),
+            comment=asked.comment,
+            source=asked.source,
+            tenant=traffic.TENANT,
+        )
+        await self._recorder.put([record])
+        return JSONResponse({"object": "feedback", "feedback_id": id, "interaction_id": about})
+
+    async def interaction(self, request: Request) -> Response:
+        id = request.path_params["id"]
+        found = await self._recorder.find(id)
+        if found is None or found.tenant != traffic.TENANT:
+            raise NotFoundError(f"no interaction {id[:100]!r} is known.")
+        return JSONResponse({"object": "interaction", **found.model_dump(mode="json")})
+
+    async def batch(self, _request: Request, body: bytes) -> Response:
+        """NDJSON rows take the road of `llmagentos import`; wrong ones are named and go to quarantine."""
+        return JSONResponse(await asyncio.to_thread(self._import, body))
+
+    def _import(self, body: bytes) -> dict[str, Any]:
+        from llmagentos.collect.importing import import_file
+
+        with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+            file.write(body)
+            file.flush()
+            return import_file(self._config, file.name)
+
+    async def versions(self, _request: Request) -> Response:
+        every, release = await asyncio.gather(asyncio.to_thread(self._versions.all), asyncio.to_thread(self._releases.current))
+        return JSONResponse({"object": "list", "data": [version_object(v, release) for v in every]})
+
+    async def version(self, request: Request) -> Response:
+        found = await asyncio.to_thread(self._versions.resolve, _name(request))
+        release = await asyncio.to_thread(self._releases.current)
+        kept = found.model_dump(mode="json", exclude={"dir"})
+        return JSONResponse({"object": "version", **kept, **version_object(found, release)})
+
+    async def promote(self, request: Request, data: dict[str, Any]) -> Response:
+        asked = parse(PromoteRequest, data)
+        found = await asyncio.to_thread(self._versions.resolve, _name(request))
+        release = await asyncio.to_thread(
+            self._releases.promote,
+            found.id,
+            student=asked.student,
+            by="http",
+            reason=asked.reason or "promoted over HTTP",
+            force=asked.force,
+        )
+        return await self._released(release)
+
+    async def rollback(self, _request: Request, data: dict[str, Any]) -> Response:
+        asked = parse(RollbackRequest, data)
+        reason = asked.reason or "rolled back over HTTP"
+        release = await asyncio.to_thread(self._releases.rollback, by="http", reason=reason)
+        return await self._released(release)
+
+    async def _released(self, release: Release) -> Response:
+        """200 once every live replica serves it, 202 after five seconds."""
+        await self._announce()
+        confirmed = await asyncio.to_thread(wait_confirmed, self._home, release.epoch, _CONFIRM_SECONDS)
+        body = {
+            "object": "release",
+            "epoch": release.epoch,
+            "action": release.action,
+            "model_version": release.champion,
+            "aliases": release.aliases(),
+            "confirmed": confirmed,
+        }
+        return JSONResponse(body, 200 if confirmed else 202)
+
+    async def models(self, _request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": await self._model_objects()})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["id"]
+        for found in await self._model_objects():
+            if found["id"] == name:
+                return JSONResponse(found)
+        raise traffic.unknown_model(name)
+
+    async def _model_objects(self) -> list[dict[str, Any]]:
+        agent = self._config.serve.agent_name
+        every = {v.id: v for v in await asyncio.to_thread(self._versions.all)}
+        aliases = {a: v for a, v in self._residents.release.aliases().items() if a != "challenger" and v in every}
+        objects = [model_object(agent, every[aliases["champion"]].created)] if "champion" in aliases else []
+        objects += [model_object(f"{agent}@{alias}", every[v].created) for alias, v in aliases.items()]
+        whole = await asyncio.to_thread(lambda: [v for v in every.values() if self._versions.has_weights(v.id)])
+        return objects + [model_object(f"{agent}@{v.id}", v.created) for v in whole]
+
+
+def version_object(version: ModelVersion, release: Release) -> dict[str, Any]:
+    """A version as CONTRACTS shows it."""
+    return {
+        "id": version.id,
+        "role": version.role,
+        "parent": version.parent,
+        "status": version.status,
+        "aliases": [alias for alias, number in release.aliases().items() if number == version.id],
+        "scores": version.scores,
+        "created": version.created,
+    }
+
+
+def _name(request: Request) -> str:
+    """A version's number or alias. Raises InputError for anything else, ApiError 404 for a number beyond all."""
+    name = request.path_params["v"]
+    if name.isascii() and name.isdigit() and len(name) >= 10:
+        raise ApiError(404, f"there is no version {name[:20]}.", code="not_found")
+    if not (name.isascii() and name.isalnum()):
+        raise InputError(f"{name[:100]!r} names no version: give a number or an alias.", field="version")
+    return str(name)

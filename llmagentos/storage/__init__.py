@@ -1,0 +1,1 @@
+"""Bytes: path names, Delta tables, the spool, snapshots, suites, leases and manifests."""

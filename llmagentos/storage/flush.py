@@ -1,0 +1,104 @@
+"""From the spool into Delta, exactly once.
+
+The batch and its number are written down in the spool first; the Delta commit carries that number as an application
+transaction; settling deletes the bodies. Killed anywhere, the next flush finds the open batch and either commits it or,
+where Delta already has its number, reads back the sequence numbers it was given.
+"""
+
+import itertools
+import time
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from llmagentos.core.records import Feedback
+from llmagentos.storage import interactions
+from llmagentos.storage.layout import Home
+from llmagentos.storage.spool import Batch, Kind, Spool, exclusive
+from llmagentos.storage.tables import SCHEMAS, Tables, read_files
+
+TABLES: dict[Kind, str] = {"interaction": "interactions", "feedback": "feedback"}
+
+
+def open_spool(home: Home) -> Spool:
+    """The spool of a home; one that was lost gets its index back from Delta."""
+    fresh = not home.spool.exists()
+    spool = Spool(home.spool)
+    if fresh:
+        for kind, table in TABLES.items():
+            if home.table(table).exists():
+                found = Tables(home).read(table, columns=["id", "seq"]).to_pylist()
+                spool.remember(kind, [(row["id"], row["seq"]) for row in found])
+    return spool
+
+
+def flush(home: Home, *, limit: int = 4096, spool: Spool | None = None, wait: bool = True) -> int:
+    """Move what is spooled into `interactions` and `feedback`, `limit` rows a commit, and return how many rows moved.
+
+    What was acknowledged before the call is in Delta after it. With `wait=False` it returns 0 at once where another
+    process is flushing. Raises ConflictError when other writers of the tables win for too long.
+    """
+    own = spool or open_spool(home)
+    moved = 0
+    try:
+        with exclusive(home.spool.with_name("flush.lock"), wait=wait) as mine:
+            for kind in TABLES if mine else ():
+                moved += _flush_kind(home, own, kind, limit)
+    finally:
+        if spool is None:
+            own.close()
+    return moved
+
+
+def _flush_kind(home: Home, spool: Spool, kind: Kind, limit: int) -> int:
+    moved = 0
+    for turn in itertools.count():
+        batch = spool.batch(kind, limit, Tables(home).last_seq(TABLES[kind]))
+        if batch is None:
+            break
+        _commit(home, spool, batch)
+        moved += len(batch.records)
+        if turn and len(batch.records) + len(batch.damaged) < limit:
+            break  # the first may be an older, interrupted batch; a short later one held all there was
+    return moved
+
+
+def _commit(home: Home, spool: Spool, batch: Batch) -> None:
+    tables, table = Tables(home), TABLES[batch.kind]
+    _quarantine(tables, batch)
+    rows = [_row(spool, record) for record in batch.records]
+    seqs = tables.append_sequenced(table, rows, once=(f"spool/{spool.uuid}", batch.number)) if rows else []
+    if seqs is None:
+        seqs = _given(tables, table, batch)
+    spool.settle(batch, seqs)
+
+
+def _row(spool: Spool, record: Any) -> dict[str, Any]:
+    row = interactions.encode(record)
+    if isinstance(record, Feedback):
+        known = spool.lookup(record.interaction_id)
+        row["interaction_seq"] = known.seq if known else None
+    return row
+
+
+def _given(tables: Tables, table: str, batch: Batch) -> list[int]:
+    """Sequence numbers that an earlier, interrupted flush gave this batch; they follow its order."""
+    rows = read_files(tables.files_since(table, batch.floor), SCHEMAS[table])
+    ids = {record.id for record in batch.records}
+    mine = rows.filter((ds.field("seq") > batch.floor) & ds.field("id").isin(list(ids))).select(["id", "seq"])
+    found: dict[str, list[int]] = {}
+    for row in sorted(mine.to_pylist(), key=lambda r: r["seq"]):
+        found.setdefault(row["id"], []).append(row["seq"])
+    return [found[record.id].pop(0) for record in batch.records]
+
+
+def _quarantine(tables: Tables, batch: Batch) -> None:
+    """Damaged records are counted and named, never silently trained on (their text is not what was acknowledged)."""
+    if not batch.damaged:
+        return
+    now = time.time()
+    rows = [
+        {"id": id, "source": "spool", "reason": "damaged", "detail": f"checksum of {batch.kind}", "created": now}
+        for id in batch.damaged
+    ]
+    tables.append("quarantine", rows)

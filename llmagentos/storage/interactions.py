@@ -1,0 +1,50 @@
+"""Interactions and feedback as rows of Delta, and finding one by its id wherever it is just now."""
+
+import json
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from llmagentos.core.records import Feedback, Interaction
+from llmagentos.storage.layout import Home
+from llmagentos.storage.spool import Spool
+from llmagentos.storage.tables import SCHEMAS, Tables, read_files
+
+_JSON = {"messages", "tools", "value", "correction"}
+"""Columns that hold JSON text."""
+
+
+def encode(record: Interaction | Feedback) -> dict[str, Any]:
+    """A record as a row of its table; JSON-valued fields become text."""
+    row = record.model_dump(mode="json")
+    return {k: json.dumps(v, ensure_ascii=False) if k in _JSON and v is not None else v for k, v in row.items()}
+
+
+def decode(row: dict[str, Any]) -> Interaction | Feedback:
+    """The record of a row. Raises pydantic's ValidationError for a row that is none."""
+    model = Feedback if "interaction_id" in row else Interaction
+    values = {k: json.loads(v) if k in _JSON and isinstance(v, str) else v for k, v in row.items()}
+    return model.model_validate({k: v for k, v in values.items() if v is not None})
+
+
+def find(home: Home, id: str, *, spool: Spool | None = None) -> Interaction | None:
+    """The interaction of that id, from the spool or, by its sequence number, from the one file that holds it."""
+    own = spool or Spool(home.spool)
+    try:
+        if own.lookup(id) is None:
+            return None
+        found = own.get(id)
+        if isinstance(found, Interaction):
+            return found
+        known = own.lookup(id)  # flushed meanwhile, perhaps
+        return _at(Tables(home), known.seq) if known and known.seq is not None else None
+    finally:
+        if spool is None:
+            own.close()
+
+
+def _at(tables: Tables, seq: int) -> Interaction | None:
+    rows = read_files(tables.files_holding("interactions", seq), SCHEMAS["interactions"])
+    found = rows.filter(ds.field("seq") == seq).to_pylist()
+    record = decode(found[0]) if found else None
+    return record if isinstance(record, Interaction) else None

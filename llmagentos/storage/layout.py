@@ -1,0 +1,119 @@
+"""The only file that knows path names, and the one table of every store: its path, owner and eraser."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmagentos.core.errors import ConfigError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Store:
+    """One place where state lives. `eraser` says how a person's data leaves it."""
+
+    name: str
+    path: str
+    owner: str
+    eraser: str
+
+
+STORES: tuple[Store, ...] = (
+    Store("spool", "spool", "storage/spool", "delete by id, secure_delete, checkpoint the WAL"),
+    Store("interactions", "tables/interactions", "storage/flush", "delete by seq, vacuum"),
+    Store("feedback", "tables/feedback", "storage/flush", "delete by seq, vacuum"),
+    Store("snapshots", "tables/snapshots", "collect", "holds ids and counts only"),
+    Store("snapshot_files", "snapshots", "storage/snapshots", "rewrite without the person's rows, successor recorded"),
+    Store("replay", "tables/replay", "replay/buffer", "rewrite without the person's rows, vacuum"),
+    Store("suites", "tables/suites", "storage/suites", "holds names and hashes only"),
+    Store("suite_files", "suites", "storage/suites", "rewrite without the person's items, retire them"),
+    Store("versions", "tables/versions", "registry/versions", "holds lineage only; tainted versions are marked"),
+    Store("version_files", "versions", "training", "weights cannot be edited: marked, rebuilt from a clean ancestor"),
+    Store("releases", "tables/releases", "release", "holds ids only"),
+    Store("runs", "tables/runs", "registry/tracking", "holds ids and figures only"),
+    Store("run_files", "runs", "training", "delete mixes and checkpoints of the person's snapshots"),
+    Store("leases", "tables/leases", "storage/leases", "holds process names only"),
+    Store("quarantine", "tables/quarantine", "collect", "delete by id, vacuum"),
+    Store("erasures", "tables/erasures", "erase", "holds a salted hash of the person's id"),
+    Store("keys", "tables/keys", "serve", "holds hashes of keys only"),
+    Store("reports", "reports", "evaluate", "rewrite without the person's items"),
+    Store("caches", "caches", "training, evaluate", "delete whole: it can be computed again"),
+    Store("mlflow", "mlflow", "registry", "holds figures, pictures and ids only"),
+    Store("local", "local", "local", "process ids and logs that hold ids only"),
+    Store("served", "served", "serve", "holds which replica serves which version"),
+)
+
+
+class Home:
+    """The root folder and the names in it. Creating one makes the folder and checks its schema version."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().resolve()
+
+    def open(self) -> "Home":
+        """Create what is missing. Raises ConfigError for a home written by a newer release."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        marker = self.root / "schema_version"
+        if not marker.exists():
+            marker.write_text(json.dumps({"schema_version": SCHEMA_VERSION}))
+        try:
+            found = int(json.loads(marker.read_text())["schema_version"])
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{marker} is unreadable.", hint="Restore it, or use another LLMAGENTOS_HOME.") from None
+        if found > SCHEMA_VERSION:
+            raise ConfigError(
+                f"{self.root} was written by a newer release (schema {found}, this one reads {SCHEMA_VERSION}).",
+                hint="Upgrade llmagentos, or use another LLMAGENTOS_HOME.",
+            )
+        return self
+
+    def table(self, name: str) -> Path:
+        return self.root / "tables" / name
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool" / "spool.db"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.root / "snapshots"
+
+    def snapshot(self, snapshot_id: str) -> Path:
+        return self.snapshots / snapshot_id
+
+    @property
+    def suites(self) -> Path:
+        return self.root / "suites"
+
+    @property
+    def versions(self) -> Path:
+        return self.root / "versions"
+
+    def version(self, version_id: int) -> Path:
+        return self.versions / str(version_id)
+
+    def run(self, run_id: str) -> Path:
+        """Folder of one run: resolved config, mix, checkpoints, metrics.jsonl, pictures."""
+        return self.root / "runs" / run_id
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    def cache(self, kind: str, key: str) -> Path:
+        return self.root / "caches" / kind / key
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow"
+
+    @property
+    def local(self) -> Path:
+        """Process file, ports and logs of what `up` started."""
+        return self.root / "local"
+
+    @property
+    def served(self) -> Path:
+        """One small file a replica: the version and epoch it serves."""
+        return self.root / "served"

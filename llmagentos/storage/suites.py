@@ -1,0 +1,191 @@
+"""Evaluation suites on disk and their table: registered once, never changed; a retire-list beside them grows.
+
+`suites/<name>/items.jsonl` + manifest hold the questions. A row of the table registers a suite; a later row of the same
+name with `retired` takes items out of retention. Superseded items live on in suites of kind `stale`, where the old
+answer counts as the wrong one.
+"""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from llmagentos.core.errors import ConflictError, InputError, IntegrityError
+from llmagentos.core.evaluation import EvalItem, Suite, SuiteKind
+from llmagentos.core.hashing import digest
+from llmagentos.core.messages import normalised_prompt
+from llmagentos.storage.layout import Home
+from llmagentos.storage.manifest import read_manifest, verify, write_manifest
+from llmagentos.storage.snapshots import Snapshot
+from llmagentos.storage.tables import Tables
+
+APP = "suites"
+STALE = "stale"
+
+_ATTEMPTS = 10
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_HELD_OUT = re.compile(r"held.?out|unseen", re.IGNORECASE)
+
+
+def suite_hash(items: Iterable[EvalItem]) -> str:
+    """Hash of the items in their order."""
+    return digest([item.model_dump(mode="json") for item in items])
+
+
+def register(home: Home, name: str, kind: SuiteKind, items: Sequence[EvalItem], *, snapshot: str | None = None) -> Suite:
+    """Store a suite under a name. The same items again change nothing. Raises ConflictError for other items,
+    InputError for a name that is no plain file name."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{name!r} is no name for a suite.", field="name", hint="Use letters, digits, '.', '_' and '-'.")
+    wanted = suite_hash(items)
+
+    def rows(state: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        known = next((row for row in state if row["name"] == name), None)
+        if known is None:
+            order = 1 + max((row["order"] for row in state), default=-1)
+            return [_row(name, kind, wanted, len(items), order, snapshot)]
+        if known["hash"] != wanted:
+            raise ConflictError(
+                f"suite {name!r} exists with other items.",
+                code="suite_exists",
+                hint="Suites never change: use a new name.",
+            )
+        return []
+
+    _write_items(home, name, items, wanted)
+    _commit(home, rows)
+    order = next(row["order"] for row in _table(home) if row["name"] == name)
+    return Suite(name=name, kind=kind, hash=wanted, items=list(items), order=order)
+
+
+def live(home: Home) -> list[Suite]:
+    """Suites of retention in order of time, retired items taken out; `hash` is still that of all items.
+
+    Raises IntegrityError for a suite that is missing or was changed.
+    """
+    return [suite for suite in _load(home) if suite.kind != "stale" and suite.items]
+
+
+def stale(home: Home) -> Suite | None:
+    """Items whose key was superseded: the new answer is right, the old one wrong."""
+    items = [item for suite in stale_parts(home) for item in suite.items]
+    return Suite(name=STALE, kind="stale", hash=suite_hash(items), items=items) if items else None
+
+
+def stale_parts(home: Home) -> list[Suite]:
+    """The stale suites as they are registered, one a snapshot: an item of theirs can be retired in its turn."""
+    return [suite for suite in _load(home) if suite.kind == "stale" and suite.items]
+
+
+def retire(home: Home, entries: Sequence[Mapping[str, Any]], snapshot: str) -> int:
+    """Take items out of retention and keep their stale twins as the suite `stale-<snapshot>`. Idempotent.
+
+    `entries` are those of a snapshot's retired.jsonl. Returns how many items left retention.
+    """
+    by_suite: dict[str, list[str]] = {}
+    for entry in entries:
+        by_suite.setdefault(str(entry["suite"]), []).append(str(entry["item_id"]))
+    twins = [EvalItem.model_validate(entry["stale"]) for entry in entries if entry.get("stale")]
+    if twins:
+        register(home, f"stale-{snapshot}", "stale", list({t.id: t for t in twins}.values()), snapshot=snapshot)
+    counted = 0
+
+    def rows(state: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        nonlocal counted
+        gone = _retired(state)
+        first = {row["name"]: row for row in reversed(state)}
+        fresh = {n: sorted(set(ids) - gone.get(n, set())) for n, ids in by_suite.items() if n in first}
+        counted = sum(len(ids) for ids in fresh.values())
+        return [
+            {**first[n], "retired": json.dumps(ids), "snapshot": snapshot, "created": time.time()}
+            for n, ids in sorted(fresh.items())
+            if ids
+        ]
+
+    _commit(home, rows)
+    return counted
+
+
+def register_snapshot(home: Home, snapshot: Snapshot) -> list[Suite]:
+    """On promote: the snapshot's suites become old ones, and what it superseded leaves retention. Idempotent."""
+    retire(home, snapshot.retired, snapshot.id)
+    made: list[tuple[SuiteKind, list[EvalItem]]] = [("heldout", snapshot.heldout), ("recall", snapshot.recall)]
+    return [register(home, f"{kind}-{snapshot.id}", kind, items, snapshot=snapshot.id) for kind, items in made if items]
+
+
+def heldout_prompts(home: Home, *, with_retired: bool = True) -> set[str]:
+    """Normalised prompts that must never be trained on: held-out, registered, and the seed's held-out suites."""
+    suites = _load(home, with_retired=with_retired)
+    held = [s for s in suites if s.kind in ("heldout", "registered") or (s.kind == "seed" and _HELD_OUT.search(s.name))]
+    return {normalised_prompt(item.messages) for suite in held for item in suite.items}
+
+
+def _load(home: Home, *, with_retired: bool = False) -> list[Suite]:
+    state = _table(home)
+    gone = {} if with_retired else _retired(state)
+    suites: dict[str, Suite] = {}
+    for row in state:
+        if row["name"] not in suites:
+            items = [i for i in _read_items(home, row["name"], row["hash"]) if i.id not in gone.get(row["name"], ())]
+            suites[row["name"]] = Suite(name=row["name"], kind=row["kind"], hash=row["hash"], items=items, order=row["order"])
+    return list(suites.values())
+
+
+def _table(home: Home) -> list[dict[str, Any]]:
+    # Within one suite the registering row (no `retired`) comes first.
+    return sorted(Tables(home).rows("suites"), key=lambda r: (r["order"], r["retired"] is not None, r["created"]))
+
+
+def _retired(state: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
+    gone: dict[str, set[str]] = {}
+    for row in state:
+        gone.setdefault(row["name"], set()).update(json.loads(row["retired"] or "[]"))
+    return gone
+
+
+def _row(name: str, kind: str, hash: str, n: int, order: int, snapshot: str | None) -> dict[str, Any]:
+    made = {"name": name, "kind": kind, "hash": hash, "n": n, "order": order, "snapshot": snapshot}
+    return {**made, "retired": None, "created": time.time()}
+
+
+def _commit(home: Home, rows: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
+    """Append what `rows` makes of the current table; made again when another writer was first."""
+    tables = Tables(home)
+    for attempt in range(_ATTEMPTS):
+        number = tables.transaction("suites", APP)
+        fresh = rows(_table(home))
+        if not fresh:
+            return
+        try:
+            tables.append("suites", fresh, expect={APP: number})
+        except ConflictError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            continue
+        return
+
+
+def _write_items(home: Home, name: str, items: Sequence[EvalItem], wanted: str) -> None:
+    folder = home.suites / name
+    known = {row["name"]: row["hash"] for row in _table(home)}
+    if name in known or (folder.exists() and read_manifest(folder).get("suite_hash") == wanted):
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that never got its row
+    part = folder.with_name(f".{name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    lines = [json.dumps(item.model_dump(mode="json"), ensure_ascii=False) + "\n" for item in items]
+    (part / "items.jsonl").write_text("".join(lines), "utf-8")
+    write_manifest(part, suite_hash=wanted)
+    part.rename(folder)
+
+
+def _read_items(home: Home, name: str, wanted: str) -> list[EvalItem]:
+    folder = home.suites / name
+    manifest = verify(folder)
+    if manifest.get("suite_hash") != wanted:
+        raise IntegrityError(f"suite {name!r} is not the one that was registered.")
+    text = (folder / "items.jsonl").read_text("utf-8")
+    return [EvalItem.model_validate_json(line) for line in text.split("\n") if line]

@@ -1,0 +1,246 @@
+"""Delta tables: their schemas, sequenced appends, and the compare-and-swap that leases and releases stand on.
+
+A commit through a table handle that was loaded before carries an application transaction `(app, n)`; a second
+writer with a stale handle and the same app is refused by Delta. An append without it is no compare-and-swap.
+"""
+
+import contextlib
+import fcntl
+import os
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+
+from llmagentos.core.errors import ConflictError
+from llmagentos.storage.layout import Home
+
+_INT, _FLOAT, _TEXT, _BOOL, _IDS = pa.int64(), pa.float64(), pa.string(), pa.bool_(), pa.list_(pa.int32())
+
+SCHEMAS: dict[str, pa.Schema] = {
+    # JSON-valued columns are text: messages, tools, correction, value and the like.
+    "interactions": pa.schema(
+        [("seq", _INT), ("id", _TEXT), ("tier", _TEXT), ("created", _FLOAT), ("model_version", _INT), ("tenant", _TEXT),
+         ("session_id", _TEXT), ("user_id", _TEXT), ("scenario", _TEXT), ("skill", _TEXT), ("key", _TEXT),
+         ("messages", _TEXT), ("tools", _TEXT), ("prompt_ids", _IDS), ("answer_ids", _IDS), ("renderer", _TEXT),
+         ("finish_reason", _TEXT), ("stored", _BOOL), ("latency_ms", _FLOAT), ("request_hash", _TEXT)]
+    ),
+    "feedback": pa.schema(
+        [("seq", _INT), ("id", _TEXT), ("interaction_id", _TEXT), ("interaction_seq", _INT), ("created", _FLOAT),
+         ("name", _TEXT), ("value", _TEXT), ("correction", _TEXT), ("comment", _TEXT), ("source", _TEXT),
+         ("tenant", _TEXT)]
+    ),
+    "snapshots": pa.schema(
+        [("epoch", _INT), ("id", _TEXT), ("parent", _TEXT), ("cycle", _TEXT), ("content_hash", _TEXT), ("created", _FLOAT),
+         ("n_new", _INT), ("n_examples", _INT), ("interactions_seq", _INT), ("feedback_seq", _INT),
+         ("counts", _TEXT), ("status", _TEXT), ("decision", _TEXT)]
+    ),
+    "replay": pa.schema(
+        [("id", _TEXT), ("seq", _INT), ("kind", _TEXT), ("snapshot", _TEXT), ("scenario", _TEXT), ("skill", _TEXT),
+         ("key", _TEXT), ("tier", _TEXT), ("user_id", _TEXT), ("prompt", _TEXT), ("answer", _TEXT), ("messages", _TEXT),
+         ("tools", _TEXT)]
+    ),
+    "suites": pa.schema(
+        [("name", _TEXT), ("kind", _TEXT), ("hash", _TEXT), ("n", _INT), ("order", _INT), ("snapshot", _TEXT),
+         ("retired", _TEXT), ("created", _FLOAT)]
+    ),
+    "versions": pa.schema([("id", _INT), ("record", _TEXT), ("created", _FLOAT)]),
+    "releases": pa.schema(
+        [("epoch", _INT), ("action", _TEXT), ("champion", _INT), ("challenger", _INT), ("student", _INT),
+         ("anchor", _INT), ("history", _TEXT), ("by", _TEXT), ("reason", _TEXT), ("created", _FLOAT)]
+    ),
+    "runs": pa.schema(
+        [("id", _TEXT), ("parent", _TEXT), ("kind", _TEXT), ("status", _TEXT), ("record", _TEXT), ("created", _FLOAT)]
+    ),
+    "leases": pa.schema([("name", _TEXT), ("epoch", _INT), ("holder", _TEXT), ("beat", _INT), ("created", _FLOAT)]),
+    "quarantine": pa.schema(
+        [("id", _TEXT), ("seq", _INT), ("source", _TEXT), ("reason", _TEXT), ("detail", _TEXT), ("row", _TEXT),
+         ("created", _FLOAT)]
+    ),
+    "erasures": pa.schema([("id", _TEXT), ("person", _TEXT), ("receipt", _TEXT), ("created", _FLOAT)]),
+    "keys": pa.schema(
+        [("id", _TEXT), ("hash", _TEXT), ("roles", _TEXT), ("tenant", _TEXT), ("revoked", _BOOL), ("created", _FLOAT)]
+    ),
+}  # fmt: skip
+
+_SEQUENCED = ("interactions", "feedback")
+_ATTEMPTS = 20
+
+
+class Tables:
+    """The Delta tables of one home. Cheap to make; every call loads the newest version of the table it names."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def load(self, name: str) -> DeltaTable:
+        """The table, created empty on first use. Raises KeyError for a name without a schema."""
+        path = str(self.home.table(name))
+        try:
+            return DeltaTable(path)
+        except TableNotFoundError:
+            stats = "seq,interaction_seq" if name == "feedback" else "seq"
+            stats = stats if "seq" in SCHEMAS[name].names else "created"
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            configuration = {"delta.dataSkippingStatsColumns": stats}
+            with _creating(Path(path).parent):  # two creations at once would leave a commit that fails appends
+                DeltaTable.create(path, SCHEMAS[name], mode="ignore", configuration=configuration)
+            return DeltaTable(path)
+
+    def version(self, name: str) -> int:
+        return self.load(name).version()
+
+    def stamp(self, name: str) -> int:
+        """Number of the newest commit by the names in its log alone: a cheap way to see that nothing changed."""
+        try:
+            names = os.listdir(self.home.table(name) / "_delta_log")
+        except FileNotFoundError:
+            return -1
+        return max((int(n[:20]) for n in names if n.endswith(".json") and n[:20].isdigit()), default=-1)
+
+    def transaction(self, name: str, app: str) -> int:
+        """Last committed number of an application id, −1 if it never committed."""
+        found = self.load(name).transaction_version(app)
+        return -1 if found is None else int(found)
+
+    def read(self, name: str, *, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
+        """Rows of the newest version; `where` is a pyarrow expression."""
+        files = self.load(name).file_uris()
+        if not files:
+            return SCHEMAS[name].empty_table().select(list(columns) if columns else SCHEMAS[name].names)
+        dataset = ds.dataset(files, schema=SCHEMAS[name], format="parquet")
+        return dataset.to_table(columns=list(columns) if columns else None, filter=where)
+
+    def rows(self, name: str, *, where: ds.Expression | None = None) -> list[dict[str, Any]]:
+        return self.read(name, where=where).to_pylist()
+
+    def append(
+        self,
+        name: str,
+        rows: Sequence[dict[str, Any]],
+        *,
+        expect: dict[str, int] | None = None,
+        fence: dict[str, int] | None = None,
+    ) -> int:
+        """Append rows in one commit and return its table version.
+
+        `expect` maps an application id to the number that must be its last one; the commit stores number + 1.
+        `fence` maps one to the writer's own epoch: a writer with a greater epoch before it shuts this one out.
+        Raises ConflictError when somebody committed that application id first.
+        """
+        table = self.load(name)
+        for app, last in (expect or {}).items():
+            if (found := self._last(table, app)) != last:
+                raise ConflictError(f"{name}: {app} is at {found}, expected {last}.", code="stale_writer")
+        for app, epoch in (fence or {}).items():
+            if (found := self._last(table, app)) > epoch:
+                raise ConflictError(f"{name}: {app} passed to epoch {found}, this writer holds {epoch}.", code="fenced")
+        self._commit(table, name, rows, {app: last + 1 for app, last in (expect or {}).items()} | (fence or {}))
+        return self.version(name)
+
+    def append_sequenced(
+        self, name: str, rows: Sequence[dict[str, Any]], *, once: tuple[str, int] | None = None
+    ) -> list[int] | None:
+        """Give rows the next `seq` numbers and append them; safe beside other writers.
+
+        `once=(app, n)` makes it exactly-once: when `n` was committed before, nothing is written and None returned.
+        """
+        for _ in range(_ATTEMPTS):
+            table = self.load(name)
+            if once and self._last(table, once[0]) >= once[1]:
+                return None
+            last = max(self._last(table, "seq"), 0)
+            numbers = list(range(last + 1, last + 1 + len(rows)))
+            marks = {"seq": last + len(rows)} | ({once[0]: once[1]} if once else {})
+            try:
+                self._commit(table, name, [{**row, "seq": n} for row, n in zip(rows, numbers, strict=True)], marks)
+            except ConflictError:
+                continue
+            return numbers
+        raise ConflictError(f"{name}: {_ATTEMPTS} commits in a row lost to other writers.", code="busy")
+
+    def overwrite(
+        self,
+        name: str,
+        rows: Sequence[dict[str, Any]],
+        *,
+        predicate: str | None = None,
+        expect: dict[str, int] | None = None,
+    ) -> int:
+        """Replace the table's content (of rows that match `predicate`, SQL) in one commit; `expect` as in `append`.
+
+        Older versions stay readable until a vacuum. Raises ConflictError when somebody else committed first.
+        """
+        table = self.load(name)
+        for app, last in (expect or {}).items():
+            if (found := self._last(table, app)) != last:
+                raise ConflictError(f"{name}: {app} is at {found}, expected {last}.", code="stale_writer")
+        marks = [Transaction(app, last + 1) for app, last in (expect or {}).items()]
+        data = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
+        properties = CommitProperties(app_transactions=marks) if marks else None
+        try:
+            write_deltalake(table, data, mode="overwrite", predicate=predicate, commit_properties=properties)
+        except CommitFailedError as error:
+            raise ConflictError(f"{name}: another writer committed first ({error}).", code="stale_writer") from None
+        return self.version(name)
+
+    def files_since(self, name: str, seq: int, column: str = "seq") -> list[str]:
+        """Data files of a sequenced table that may hold rows with a greater `seq` (by the log's min/max)."""
+        actions = pa.table(self.load(name).get_add_actions(flatten=True)).to_pylist()
+        root = self.home.table(name)
+        return [str(root / a["path"]) for a in actions if (top := a.get(f"max.{column}")) is None or top > seq]
+
+    def files_with(self, name: str, column: str, values: Iterable[int]) -> list[str]:
+        """Data files whose min/max of a column with statistics span at least one of the numbers."""
+        wanted = sorted(set(values))
+        actions = pa.table(self.load(name).get_add_actions(flatten=True)).to_pylist()
+        root = self.home.table(name)
+        found = []
+        for action in actions if wanted else ():
+            low, high = action.get(f"min.{column}"), action.get(f"max.{column}")
+            at = bisect_left(wanted, low) if low is not None else 0
+            if low is None or high is None or (at < len(wanted) and wanted[at] <= high):
+                found.append(str(root / action["path"]))
+        return found
+
+    def files_holding(self, name: str, seq: int) -> list[str]:
+        """Data files of a sequenced table whose min/max of `seq` span a number."""
+        actions = pa.table(self.load(name).get_add_actions(flatten=True)).to_pylist()
+        root = self.home.table(name)
+        spans = [(str(root / a["path"]), a.get("min.seq"), a.get("max.seq")) for a in actions]
+        return [path for path, low, high in spans if low is None or high is None or low <= seq <= high]
+
+    def last_seq(self, name: str) -> int:
+        return max(self.transaction(name, "seq"), 0)
+
+    @staticmethod
+    def _last(table: DeltaTable, app: str) -> int:
+        found = table.transaction_version(app)
+        return -1 if found is None else int(found)
+
+    @staticmethod
+    def _commit(table: DeltaTable, name: str, rows: Iterable[dict[str, Any]], marks: dict[str, int]) -> None:
+        data = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
+        properties = CommitProperties(app_transactions=[Transaction(app, n) for app, n in marks.items()])
+        try:
+            write_deltalake(table, data, mode="append", commit_properties=properties if marks else None)
+        except CommitFailedError as error:
+            raise ConflictError(f"{name}: another writer committed first ({error}).", code="stale_writer") from None
+
+
+@contextlib.contextmanager
+def _creating(folder: Path) -> Iterator[None]:
+    with (folder / ".create.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def read_files(files: Sequence[str], schema: pa.Schema) -> pa.Table:
+    """Parquet files as one table with the given schema's columns."""
+    return pa.concat_tables([pq.read_table(f, schema=schema) for f in files]) if files else schema.empty_table()

@@ -1,0 +1,77 @@
+"""Micro-batches as tensors, padded on the right.
+
+Attention is causal, so real tokens never see padding behind them: no mask is needed, and position ids are 0, 1, 2 …
+Logits are asked for only from the first to the last position that predicts a supervised token.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from llmagentos.training.rows import MicroBatch, Plan, Rows
+
+
+@dataclass
+class Batch:
+    """`ids` [B, L]; `keep` [K] positions whose logits are used; `select` [B, K] marks those that predict an answer
+    token; `targets` [N] those tokens, row by row; `row_of` [N] the batch row of each; `old` [B] memory or general."""
+
+    step: int
+    indices: list[int]
+    ids: torch.Tensor
+    keep: torch.Tensor
+    select: torch.Tensor
+    targets: torch.Tensor
+    row_of: torch.Tensor
+    old: torch.Tensor
+    step_tokens: int
+    tokens: int
+    """Real tokens, padding not counted."""
+    teacher_ids: torch.Tensor | None = None
+    """[N, k] token ids of the frozen model's most likely tokens."""
+    teacher_logps: torch.Tensor | None = None
+    """[N, k] their log-probabilities; −inf rows where the frozen model was not asked."""
+
+
+def collate(micro: MicroBatch, pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    """Pad and select. Supervision at position p means that logits at p − 1 are compared with token p."""
+    length = max(len(i) for i in micro.ids)
+    ids = np.full((len(micro.ids), length), pad_id, dtype=np.int64)
+    mask = np.zeros((len(micro.ids), length), dtype=bool)
+    for row, (values, marks) in enumerate(zip(micro.ids, micro.mask, strict=True)):
+        ids[row, : len(values)] = values
+        mask[row, : len(marks)] = marks
+    predicts = mask[:, 1:]
+    columns = np.flatnonzero(predicts.any(axis=0))
+    keep = np.arange(columns[0], columns[-1] + 1) if len(columns) else np.zeros(1, dtype=np.int64)
+    select = predicts[:, keep] if len(columns) else np.zeros((len(micro.ids), 1), dtype=bool)
+    targets = ids[:, 1:][:, keep][select] if len(columns) else np.zeros(0, dtype=np.int64)
+    old = np.array([s != "new" for s in micro.sources])
+    return Batch(
+        step=micro.step,
+        indices=micro.indices,
+        ids=torch.from_numpy(ids).to(device),
+        keep=torch.from_numpy(keep).to(device),
+        select=torch.from_numpy(select).to(device),
+        targets=torch.from_numpy(targets).to(device),
+        row_of=torch.from_numpy(np.nonzero(select)[0]).to(device),
+        old=torch.from_numpy(old).to(device),
+        step_tokens=micro.step_tokens,
+        tokens=sum(len(i) for i in micro.ids),
+    )
+
+
+def batches(
+    plan: Plan, rows: Rows, rank: int, pad_id: int, *, start: int = 0, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """The tensors of one rank, in the plan's order, from step `start` on."""
+    for micro in plan.micro_batches(rows, rank, start=start):
+        yield collate(micro, pad_id, device)
+
+
+def answer_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """[N, V] logits in float32 that predict the supervised tokens of a batch."""
+    logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
+    return logits[batch.select].float()

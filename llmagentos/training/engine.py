@@ -1,0 +1,147 @@
+"""What steps the optimiser: DeepSpeed, or plain PyTorch for one process. Nothing else imports deepspeed.
+
+Both take losses already divided by the step's supervised tokens and give the gradient of their sum over ranks and
+micro-batches: DeepSpeed divides by both on its own, which is undone here.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from llmagentos.training.phase import Phase
+
+
+def schedule(phase: Phase, steps: int) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: linear warm-up, then cosine to a tenth."""
+    warm = max(1, round(phase.warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        done = min(1.0, (step - warm) / max(1, steps - warm))
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
+
+    return factor
+
+
+class Engine(Protocol):
+    """Steps a model. `model` is what terms and batches call."""
+
+    model: torch.nn.Module
+
+    def backward(self, loss: torch.Tensor) -> None: ...
+
+    def step(self) -> float:
+        """Count one micro-batch; at the last of a step update the weights. Returns the gradient norm (0 if unknown)."""
+        ...
+
+    def save(self, folder: Path, step: int) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+def _optimiser(model: torch.nn.Module, phase: Phase) -> torch.optim.AdamW:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=phase.weight_decay)
+
+
+class TorchEngine:
+    """AdamW in this process, without collectives."""
+
+    def __init__(self, model: torch.nn.Module, phase: Phase, steps: int) -> None:
+        self.model = model
+        self._phase = phase
+        self._optimiser = _optimiser(model, phase)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, schedule(phase, steps))
+        self._micro = 0
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> float:
+        self._micro += 1
+        if self._micro % self._phase.accumulation:
+            return 0.0
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._phase.clip)
+        self._optimiser.step()
+        self._schedule.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def save(self, folder: Path, step: int) -> None:
+        from safetensors.torch import save_model
+
+        save_model(self.model, str(folder / "model.safetensors"))
+        torch.save({"optimiser": self._optimiser.state_dict(), "schedule": self._schedule.state_dict()}, folder / "state.pt")
+
+    def load(self, folder: Path) -> None:
+        from safetensors.torch import load_model
+
+        load_model(self.model, str(folder / "model.safetensors"))
+        state = torch.load(folder / "state.pt", weights_only=True)
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.load_state_dict(state["schedule"])
+
+
+class DeepSpeedEngine:
+    """DeepSpeed with the phase's ZeRO stage and precision, on the process group that is there."""
+
+    def __init__(self, model: torch.nn.Module, phase: Phase, steps: int) -> None:
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
+
+        world = dist.get_world_size()
+        self._factor = world * phase.accumulation
+        optimiser = _optimiser(model, phase)
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=optimiser,
+            lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimiser, schedule(phase, steps)),
+            config=self._settings(phase, world),
+            dist_init_required=False,
+        )
+        self.model = self._engine
+
+    @staticmethod
+    def _settings(phase: Phase, world: int) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": phase.accumulation,
+            "train_batch_size": phase.accumulation * world,
+            "gradient_clipping": phase.clip,
+            "steps_per_print": 10**9,
+            "zero_optimization": {"stage": phase.zero_stage},
+            "zero_allow_untested_optimizer": True,
+        }
+        if phase.precision == "bf16":
+            settings["bf16"] = {"enabled": True}
+        return settings
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self._engine.backward(loss * self._factor)
+
+    def step(self) -> float:
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return float(norm) if norm is not None else 0.0
+
+    def save(self, folder: Path, step: int) -> None:
+        self._engine.save_checkpoint(str(folder), tag="state")
+
+    def load(self, folder: Path) -> None:
+        self._engine.load_checkpoint(str(folder), tag="state")
+
+    def full_weights(self) -> dict[str, torch.Tensor] | None:
+        """All weights in one place on rank 0 under ZeRO-3, None where every rank has them anyway."""
+        if self._engine.zero_optimization_stage() < 3:
+            return None
+        return dict(self._engine._zero3_consolidated_16bit_state_dict() or {})
+
+
+ENGINES: dict[str, type[TorchEngine] | type[DeepSpeedEngine]] = {"torch": TorchEngine, "deepspeed": DeepSpeedEngine}

@@ -1,0 +1,142 @@
+"""Start the phases: on Ray Train workers, or in this process where no workers are wanted.
+
+Several phases share one start, since starting costs tens of seconds. A phase that is done leaves a marker: a worker
+group that Ray restarts, or a step that runs again after a crash, goes on behind it.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmagentos.config.sections import TrainingConfig
+from llmagentos.core.errors import ConfigError, LLMAgentOSError, TrainingError
+from llmagentos.training.phase import Phase
+
+Results = dict[str, dict[str, float]]
+
+
+def launch(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> Results:
+    """Train the phases in order and return {phase name: {steps, tokens, seconds, resumed_at}}.
+
+    `folder` holds Ray Train's own state. Raises TrainingError with the worker's reason when a phase cannot be trained.
+    """
+    if settings.workers == 0:
+        from llmagentos.training.worker import run_phase
+
+        for phase in phases:
+            if not _marker(phase).exists():
+                _mark(phase, run_phase(phase))
+    else:
+        _on_ray(phases, settings, folder)
+    return {phase.name: json.loads(_marker(phase).read_text()) for phase in phases}
+
+
+def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> None:
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpus = settings.gpus_per_worker > 0
+    backend = settings.backend if settings.backend != "auto" else "nccl" if gpus else "gloo"
+    resources = {"CPU": settings.cpus_per_worker} | ({"GPU": settings.gpus_per_worker} if gpus else {})
+    trainer = TorchTrainer(
+        _rank,
+        train_loop_config={
+            "phases": [p.model_dump(mode="json") for p in phases],
+            "nice": settings.nice,
+            "threads": settings.threads,
+        },
+        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=gpus, resources_per_worker=resources),
+        torch_config=TorchConfig(backend=backend),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        reason = _reason(phases)
+        if reason is None:
+            raise TrainingError(f"the train workers failed: {_last_line(error)}") from error
+        raise reason from error
+
+
+def _rank(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    import ray.train
+
+    os.nice(config["nice"])
+    os.environ["OMP_NUM_THREADS"] = str(config["threads"])
+    from llmagentos.training.worker import run_phase
+
+    context = ray.train.get_context()
+    rank, ranks = context.get_world_rank(), context.get_world_size()
+    for raw in config["phases"]:
+        phase = Phase.model_validate(raw)
+        if _marker(phase).exists():
+            continue
+        try:
+            facts = run_phase(phase, rank=rank, ranks=ranks)
+        except LLMAgentOSError as error:
+            # Such an error is the same on every try: the driver reads it and does not retry.
+            _refusal(phase).parent.mkdir(parents=True, exist_ok=True)
+            _refusal(phase).write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+            raise
+        if rank == 0:
+            _mark(phase, facts)
+        _barrier(ranks)
+
+
+def _barrier(ranks: int) -> None:
+    if ranks > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def _marker(phase: Phase) -> Path:
+    return Path(phase.run_dir) / "done.json"
+
+
+def _refusal(phase: Phase) -> Path:
+    return Path(phase.run_dir) / "refused.json"
+
+
+def _mark(phase: Phase, facts: dict[str, float]) -> None:
+    part = _marker(phase).with_suffix(".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(json.dumps(facts))
+    part.replace(_marker(phase))
+
+
+def _reason(phases: Sequence[Phase]) -> LLMAgentOSError | None:
+    for phase in phases:
+        if _refusal(phase).exists():
+            said = json.loads(_refusal(phase).read_text())
+            _refusal(phase).unlink()
+            return ConfigError(said["message"]) if said["kind"] == "ConfigError" else TrainingError(said["message"])
+    return None
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def follow(run_dir: Path, seen: int, on_line: Callable[[dict[str, Any]], None]) -> int:
+    """Read the metric lines that were added behind byte `seen`; returns the new position. For progress bars."""
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return seen
+    with path.open("rb") as stream:
+        stream.seek(seen)
+        for line in stream:
+            if not line.endswith(b"\n"):
+                break
+            seen += len(line)
+            on_line(json.loads(line))
+    return seen

@@ -1,0 +1,86 @@
+"""The training loop: a plain function of tensors and callables, which knows no method by name and no Ray.
+
+One step: for each micro-batch, the terms' sums are added, divided by the step's supervised tokens over all ranks and
+micro-batches, and passed to the engine. So accumulation 1×8 equals 8×1, and unequal ranks weigh by their tokens.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from llmagentos.core.errors import TrainingError
+from llmagentos.training.batches import Batch, answer_logits
+from llmagentos.training.engine import Engine
+from llmagentos.training.terms import Outputs, Term
+
+
+@dataclass
+class Progress:
+    """What a step reports: the loss and each term per supervised token, gradient norm, tokens since the start."""
+
+    step: int
+    steps: int
+    loss: float
+    terms: dict[str, float]
+    grad_norm: float
+    tokens: int
+    seconds: float
+
+
+@dataclass
+class _Sums:
+    loss: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    engine: Engine,
+    batches: Iterable[Batch],
+    terms: Sequence[Term],
+    *,
+    steps: int,
+    accumulation: int = 1,
+    ranks: int = 1,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    annotate: Callable[[Batch], None] = lambda batch: None,
+) -> int:
+    """Run the batches through the terms and the engine; returns the real tokens seen by this rank.
+
+    Raises TrainingError for a loss that is not finite: weights are then left as of the last step.
+    """
+    started = time.monotonic()
+    tokens, micro = 0, 0
+    sums = _Sums()
+    engine.model.train()
+    for batch in batches:
+        annotate(batch)
+        loss = _loss(engine.model, batch, terms, sums, ranks)
+        engine.backward(loss)
+        norm = engine.step()
+        tokens += batch.tokens
+        micro += 1
+        if micro % accumulation:
+            continue
+        if not math.isfinite(sums.loss) or not math.isfinite(norm):
+            raise TrainingError(
+                f"step {batch.step}: loss {sums.loss}, gradient norm {norm}.",
+                hint="Lower update.learning_rate or update.clip; the served weights are untouched.",
+            )
+        on_step(Progress(batch.step, steps, sums.loss, sums.terms, norm, tokens, time.monotonic() - started))
+        sums = _Sums()
+    return tokens
+
+
+def _loss(model: torch.nn.Module, batch: Batch, terms: Sequence[Term], sums: _Sums, ranks: int) -> torch.Tensor:
+    outputs = Outputs(answer_logits(model, batch))
+    total = outputs.logits.new_zeros(())
+    for term in terms:
+        value = term.weight * term.loss(model, batch, outputs) / max(1, batch.step_tokens)
+        total = total + value
+        # A rank knows only its own part; times the ranks it estimates the whole step.
+        sums.terms[term.name] = sums.terms.get(term.name, 0.0) + float(value.detach()) * ranks
+    sums.loss += float(total.detach()) * ranks
+    return total

@@ -1,0 +1,51 @@
+"""A phase says all that one training run needs, as data: it crosses process borders and is stored beside the run."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Annotation(BaseModel):
+    """Ask a frozen model about the rows first: its top-k log-probabilities on the answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    """Folder of the frozen model."""
+    cache: str
+    """Arrow file that holds the answers; reused where it is complete."""
+    top_k: int = 8
+    sources: tuple[str, ...] = ("new", "memory", "general")
+    """Rows of these sources are asked."""
+
+
+class Phase(BaseModel):
+    """Train the weights of `init` on `plan` over `rows` with `terms`; the result goes to `out`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    init: str
+    out: str
+    run_dir: str
+    """Checkpoints and metrics.jsonl."""
+    rows: str
+    plan: str
+    terms: dict[str, dict[str, Any]]
+    """Term name -> its settings."""
+    annotation: Annotation | None = None
+    learning_rate: float
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    accumulation: int = 1
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    lora_rank: int = 0
+    """0 trains every weight."""
+    lora_alpha: float = 64.0
+    threads: int = 1
+    checkpoint_steps: int = 200
+    seed: int = 0
+    resume: bool = True

@@ -1,0 +1,169 @@
+"""The plan of a training run, made from row lengths alone before anything is trained.
+
+Counts first: each pass holds every new row once, and memory and general rows sampled so that the tokens stand in the
+recipe's ratio; an empty source is left out and the others' shares are renormalised. Rows are grouped by length in
+shuffled pools (little padding), cut into micro-batches, shuffled again and dealt to steps and ranks.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llmagentos.core.errors import TrainingError
+from llmagentos.training.rows import PLAN, Rows, record_batch, write_arrow
+
+_POOL = 64
+"""Micro-batches whose rows are sorted by length together."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Shares by tokens, e.g. {"new": .5, "memory": .4, "general": .1}, and how long to train."""
+
+    shares: dict[str, float]
+    epochs: float
+    batch_tokens: int
+    max_steps: int
+    min_steps: int = 1
+    min_epochs: float = 3.0
+    """Passes over the new rows that `max_steps` never cuts short."""
+    ranks: int = 1
+    accumulation: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """What the plan came to; logged with the run."""
+
+    steps: int
+    epochs: float
+    rows: dict[str, int]
+    """Rows of each source that stand in the plan, repetitions counted."""
+    tokens: dict[str, int]
+    ratio: dict[str, float]
+    """Realised share of each source, by tokens."""
+    worst_step: float
+    """Smallest share of new tokens in any one step."""
+
+
+def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
+    """Write the plan for `rows`. Raises TrainingError when there is nothing new to train on."""
+    rng = np.random.default_rng(recipe.seed)
+    sources = np.array(rows.sources)
+    lengths, supervised = rows.lengths, rows.supervised
+    members = {s: np.flatnonzero((sources == s) & (supervised > 0)) for s in recipe.shares}
+    scarce = _scarcity(rows)
+    shares = {s: w for s, w in recipe.shares.items() if w > 0 and len(members[s])}
+    if "new" not in shares:
+        raise TrainingError("no new row has a supervised token: there is nothing to update on.")
+    epoch_tokens = lengths[members["new"]].sum() / (shares["new"] / sum(shares.values()))
+    steps = _steps(recipe, float(epoch_tokens))
+    capacity = max(recipe.batch_tokens // (recipe.ranks * recipe.accumulation), 1)
+    wanted = steps * recipe.ranks * recipe.accumulation
+    micro: list[np.ndarray] = []
+    while len(micro) < wanted:
+        micro += _epoch(members, shares, lengths, scarce, capacity, rng, at_least=1 if micro else recipe.ranks)
+    micro = micro[:wanted]
+    _require_new(micro, members["new"], steps, recipe)
+    batches = _deal(micro, supervised, recipe)
+    write_arrow(path, [record_batch(batches, PLAN)], PLAN)
+    return _facts(batches, sources, lengths, steps, float(steps * recipe.batch_tokens / epoch_tokens))
+
+
+def _steps(recipe: Recipe, epoch_tokens: float) -> int:
+    # One pass more than planned covers what padding and the cut at the end take away.
+    per_epoch = epoch_tokens / recipe.batch_tokens
+    steps = min(max(math.ceil(recipe.epochs * per_epoch), recipe.min_steps), recipe.max_steps)
+    return max(steps, math.ceil(recipe.min_epochs * per_epoch), 1)
+
+
+def _epoch(
+    members: dict[str, np.ndarray],
+    shares: dict[str, float],
+    lengths: np.ndarray,
+    scarce: np.ndarray,
+    capacity: int,
+    rng: np.random.Generator,
+    at_least: int,
+) -> list[np.ndarray]:
+    picked = [members["new"]]
+    new_tokens = lengths[members["new"]].sum()
+    for source, share in shares.items():
+        if source != "new":
+            picked.append(_sample(members[source], lengths, scarce, new_tokens * share / shares["new"], rng))
+    order = rng.permutation(np.concatenate(picked))
+    cut: list[np.ndarray] = []
+    pool = max(1, int(_POOL * capacity / max(1.0, float(lengths[order].mean()))))
+    for start in range(0, len(order), pool):
+        chunk = order[start : start + pool]
+        cut += _cut(chunk[np.argsort(lengths[chunk], kind="stable")], lengths, capacity)
+    if len(cut) < at_least:
+        cut = [part for part in (np.array([i]) for c in cut for i in c)]
+    return [cut[i] for i in rng.permutation(len(cut))]
+
+
+def _scarcity(rows: Rows) -> np.ndarray:
+    """Weight of each row: 1/√(rows of its source and skill), so that a skill of few rows is not drowned."""
+    names = np.array([f"{source}/{stratum}" for source, stratum in zip(rows.sources, rows.strata, strict=True)])
+    _, of, counts = np.unique(names, return_inverse=True, return_counts=True)
+    return np.asarray(1 / np.sqrt(counts[of]))
+
+
+def _sample(indices: np.ndarray, lengths: np.ndarray, scarce: np.ndarray, tokens: float, rng: np.random.Generator) -> np.ndarray:
+    """Rows worth `tokens`, drawn by weight, each used once before any is used twice [Efraimidis & Spirakis 2006]."""
+    parts: list[np.ndarray] = []
+    while tokens > 0:
+        order = indices[np.argsort(rng.exponential(size=len(indices)) / scarce[indices])]
+        total = np.cumsum(lengths[order])
+        taken = order[: int(np.searchsorted(total, tokens)) + 1]
+        parts.append(taken)
+        tokens -= float(lengths[taken].sum())
+    return np.concatenate(parts) if parts else indices[:0]
+
+
+def _cut(order: np.ndarray, lengths: np.ndarray, capacity: int) -> list[np.ndarray]:
+    """Split sorted rows so that rows × longest row stays within `capacity` tokens."""
+    cut: list[np.ndarray] = []
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - start) * lengths[order[end]] > capacity:
+            cut.append(order[start:end])
+            start = end
+    return cut
+
+
+def _require_new(micro: list[np.ndarray], new: np.ndarray, steps: int, recipe: Recipe) -> None:
+    missing = len(np.setdiff1d(new, np.concatenate(micro)))
+    if missing:
+        raise TrainingError(f"{missing} of {len(new)} new rows do not fit {steps} steps of {recipe.batch_tokens} tokens.")
+
+
+def _deal(micro: list[np.ndarray], supervised: np.ndarray, recipe: Recipe) -> list[dict[str, object]]:
+    batches: list[dict[str, object]] = []
+    size = recipe.ranks * recipe.accumulation
+    for step in range(len(micro) // size):
+        group = micro[step * size : (step + 1) * size]
+        tokens = int(sum(supervised[rows].sum() for rows in group))
+        for at, rows in enumerate(group):
+            place = {"step": step, "rank": at % recipe.ranks, "micro": at // recipe.ranks}
+            batches.append({**place, "rows": rows.tolist(), "step_tokens": tokens})
+    return batches
+
+
+def _facts(batches: list[dict[str, object]], sources: np.ndarray, lengths: np.ndarray, steps: int, epochs: float) -> PlanFacts:
+    flat = np.concatenate([np.asarray(b["rows"]) for b in batches])
+    step_of = np.concatenate([np.full(len(b["rows"]), b["step"]) for b in batches])  # type: ignore[arg-type]
+    total = np.bincount(step_of, weights=lengths[flat])
+    new = np.bincount(step_of, weights=lengths[flat] * (sources[flat] == "new"), minlength=len(total))
+    tokens = {str(s): int(lengths[flat[sources[flat] == s]].sum()) for s in np.unique(sources[flat])}
+    return PlanFacts(
+        steps=steps,
+        epochs=epochs,
+        rows={str(s): int((sources[flat] == s).sum()) for s in np.unique(sources[flat])},
+        tokens=tokens,
+        ratio={s: round(t / sum(tokens.values()), 4) for s, t in tokens.items()},
+        worst_step=float((new / np.maximum(total, 1)).min()),
+    )

@@ -1,0 +1,31 @@
+"""A training run that is ready to start: its phase, the plan's facts, and what it will become."""
+
+from dataclasses import dataclass
+
+from llmagentos.config.sections import TrainingConfig
+from llmagentos.core.records import ModelVersion
+from llmagentos.training.phase import Phase
+from llmagentos.training.plan import PlanFacts
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`start` is the version whose weights are trained on, None for a student made from nothing."""
+
+    phase: Phase
+    facts: PlanFacts
+    snapshot: str
+    start: ModelVersion | None
+    teacher: ModelVersion | None = None
+
+
+def engine_settings(training: TrainingConfig) -> dict[str, object]:
+    """The fields of a phase that update and distill share."""
+    return {
+        "accumulation": training.accumulation,
+        "engine": training.engine,
+        "zero_stage": training.zero_stage,
+        "precision": training.precision,
+        "threads": training.threads,
+        "checkpoint_steps": training.checkpoint_steps,
+    }

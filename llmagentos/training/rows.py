@@ -1,0 +1,127 @@
+"""Rendered rows as one memory-mapped Arrow file, and a plan that says which rows stand in which micro-batch.
+
+A plan is made before training (plan.py), so ratios are exact and known, every rank has the same number of
+steps, the supervised tokens of a step are known without a collective, and resuming at a step is a look-up.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+ROWS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("stratum", pa.string()),
+        ("ids", pa.list_(pa.int32())),
+        ("mask", pa.list_(pa.int8())),
+    ]
+)
+PLAN = pa.schema(
+    [("step", pa.int32()), ("rank", pa.int32()), ("micro", pa.int32()), ("rows", pa.list_(pa.int32())),
+     ("step_tokens", pa.int32())]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one forward pass. `step_tokens` counts supervised tokens of the whole step, all ranks together."""
+
+    step: int
+    indices: list[int]
+    ids: list[np.ndarray]
+    mask: list[np.ndarray]
+    sources: list[str]
+    step_tokens: int
+
+
+def write_arrow(path: Path, batches: Iterator[pa.RecordBatch] | Sequence[pa.RecordBatch], schema: pa.Schema) -> int:
+    """Write batches as an uncompressed IPC file (so that it can be memory-mapped); returns the number of rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    count = 0
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            count += batch.num_rows
+    part.replace(path)
+    return count
+
+
+def open_arrow(path: str | Path) -> pa.Table:
+    """The file as a table over mapped memory: columns are read only where they are touched."""
+    return pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()
+
+
+class Rows:
+    """Random access to rendered rows by index."""
+
+    def __init__(self, path: str | Path) -> None:
+        table = open_arrow(path).combine_chunks()
+        self.count = table.num_rows
+        self.sources: list[str] = table.column("source").to_pylist()
+        self.strata: list[str | None] = table.column("stratum").to_pylist()
+        self._ids, self._offsets = _flat(table, "ids")
+        self._mask, _ = _flat(table, "mask")
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        span = slice(self._offsets[index], self._offsets[index + 1])
+        return self._ids[span], self._mask[span]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row."""
+        return np.diff(self._offsets)
+
+    @property
+    def supervised(self) -> np.ndarray:
+        """Supervised tokens of each row: the mask without its first position, which nothing predicts."""
+        total = np.concatenate([[0], np.cumsum(self._mask, dtype=np.int64)])
+        first = self._mask[self._offsets[:-1]] if self.count else np.zeros(0, dtype=np.int64)
+        return np.asarray(total[self._offsets[1:]] - total[self._offsets[:-1]] - first)
+
+
+def _flat(table: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray]:
+    if not table.num_rows:
+        return np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.int64)
+    array = table.column(column).chunk(0)
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    return array.values.to_numpy(zero_copy_only=False), offsets
+
+
+class Plan:
+    """The micro-batches of one rank, in order, from any step on."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._table = open_arrow(path)
+        self.steps = int(self._table.column("step").to_numpy()[-1]) + 1 if self._table.num_rows else 0
+
+    def micro_batches(self, rows: Rows, rank: int, *, start: int = 0) -> Iterator[MicroBatch]:
+        steps = self._table.column("step").to_numpy()
+        ranks = self._table.column("rank").to_numpy()
+        tokens = self._table.column("step_tokens").to_numpy()
+        for at in np.flatnonzero((ranks == rank) & (steps >= start)):
+            indices: list[int] = self._table.column("rows")[int(at)].as_py()
+            pairs = [rows[i] for i in indices]
+            yield MicroBatch(
+                step=int(steps[at]),
+                indices=indices,
+                ids=[p[0] for p in pairs],
+                mask=[p[1] for p in pairs],
+                sources=[rows.sources[i] for i in indices],
+                step_tokens=int(tokens[at]),
+            )
+
+    def counts(self) -> dict[int, int]:
+        """How often each row index stands in the plan."""
+        flat, times = np.unique(self._table.column("rows").combine_chunks().flatten().to_numpy(), return_counts=True)
+        return {int(i): int(n) for i, n in zip(flat, times, strict=True)}
+
+
+def record_batch(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """Python rows as one record batch of a schema."""
+    return pa.RecordBatch.from_pylist(list(rows), schema=schema)

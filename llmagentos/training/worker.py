@@ -1,0 +1,179 @@
+"""One rank of one phase: load, resume, train, save. Needs a process group only where there are several ranks."""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from llmagentos.core.errors import ConfigError
+from llmagentos.models.chat import Renderer
+from llmagentos.models.loading import load_model
+from llmagentos.training import checkpoint
+from llmagentos.training.annotate import annotate
+from llmagentos.training.batches import Batch, batches
+from llmagentos.training.engine import ENGINES, DeepSpeedEngine, Engine
+from llmagentos.training.loop import Progress, train
+from llmagentos.training.phase import Phase
+from llmagentos.training.rows import Plan, Rows
+from llmagentos.training.terms import TERMS, Term
+
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "generation_config.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
+)  # fmt: skip
+_LOG_EVERY = 10
+
+
+def make_terms(settings: dict[str, dict[str, Any]]) -> list[Term]:
+    """Terms by name. Raises ConfigError for one that is not known."""
+    for name in settings:
+        if name not in TERMS:
+            raise ConfigError(f"unknown loss term {name!r}.", hint=f"Known terms: {', '.join(sorted(TERMS))}.")
+    return [TERMS[name](**values) for name, values in settings.items()]
+
+
+def run_phase(
+    phase: Phase, *, rank: int = 0, ranks: int = 1, report: Callable[[Progress], None] = lambda progress: None
+) -> dict[str, float]:
+    """Train one phase; rank 0 leaves weights and tokenizer in `phase.out`. Returns steps, tokens and seconds."""
+    torch.set_num_threads(phase.threads)
+    torch.manual_seed(phase.seed)
+    group = _own_group() if phase.engine == "deepspeed" and not dist.is_initialized() else None
+    barrier = dist.barrier if ranks > 1 else lambda: None
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        return _train(phase, rank, ranks, device, barrier, report)
+    finally:
+        if group is not None:
+            dist.destroy_process_group()
+            shutil.rmtree(group, ignore_errors=True)
+
+
+def _train(
+    phase: Phase, rank: int, ranks: int, device: torch.device, barrier: Callable[[], Any],
+    report: Callable[[Progress], None],
+) -> dict[str, float]:  # fmt: skip
+    rows, plan = Rows(phase.rows), Plan(phase.plan)
+    pad_id = Renderer(phase.init).pad_id
+    terms = make_terms(phase.terms)
+    attach = _teacher(phase, rows, plan, terms, pad_id, device, rank, ranks, barrier)
+    model = _with_adapters(load_model(phase.init, "bfloat16" if phase.precision == "bf16" else "float32"), phase)
+    model.to(device)
+    engine: Engine = ENGINES[phase.engine](model, phase, plan.steps)
+    start = _resume(phase, engine)
+    for term in terms:
+        term.begin(engine.model)
+    log = _Log(phase, report, rank)
+
+    def on_step(progress: Progress) -> None:
+        log(progress)
+        if (progress.step + 1) % phase.checkpoint_steps == 0 and progress.step + 1 < plan.steps:
+            folder = Path(phase.run_dir) / "checkpoints"
+            checkpoint.save(folder, progress.step, lambda to: engine.save(to, progress.step), rank=rank, barrier=barrier)
+
+    tokens = train(
+        engine,
+        batches(plan, rows, rank, pad_id, start=start, device=device),
+        terms,
+        steps=plan.steps,
+        accumulation=phase.accumulation,
+        ranks=ranks,
+        on_step=on_step,
+        annotate=attach,
+    )
+    _save(phase, model, engine, rank)
+    barrier()
+    return {
+        "steps": float(plan.steps),
+        "tokens": float(tokens * ranks),
+        "seconds": log.seconds,
+        "resumed_at": float(start),
+    }
+
+
+def _teacher(
+    phase: Phase, rows: Rows, plan: Plan, terms: list[Term], pad_id: int, device: torch.device, rank: int, ranks: int,
+    barrier: Callable[[], Any],
+) -> Callable[[Batch], None]:  # fmt: skip
+    needing = [t.name for t in terms if t.needs_teacher]
+    if not needing:
+        return lambda batch: None
+    if phase.annotation is None:
+        raise ConfigError(f"term {needing[0]!r} needs a frozen model, and phase {phase.name!r} names none.")
+    wanted = np.array(sorted(plan.counts()), dtype=np.int64)
+    cache = annotate(
+        phase.annotation, rows, wanted, load=lambda folder: load_model(folder).to(device), pad_id=pad_id,
+        rank=rank, ranks=ranks, barrier=barrier,
+    )  # fmt: skip
+    return cache.attach
+
+
+def _with_adapters(model: Any, phase: Phase) -> Any:
+    if not phase.lora_rank:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=phase.lora_rank, lora_alpha=phase.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, settings)
+
+
+def _resume(phase: Phase, engine: Engine) -> int:
+    found = checkpoint.newest(Path(phase.run_dir) / "checkpoints") if phase.resume else None
+    if found is None:
+        return 0
+    engine.load(found[0])
+    return found[1] + 1
+
+
+def _save(phase: Phase, model: Any, engine: Engine, rank: int) -> None:
+    weights = engine.full_weights() if isinstance(engine, DeepSpeedEngine) else None
+    if rank != 0:
+        return
+    out = Path(phase.out)
+    shutil.rmtree(out, ignore_errors=True)
+    if phase.lora_rank:
+        # The merge is done in fp32 from the weights the adapter was trained on.
+        model = model.float().merge_and_unload()
+    model.save_pretrained(str(out), state_dict=weights, safe_serialization=True)
+    for name in _TOKENIZER_FILES:
+        source = Path(phase.init) / name
+        if source.is_file():
+            shutil.copyfile(source, out / name)
+
+
+class _Log:
+    """Rank 0 appends every tenth step to metrics.jsonl and reports it."""
+
+    def __init__(self, phase: Phase, report: Callable[[Progress], None], rank: int) -> None:
+        self.seconds = 0.0
+        self._name, self._report, self._rank = phase.name, report, rank
+        self._path = Path(phase.run_dir) / "metrics.jsonl"
+        if rank == 0:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, progress: Progress) -> None:
+        self.seconds = progress.seconds
+        last = progress.step + 1 == progress.steps
+        if self._rank or (progress.step % _LOG_EVERY and not last):
+            return
+        values = {"loss": progress.loss, "grad_norm": progress.grad_norm, "tokens": progress.tokens, **progress.terms}
+        with self._path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps({"phase": self._name, "step": progress.step, "at": time.time(), **values}) + "\n")
+        self._report(progress)
+
+
+def _own_group() -> str:
+    """A process group of one, so that DeepSpeed runs outside Ray too."""
+    folder = tempfile.mkdtemp(prefix="llmagentos-group-")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=dist.FileStore(folder + "/store", 1), rank=0, world_size=1)
+    return folder

@@ -1,0 +1,117 @@
+"""Step 2: from a snapshot and the champion's weights to a challenger."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from llmagentos.config import Config
+from llmagentos.core.errors import NotFoundError
+from llmagentos.core.records import ModelVersion, RunRecord
+from llmagentos.models.loading import load_model, parameters
+from llmagentos.registry import tracking
+from llmagentos.registry.lineage import code_revision, config_hash
+from llmagentos.registry.versions import Versions
+from llmagentos.replay.mix import mix_rows
+from llmagentos.storage.layout import Home
+from llmagentos.storage.manifest import verify
+from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
+from llmagentos.training.launch import launch
+from llmagentos.training.phase import Annotation, Phase
+from llmagentos.training.plan import Recipe, make_plan
+from llmagentos.training.prepared import Prepared, engine_settings
+from llmagentos.training.rows import Rows
+from llmagentos.training.terms import TERMS
+from llmagentos.update.strategies import strategy
+
+
+def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersion, folder: Path) -> Prepared:
+    """Render the mix and plan the steps. `folder` is the run's; what stands there already is used again.
+
+    Raises ConfigError for an unknown strategy, IntegrityError for damaged weights, TrainingError for nothing to train on.
+    """
+    chosen = strategy(config.update.strategy)
+    verify(Path(champion.dir), champion.manifest_hash)
+    rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
+    if not rows.exists():
+        mix_rows(config, home, snapshot, Path(champion.dir), rows)
+    update, training = config.update, config.training
+    mix, usual = chosen.mix(config.replay), config.replay
+    recipe = Recipe(
+        shares=mix,
+        # The same number of optimiser steps for every strategy: only then do their outcomes compare.
+        epochs=update.epochs * (usual.new + usual.memory + usual.general) / usual.new * mix["new"] / sum(mix.values()),
+        batch_tokens=training.batch_tokens,
+        max_steps=update.max_steps,
+        min_steps=update.min_steps,
+        min_epochs=update.min_epochs,
+        ranks=max(1, training.workers),
+        accumulation=training.accumulation,
+        seed=update.seed,
+    )
+    facts = make_plan(Rows(rows), recipe, plan)
+    annotation = None
+    if any(TERMS[name].needs_teacher for name in chosen.terms if name in TERMS):
+        annotation = Annotation(
+            model=champion.dir, cache=str(folder / "update" / "old_model.arrow"), sources=("memory", "general")
+        )
+    phase = Phase(
+        name="update",
+        init=champion.dir,
+        out=str(folder / "update" / "weights"),
+        run_dir=str(folder / "update"),
+        rows=str(rows),
+        plan=str(plan),
+        terms=chosen.terms,
+        annotation=annotation,
+        learning_rate=update.learning_rate,
+        warmup=update.warmup,
+        weight_decay=update.weight_decay,
+        clip=update.clip,
+        lora_rank=update.lora.rank if update.lora.enabled else 0,
+        lora_alpha=update.lora.alpha,
+        seed=update.seed,
+        **engine_settings(training),  # type: ignore[arg-type]
+    )
+    return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=champion)
+
+
+def register(config: Config, home: Home, prepared: Prepared, cycle: str) -> ModelVersion:
+    """Make the trained weights a version with its lineage. An attempt that died after this is found again."""
+    versions = Versions(home)
+    for version in versions.all():
+        if (
+            version.snapshot == prepared.snapshot
+            and version.role == "agent"
+            and version.config_hash == config_hash(config)
+            and version.status == "registered"
+        ):
+            return version
+    return versions.add(
+        prepared.phase.out,
+        role="agent",
+        parent=prepared.start.id if prepared.start else None,
+        snapshot=prepared.snapshot,
+        cycle=cycle,
+        parameters=parameters(load_model(prepared.phase.out)),
+        config_hash=config_hash(config),
+        code_revision=code_revision(),
+    )
+
+
+def update(config: Config) -> dict[str, Any]:
+    """The step by itself: a challenger from the newest snapshot. Raises NotFoundError where nothing was collected."""
+    home = Home(config.storage.root)
+    newest = latest(home)
+    if newest is None:
+        raise NotFoundError("there is no snapshot to learn from.", hint="Run `llmagentos collect` first.")
+    champion = Versions(home).resolve("champion")
+    name = f"update-{newest.id}-{config_hash(config)[:8]}"
+    snapshot = open_snapshot(home, newest.id)
+    record = RunRecord(id=name, kind="update", snapshot=snapshot.id, created=time.time())
+    with tracking.run(home, record, config) as outcome:
+        prepared = prepare(config, home, snapshot, champion, home.run(name))
+        trained = launch([prepared.phase], config.training, home.run(name))
+        version = register(config, home, prepared, name)
+        outcome |= {"version": version.id, "metrics": trained["update"]}
+    facts = {"version": version.id, "parent": version.parent, "snapshot": snapshot.id}
+    return {**facts, "strategy": config.update.strategy, "mix": prepared.facts.ratio, **trained["update"]}

@@ -1,0 +1,68 @@
+"""What one snapshot hands on to the next."""
+
+import pytest
+
+from llmagentos.collect.carried import carry
+from llmagentos.core.evaluation import EvalItem
+from llmagentos.core.examples import example_of_row
+from llmagentos.storage import snapshots
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Draft
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path).open()
+
+
+def example(question, attempts=0):
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": "a"}]
+    return example_of_row({"messages": messages}).model_copy(update={"attempts": attempts})
+
+
+def make(home, verdict=None, **fields):
+    item = EvalItem(id="i", messages=example("h").messages)
+    draft = Draft(examples=[example("new"), example("old", 3)], pending=[example("disputed")], heldout=[item], **fields)
+    made = snapshots.create(home, draft)
+    if verdict:
+        snapshots.decide(home, made.id, {"verdict": verdict})
+    return made
+
+
+def prompts(examples):
+    return [(e.prompt, e.attempts) for e in examples]
+
+
+def test_a_fresh_home_hands_on_nothing(home):
+    found = carry(home, 3)
+    assert (found.watermark, found.examples, found.undecided) == ((0, 0), [], False)
+
+
+@pytest.mark.parametrize("verdict", ["Promote", "Skipped"])
+def test_a_snapshot_that_was_used_hands_on_its_disputed_rows_alone(home, verdict):
+    make(home, verdict, interactions_seq=5, feedback_seq=2)
+    found = carry(home, 3)
+    assert (found.watermark, found.undecided) == ((5, 2), False)
+    assert (found.examples, found.heldout, found.spent) == ([], [], [])
+    assert prompts(found.disputed) == [("user: disputed", 1)]
+
+
+@pytest.mark.parametrize("verdict", ["Reject", "Hold", "TrainingError", None])
+def test_any_other_hands_on_its_rows_until_their_last_attempt(home, verdict):
+    made = make(home, verdict)
+    found = carry(home, 3)
+    assert prompts(found.examples) == [("user: new", 1)]
+    assert [row["row"]["prompt"] for row in found.spent] == ["user: old"]
+    assert made.id in found.spent[0]["detail"]
+    assert [i.id for i in found.heldout] == ["i"]
+    assert found.undecided is (verdict is None)
+
+
+def test_a_damaged_one_gives_way_to_its_parent_unless_it_was_promoted(home):
+    first = make(home, "Promote", interactions_seq=5)
+    second = make(home, "Reject", interactions_seq=9)
+    (second.dir / "superseded.json").write_text("x")
+    assert carry(home, 3).watermark == (5, 0)
+    (first.dir / "superseded.json").write_text("x")
+    found = carry(home, 3)
+    assert (found.watermark, found.disputed) == ((5, 0), [])

@@ -1,0 +1,80 @@
+"""What goes out of one home can go into another and is the same there."""
+
+import json
+import time
+
+import pytest
+
+from llmagentos.collect.exporting import export
+from llmagentos.collect.importing import import_file
+from llmagentos.config import load_config
+from llmagentos.core.records import Feedback, Interaction
+from llmagentos.storage.flush import open_spool
+from llmagentos.storage.layout import Home
+
+QUESTION = {"role": "user", "content": "q\u2028?"}
+
+
+@pytest.fixture
+def other(tmp_path):
+    return load_config(overrides=[f"storage.root={tmp_path / 'other'}"], environment={})
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def serve(config, id, *feedback, **fields):
+    spool = open_spool(Home(config.storage.root).open())
+    messages = [QUESTION, {"role": "assistant", "content": "early"}, QUESTION, {"role": "assistant", "content": "a"}]
+    record = Interaction(**{"id": id, "created": time.time(), "messages": messages, "session_id": "s"} | fields)
+    judged = [Feedback(id=f"{id}-{i}", interaction_id=id, created=1.0, **f) for i, f in enumerate(feedback)]
+    spool.put([record, *judged])
+    spool.close()
+
+
+def test_an_export_imported_elsewhere_exports_the_same_rows(config, other, write, tmp_path):
+    rows = [
+        {"messages": [QUESTION, {"role": "assistant", "content": f"a{i}"}], "tools": [{"type": "function"}],
+         "metadata": {"session_id": "s", "user_id": "u", "scenario": "c", "skill": "k", "key": f"k{i}",
+                      "timestamp": "2026-01-02T03:04:05.123456+02:00"},
+         "feedback": [{"name": "rating", "value": 5, "source": "judge", "comment": "x"},
+                      {"name": "edit", "correction": "better"}] * (i % 2)}
+        for i in range(5)
+    ]  # fmt: skip
+    import_file(config, write(rows))
+    serve(config, "t1", {"name": "thumb", "value": True})
+    serve(config, "t2", {"name": "thumb", "value": False})
+    serve(config, "t3")
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    assert export(config, first) == {"exported": 8, "skipped": 0, "path": str(first)}
+    assert import_file(other, first)["imported"] == 8
+    export(other, second)
+    assert read(first) == read(second)
+    assert import_file(other, first)["duplicates"] == 8
+
+
+def test_what_was_sent_in_comes_out(config, write, tmp_path):
+    row = {"id": "x", "messages": [QUESTION, {"role": "assistant", "content": "a"}],
+           "metadata": {"key": "k", "timestamp": "2026-01-02T03:04:05+00:00"},
+           "feedback": [{"name": "thumb", "value": True, "source": "human"}]}  # fmt: skip
+    import_file(config, write([row]))
+    export(config, tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl") == [row]
+
+
+def test_a_copy_teaches_no_unverified_answer(config, tmp_path):
+    serve(config, "liked", {"name": "thumb", "value": True})
+    serve(config, "silent")
+    serve(config, "cut", {"name": "thumb", "value": True}, finish_reason="length")
+    serve(config, "private", stored=False, messages=[])
+    assert export(config, tmp_path / "out.jsonl")["skipped"] == 1
+    weights = {r["id"]: [m.get("weight") for m in r["messages"] if m["role"] == "assistant"]
+               for r in read(tmp_path / "out.jsonl")}  # fmt: skip
+    assert weights == {"liked": [0, None], "silent": [0, 0], "cut": [0, 0]}
+
+
+def test_without_a_path_rows_go_to_standard_output(config, capsys):
+    serve(config, "x")
+    assert export(config)["path"] is None
+    assert json.loads(capsys.readouterr().out)["id"] == "x"

@@ -1,0 +1,107 @@
+"""Suites take from training what they must, and never all of it."""
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmagentos.collect import hold_out
+from llmagentos.collect.hold_out import choose, withhold
+from llmagentos.core.examples import supervised_prompts, to_example
+from llmagentos.core.messages import normalised_prompt
+
+
+def example(id, prompt, answer="a", key="k", skill="default", earlier=()):
+    messages = [*earlier, {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return to_example(messages, id=str(id), seq=id, tier="import", key=key, skill=skill)
+
+
+def distinct(n, key="k"):
+    words = ["apple", "bicycle", "candle", "drum", "engine", "forest"]
+    return [example(i, f"{words[i]} {key}", key=key) for i in range(n)]
+
+
+def test_three_prompts_give_one_away_and_two_give_none():
+    held = choose(distinct(3))
+    assert len(held.heldout) == 1
+    assert list(held.dropped.values()) == ["held_out"]
+    assert normalised_prompt(held.recall[0].messages) != normalised_prompt(held.heldout[0].messages)
+    assert choose(distinct(2)).heldout == []
+    assert len(choose(distinct(2)).recall) == 1
+
+
+def test_the_choice_is_the_same_whatever_the_order():
+    assert choose(distinct(6)) == choose(distinct(6)[::-1])
+
+
+def test_items_carry_no_weights():
+    (item,) = choose(distinct(1)).recall
+    assert all("weight" not in message for message in item.messages)
+
+
+def test_near_duplicates_of_the_held_out_prompt_leave_training_too():
+    base = "what does the big green lamp in the window of the shop cost"
+    rows = [example(0, base), example(1, base + "?"), example(2, "price of lamp"), example(3, "lamp: how much"),
+            example(4, base + "!", key="other")]  # fmt: skip
+    held = choose(rows, trained={rows[2].prompt, rows[3].prompt})
+    assert sorted(held.dropped.values()) == ["held_out", "near_held_out"]
+    assert set(held.dropped) == {"0", "1"}
+
+
+def test_a_key_of_near_duplicates_alone_keeps_its_rows():
+    base = "what does the big green lamp in the window of the shop cost"
+    rows = [example(i, base + mark) for i, mark in enumerate(("", "?", "!"))]
+    held = choose(rows)
+    assert (held.heldout, held.dropped, len(held.recall)) == ([], {}, 1)
+
+
+def test_prompts_that_replay_or_another_key_asks_are_not_held_out():
+    rows = distinct(3)
+    assert choose(rows, trained={r.prompt for r in rows}).heldout == []
+    shared = [example(10 + i, r.messages[0]["content"], key="other") for i, r in enumerate(rows)]
+    assert choose([*rows, *shared]).heldout == []
+
+
+def test_a_key_that_gave_a_prompt_before_gives_no_second_one():
+    held = choose(distinct(5), covered={"k": "user: something else entirely"})
+    assert (held.heldout, held.dropped) == ([], {})
+
+
+def test_rows_without_a_key_are_sampled_evenly_over_skills(monkeypatch):
+    monkeypatch.setattr(hold_out, "KEYLESS_RECALL", 10)
+    many = [example(i, f"q{i}", key=None, skill="many") for i in range(50)]
+    few = [example(100 + i, f"f{i}", key=None, skill="few") for i in range(3)]
+    held = choose([*many, *few, example(200, "f0", key=None, skill="few")])
+    assert held.heldout == []
+    assert Counter(i.skill for i in held.recall) == {"many": 7, "few": 3}
+
+
+def test_rows_that_ask_a_held_out_prompt_in_any_turn_are_withheld():
+    first = [{"role": "user", "content": "Secret?"}, {"role": "assistant", "content": "s"}]
+    rows = [example(1, "secret?"), example(2, "then", earlier=first), example(3, "open")]
+    silent = [first[0], {**first[1], "weight": 0}]
+    rows.append(example(4, "then", earlier=silent))
+    assert withhold(rows, {"user: secret?"}) == {"1": "held_out", "2": "held_out"}
+
+
+def test_a_retired_prompt_is_trained_on_only_where_its_key_has_nothing_else():
+    lonely, rich = example(1, "old", key="a"), [example(2, "old too", key="b"), example(3, "free", key="b")]
+    assert withhold([lonely, *rich], set(), {"user: old", "user: old too"}) == {"2": "held_out"}
+
+
+rows = st.lists(st.tuples(st.sampled_from("abc"), st.text("xy ", min_size=1, max_size=8)), max_size=15)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows)
+def test_nothing_held_out_is_trained_on_and_every_key_keeps_a_row(pairs):
+    made = [example(i, prompt, key=key) for i, (key, prompt) in enumerate(pairs)]
+    held = choose(made)
+    left = [e for e in made if e.id not in held.dropped]
+    assert {e.key for e in left} == {e.key for e in made}
+    secret = {normalised_prompt(i.messages) for i in held.heldout}
+    assert not any(secret & set(supervised_prompts(e)) for e in left)
+    assert {i.key for i in held.recall} == {e.key for e in made}
+    assert {normalised_prompt(i.messages) for i in held.recall} <= {e.prompt for e in left}
+    prompts = {k: {e.prompt for e in made if e.key == k} for k in "abc"}
+    assert {i.key for i in held.heldout} <= {k for k in "abc" if len(prompts[k]) >= 3}

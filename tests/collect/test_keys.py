@@ -1,0 +1,251 @@
+"""The vote and what it makes of older rows, by example and by property."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmagentos.collect.keys import MINORITY, Known, majority, resolve
+from llmagentos.core.examples import to_example
+from llmagentos.core.superseding import KEYLESS, calls_of, is_superseded, merge
+
+SHARE = 0.6
+
+
+def example(id, answer, *, prompt="p", key="k", tier="traffic", votes=1, session=None, seq=None):
+    reply = answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
+    messages = [{"role": "user", "content": prompt}, reply]
+    return to_example(
+        messages, id=str(id), seq=id if seq is None else seq, tier=tier, key=key, votes=votes,
+        session_id=session or f"s{id}",
+    )  # fmt: skip
+
+
+def call(name, **arguments):
+    import json
+
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": function}]}
+
+
+def known(answer, *, prompt="p", key="k"):
+    row = example(0, answer, prompt=prompt, key=key)
+    return Known(key, row.prompt, row.answer, calls_of(row.messages[-1]))
+
+
+def stands(known_row, superseded):
+    message = {"role": "assistant", "content": known_row.answer}
+    return not is_superseded(superseded, key=known_row.key, prompt=known_row.prompt, answer=message)
+
+
+def test_the_minority_of_a_fact_is_dropped_and_says_nothing_about_older_rows():
+    result = resolve([example(1, "12"), example(2, "12"), example(3, "13")], [])
+    assert result.dropped == {"3": MINORITY}
+    assert result.superseded == {}
+
+
+def test_a_correction_outvotes_one_other_row():
+    result = resolve([example(1, "12"), example(2, "13", votes=2)], [])
+    assert result.dropped == {"1": MINORITY}
+
+
+def test_three_of_five_are_a_fact():
+    answers = ["a", "a", "a", "b", "c"]
+    assert majority([(a, 1) for a in answers], 0.6) == "a"
+    assert majority([(a, 1) for a in answers[1:]], 0.6) is None
+    assert majority([], 0.6) is None
+
+
+def test_a_changed_fact_supersedes_whatever_the_prompt():
+    old = [known("12", prompt="one"), known("12", prompt="two")]
+    result = resolve([example(1, "15", prompt="three"), example(2, "15", prompt="four")], old)
+    assert result.superseded == {"k": {"kind": "fact", "answer": "15", "prompts": None, "calls": None}}
+    assert not any(stands(k, result.superseded) for k in old)
+    assert stands(known("15"), result.superseded)
+    assert stands(known("12", key="other"), result.superseded)
+
+
+def test_the_same_fact_again_supersedes_nothing():
+    result = resolve([example(1, "The lamp  COSTS 12")], [known("the lamp costs 12")])
+    assert (result.superseded, result.dropped, result.disputed) == ({}, {}, set())
+
+
+def test_one_witness_from_traffic_is_disputed_and_the_old_fact_stands():
+    result = resolve([example(1, "15", votes=2), example(2, "12")], [known("12")])
+    assert result.disputed == {"1"}
+    assert result.superseded == {}
+    assert result.dropped == {}
+
+
+@pytest.mark.parametrize(
+    ("second", "enough"),
+    [({"session": "s1", "prompt": "p"}, False), ({"session": "s1", "prompt": "q"}, True),
+     ({"session": "s2", "prompt": "p"}, True)],
+)  # fmt: skip
+def test_witnesses_differ_in_session_or_prompt(second, enough):
+    rows = [example(1, "15", session="s1"), example(2, "15", **second)]
+    assert bool(resolve(rows, [known("12")]).superseded) is enough
+
+
+def test_one_imported_row_is_enough():
+    assert resolve([example(1, "15", tier="import")], [known("12")]).superseded
+    assert resolve([example(1, "15")], [known("12")], trusted=True).superseded
+    assert resolve([example(1, "15")], [known("12")], witnesses=1).superseded
+
+
+def test_traffic_without_a_majority_cannot_undo_a_known_fact():
+    result = resolve([example(1, "12"), example(2, "13")], [known("12")])
+    assert result.disputed == {"2"}
+    assert (result.superseded, result.dropped) == ({}, {})
+
+
+def test_an_import_without_a_majority_makes_a_fact_a_behaviour():
+    rows = [example(1, "12", prompt="a", tier="import"), example(2, "13", prompt="p", tier="import")]
+    result = resolve(rows, [known("12", prompt="p"), known("12", prompt="q")])
+    assert result.superseded == {"k": {"kind": "behaviour", "answer": None, "prompts": {"user: p": "13"}, "calls": None}}
+    assert result.disputed == set()
+
+
+def test_a_behaviour_is_superseded_only_where_the_same_prompt_has_a_new_answer():
+    old = [known(a, prompt=p) for a, p in (("on", "light on"), ("off", "light off"), ("dim", "light dim"))]
+    new = [example(1, "bright", prompt="Light  ON"), example(2, "red", prompt="light red")]
+    result = resolve(new, old)
+    assert result.superseded["k"]["prompts"] == {"user: light on": "bright"}
+    assert [stands(k, result.superseded) for k in old] == [False, True, True]
+
+
+def test_a_behaviour_votes_by_prompt_and_a_tie_keeps_the_later_row():
+    rows = [example(1, "a", prompt="x"), example(2, "b", prompt="x"), example(3, "c", prompt="y"), example(4, "d")]
+    assert resolve(rows, []).dropped == {"1": MINORITY}
+
+
+def test_a_known_behaviour_stays_one_even_if_today_has_one_answer():
+    old = [known("a", prompt="x"), known("b", prompt="y"), known("c", prompt="z")]
+    result = resolve([example(1, "d", prompt="new"), example(2, "d", prompt="new", session="z")], old)
+    assert result.superseded == {}
+
+
+def test_a_renamed_argument_supersedes_the_older_calls_of_the_key():
+    old = [known(call("light", room=r, state="on"), prompt=r) for r in ("hall", "attic", "cellar")]
+    new = [example(i, call("light", room=r, power="on"), prompt=f"new {r}") for i, r in enumerate(("hall", "attic", "loft"))]
+    superseded = resolve(new, old).superseded
+    assert superseded["k"]["calls"] == [["light", ["power", "room"]]]
+    verdicts = [
+        is_superseded(superseded, key="k", prompt=f"user: {r}", answer=call("light", room=r, **{a: "on"}))
+        for r in ("hall", "attic") for a in ("state", "power")
+    ]  # fmt: skip
+    assert verdicts == [True, False, True, False]
+    assert not is_superseded(superseded, key="k", prompt="user: hall", answer={"role": "assistant", "content": "Done."})
+
+
+def test_one_odd_call_is_no_renamed_argument():
+    old = [known(call("light", room=r, state="on"), prompt=r) for r in ("hall", "attic", "cellar")]
+    odd = [example(1, call("light", room="x", power="on"), prompt="x")]
+    same = [example(i, call("light", room=str(i), state="on"), prompt=str(i)) for i in (2, 3)]
+    assert resolve(odd + same, old).superseded == {}
+    assert resolve(odd, old).superseded == {}
+
+
+def test_an_argument_that_was_optional_before_is_no_change():
+    old = [known(call("light", room="a"), prompt="a"), known(call("light", room="b", state="on"), prompt="b")]
+    new = [example(i, call("light", room=str(i)), prompt=str(i), tier="import") for i in range(3)]
+    assert resolve(new, old).superseded == {}
+
+
+def test_rows_without_a_key_are_told_apart_by_prompt():
+    rows = [example(1, "a", prompt="x", key=None), example(2, "b", prompt="X ", key=None), example(3, "c", prompt="y", key=None)]
+    result = resolve(rows, [known("old", prompt="x", key=None), known("old", prompt="z", key=None)])
+    assert result.dropped == {"1": MINORITY}
+    assert result.superseded[KEYLESS]["prompts"] == {"user: x": "b"}
+
+
+def test_two_increments_one_after_the_other_are_merged():
+    first = resolve([example(1, "b", tier="import")], [known("a")]).superseded
+    second = resolve([example(2, "a", tier="import")], [known("b")]).superseded
+    assert stands(known("a"), merge(first, second))
+    assert not stands(known("b"), merge(first, second))
+    apart = {"k": {"kind": "behaviour", "answer": None, "prompts": {"user: p": "c"}, "calls": None}}
+    both = merge(first, apart)
+    assert [stands(known(a), both) for a in "abc"] == [False, False, True]
+    assert stands(known("b", prompt="other"), both)
+
+
+answers, prompts = st.sampled_from("ABCa"), st.sampled_from(["p", "q", "r"])
+keys = st.sampled_from(["k", "l", None])
+tiers = st.sampled_from(["traffic", "import"])
+rows = st.lists(st.tuples(answers, prompts, keys, tiers, st.integers(1, 3), st.sampled_from(["s", "t", "u"])), max_size=12)
+older = st.lists(st.tuples(answers, prompts, keys), max_size=8)
+
+
+def build(new, old):
+    made = [example(i, a, prompt=p, key=k, tier=t, votes=v, session=s) for i, (a, p, k, t, v, s) in enumerate(new, start=1)]
+    return made, [known(a, prompt=p, key=k) for a, p, k in old]
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows, older)
+def test_what_is_trained_never_contradicts_itself(new, old):
+    made, before = build(new, old)
+    result = resolve(made, before, share=SHARE)
+    kept = [e for e in made if e.id not in result.dropped and e.id not in result.disputed]
+    for row in kept:
+        twins = {k.answer.casefold() for k in kept if (k.key, k.prompt) == (row.key, row.prompt)}
+        assert len(twins) == 1
+        assert not is_superseded(result.superseded, key=row.key, prompt=row.prompt, answer=row.messages[-1])
+    assert not result.disputed & set(result.dropped)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows, older)
+def test_no_key_loses_all_its_rows_but_to_a_dispute(new, old):
+    made, before = build(new, old)
+    result = resolve(made, before, share=SHARE)
+    for key in {e.key for e in made}:
+        left = [e.id for e in made if e.key == key and e.id not in result.dropped]
+        assert left
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows, older)
+def test_only_older_rows_with_another_answer_are_superseded_and_only_for_keys_that_were_asked(new, old):
+    made, before = build(new, old)
+    superseded = resolve(made, before, share=SHARE).superseded
+    assert {k or None for k in superseded} <= {e.key for e in made}
+    if not before:
+        assert superseded == {}
+    for row in before:
+        if not stands(row, superseded):
+            assert any(e.key == row.key and e.answer.casefold() != row.answer.casefold() for e in made)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows, older, st.randoms())
+def test_the_order_of_rows_does_not_matter(new, old, random):
+    made, before = build(new, old)
+    first = resolve(made, before, share=SHARE)
+    random.shuffle(made)
+    random.shuffle(before)
+    second = resolve(made, before, share=SHARE)
+    assert (first.dropped, first.disputed, first.superseded) == (second.dropped, second.disputed, second.superseded)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows, older)
+def test_traffic_never_overturns_a_fact_with_fewer_witnesses_than_asked(new, old):
+    made, before = build([(a, p, k, "traffic", v, s) for a, p, k, _, v, s in new], old)
+    superseded = resolve(made, before, share=SHARE, witnesses=2).superseded
+    for key, entry in superseded.items():
+        if entry["kind"] == "fact":
+            agree = {(e.session_id, e.prompt) for e in made if e.key == key and e.answer.casefold() == entry["answer"].casefold()}
+            assert len(agree) >= 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows)
+def test_an_increment_held_against_its_own_outcome_supersedes_nothing(new):
+    made, _ = build(new, [])
+    result = resolve(made, [], share=SHARE)
+    kept = [e for e in made if e.id not in result.dropped]
+    again = resolve(kept, [Known(e.key, e.prompt, e.answer) for e in kept], share=SHARE)
+    # Where the vote dropped answers of a behaviour, what is left of its key may by itself be agreed enough for a fact.
+    thinned = {e.key or "" for e in made if e.id in result.dropped}
+    assert set(again.superseded) <= thinned

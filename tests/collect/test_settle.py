@@ -1,0 +1,113 @@
+"""Rows against one another: what is decided on an increment as a whole."""
+
+from collections import Counter
+
+from llmagentos.collect.carried import Carried
+from llmagentos.collect.keys import Known
+from llmagentos.collect.settle import Past, retire, settle
+from llmagentos.config.sections import CollectConfig
+from llmagentos.core.evaluation import EvalItem, Suite
+from llmagentos.core.examples import to_example
+
+CONFIG = CollectConfig()
+
+
+def example(id, answer="a", prompt=None, key="k", tier="import", **fields):
+    messages = [{"role": "user", "content": prompt or f"{id} way to ask"}, {"role": "assistant", "content": answer}]
+    return to_example(messages, id=str(id), seq=int(id), tier=tier, key=key, **fields)
+
+
+def suite(name, *answers, kind="recall", key="k"):
+    items = []
+    for i, answer in enumerate(answers):
+        messages = [{"role": "user", "content": f"old {i}"}, {"role": "assistant", "content": answer}]
+        items.append(EvalItem(id=f"{name}{i}", key=key, messages=messages))
+    return Suite(name=name, kind=kind, hash="h", items=items)
+
+
+def ids(examples):
+    return [e.id for e in examples]
+
+
+def test_an_ordinary_increment():
+    settled = settle([example(1), example(2), example(3, "b", key="l")], Carried(), Past(), CONFIG)
+    assert ids(settled.examples) == ["1", "2", "3"]
+    assert settled.n_new == 3
+    assert len(settled.recall) == 2
+    assert settled.dropped == Counter()
+
+
+def test_a_superseded_item_retires_with_the_new_answer_as_right_and_the_old_as_wrong():
+    past = Past(known=[Known("k", "user: old 0", "a")], suites=[suite("s", "a", "b"), suite("t", "a", key="other")])
+    settled = settle([example(1, "b")], Carried(), past, CONFIG)
+    (entry,) = settled.retired
+    assert (entry["suite"], entry["item_id"], entry["old_answer"], entry["new_answer"]) == ("s", "s0", "a", "b")
+    assert entry["stale"]["wrong"] == "a"
+    assert entry["stale"]["messages"] == [{"role": "user", "content": "old 0"}, {"role": "assistant", "content": "b"}]
+
+
+def test_a_stale_item_is_updated_when_its_key_changes_again():
+    past = Past(known=[Known("k", "user: p", "b")], suites=[suite("stale-1", "b", kind="stale")])
+    (entry,) = settle([example(1, "c")], Carried(), past, CONFIG).retired
+    assert (entry["suite"], entry["stale"]["wrong"], entry["stale"]["messages"][-1]["content"]) == ("stale-1", "b", "c")
+
+
+def test_an_item_whose_new_answer_is_not_known_retires_without_a_twin():
+    superseded = {"k": {"kind": "behaviour", "answer": None, "prompts": None, "calls": [["f", ["new"]]]}}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": '{"old": 1}'}}]}
+    item = EvalItem(id="i", key="k", messages=[{"role": "user", "content": "q"}, call])
+    (entry,) = retire([Suite(name="s", kind="recall", hash="h", items=[item])], superseded, [])
+    assert (entry["item_id"], entry["stale"]) == ("i", None)
+
+
+def test_carried_rows_count_as_an_earlier_increment():
+    carried = Carried(examples=[example(1, "b"), example(2, "c", key="l")])
+    past = Past(known=[Known("k", "user: p", "a"), Known("l", "user: p", "c")])
+    settled = settle([example(3, "d")], carried, past, CONFIG)
+    assert ids(settled.examples) == ["2", "3"]
+    assert settled.dropped == Counter(superseded=1)
+    assert settled.superseded["k"]["answer"] == "d"
+    alone = settle([example(4, "x", key="m")], carried, past, CONFIG)
+    assert alone.superseded["k"]["answer"] == "b"  # what an update that failed would have superseded still is
+    assert alone.n_new == 1
+
+
+def test_a_row_labelled_again_or_withdrawn_leaves_its_carried_self_behind():
+    carried = Carried(examples=[example(1, "old"), example(2, "gone", key="l"), example(5, "stays", key="m")])
+    settled = settle([example(1, "new")], carried, Past(), CONFIG, withdrawn=["2"])
+    assert {(e.id, e.answer) for e in settled.examples} == {("1", "new"), ("5", "stays")}
+
+
+def test_a_disputed_row_counts_as_a_witness_in_the_next_increment():
+    past = Past(known=[Known("k", "user: p", "a")])
+    first = settle([example(1, "b", tier="traffic", session_id="x")], Carried(), past, CONFIG)
+    assert ids(first.disputed) == ["1"]
+    assert (first.examples, first.n_new, first.superseded) == ([], 0, {})
+    carried = Carried(disputed=first.disputed)
+    second = settle([example(2, "b", tier="traffic", session_id="y")], carried, past, CONFIG)
+    assert sorted(ids(second.examples)) == ["1", "2"]
+    assert second.n_new == 2
+
+
+def test_held_out_rows_vote_and_then_leave():
+    past = Past(known=[Known("k", "user: p", "a")], held_out=["user: secret"])
+    rows = [example(1, "b", "secret", tier="traffic", session_id="x"), example(2, "b", "open", tier="traffic", session_id="y")]
+    settled = settle(rows, Carried(), past, CONFIG)
+    assert settled.superseded["k"]["answer"] == "b"
+    assert ids(settled.examples) == ["2"]
+
+
+def test_a_held_out_prompt_whose_item_retires_now_may_be_the_only_row_of_its_key():
+    past = Past(known=[Known("k", "user: old 0", "a")], suites=[suite("s", "a", kind="heldout")], held_out=["user: old 0"])
+    assert ids(settle([example(1, "b", "old 0")], Carried(), past, CONFIG).examples) == ["1"]
+    assert ids(settle([example(1, "b", "old 0"), example(2, "b")], Carried(), past, CONFIG).examples) == ["2"]
+    assert ids(settle([example(1, "a", "old 0")], Carried(), past, CONFIG).examples) == []
+
+
+def test_prompts_held_out_by_an_earlier_attempt_stay_held_out():
+    first = settle([example(i) for i in range(1, 5)], Carried(), Past(), CONFIG)
+    carried = Carried(examples=first.examples, heldout=first.heldout)
+    again = [example(10 + i, prompt=f"{i} way to ask") for i in range(1, 5)]
+    settled = settle(again, carried, Past(), CONFIG)
+    assert settled.heldout == first.heldout
+    assert {e.prompt for e in settled.examples} == {e.prompt for e in first.examples}

@@ -1,0 +1,68 @@
+"""The rule that says which older answers no longer hold."""
+
+import pytest
+
+from llmagentos.core.superseding import KEYLESS, calls_of, is_superseded, merge, new_answer
+
+
+def entry(kind="fact", answer=None, prompts=None, calls=None):
+    return {"kind": kind, "answer": answer, "prompts": prompts, "calls": calls}
+
+
+def text(content):
+    return {"role": "assistant", "content": content}
+
+
+def call(name, arguments):
+    return {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}
+
+
+def gone(superseded, answer, key="k", prompt="p"):
+    return is_superseded(superseded, key=key, prompt=prompt, answer=answer)
+
+
+def test_nothing_is_superseded_by_nothing():
+    assert not gone({}, text("a"))
+    assert not gone({"other": entry(answer="b")}, text("a"))
+
+
+def test_a_fact_takes_over_whatever_the_prompt_but_not_from_itself():
+    facts = {"k": entry(answer="It costs 12")}
+    assert gone(facts, text("It costs 13"))
+    assert not gone(facts, text(" it  COSTS 12"))
+
+
+def test_a_prompt_of_its_own_comes_before_the_fact():
+    both = {"k": entry(answer="a", prompts={"p": "b"})}
+    assert (gone(both, text("a")), gone(both, text("b"))) == (True, False)
+    assert (gone(both, text("a"), prompt="q"), gone(both, text("b"), prompt="q")) == (False, True)
+    assert new_answer(both, key="k", prompt="p") == "b"
+
+
+def test_rows_without_a_key_stand_under_the_empty_one():
+    prompts = {KEYLESS: entry("behaviour", prompts={"p": "b"})}
+    assert gone(prompts, text("a"), key=None)
+    assert not gone(prompts, text("a"), key=None, prompt="q")
+
+
+@pytest.mark.parametrize(
+    ("answer", "superseded"),
+    [(call("light", '{"state": 1}'), True), (call("lamp", '{"power": 1}'), True), (call("light", '{"power": 2}'), False),
+     (text("Done."), False), (call("light", "broken"), True)],
+)  # fmt: skip
+def test_changed_calls_supersede_calls_of_another_shape(answer, superseded):
+    assert gone({"k": entry("behaviour", calls=[["light", ["power"]]])}, answer) is superseded
+
+
+def test_the_shape_of_calls_ignores_values_and_order_of_arguments():
+    assert calls_of(call("f", '{"b": 1, "a": {"c": 2}}')) == (("f", ("a", "b")),)
+    assert calls_of(text("x")) == ()
+
+
+def test_merging_keeps_what_only_the_older_says():
+    older = {"a": entry(answer="1"), "b": entry("behaviour", prompts={"p": "1"}, calls=[["f", []]])}
+    newer = {"b": entry("behaviour", prompts={"q": "2"}), "c": entry(answer="3")}
+    merged = merge(older, newer)
+    assert merged["a"] == older["a"]
+    assert merged["b"] == entry("behaviour", prompts={"p": "1", "q": "2"}, calls=[["f", []]])
+    assert merge(older, {"b": entry(answer="9")})["b"] == entry(answer="9")

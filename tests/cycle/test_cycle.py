@@ -1,0 +1,125 @@
+"""The walk on a small day, every part real; and how it ends when it cannot go on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmagentos.collect.importing import import_file
+from llmagentos.config import Config, load_config
+from llmagentos.core.errors import ConfigError, ConflictError
+from llmagentos.cycle.cycle import CycleResult, cycle
+from llmagentos.registry import tracking
+from llmagentos.registry.versions import Versions
+from llmagentos.release.releases import Releases
+from llmagentos.scenarios.customer_service.customers import day_two
+from llmagentos.storage import snapshots, suites
+from llmagentos.storage.layout import Home
+from llmagentos.storage.leases import Lease
+
+pytestmark = pytest.mark.ray
+
+QUICK = (
+    "training.workers=0", "training.engine=torch", "training.threads=2", "update.epochs=5", "update.max_steps=120",
+    "distill.max_steps=60", "distill.epochs=4", "evaluate.max_new_tokens=32",
+)  # fmt: skip
+
+
+def settings(root: Path, *overrides: str) -> Config:
+    return load_config(overrides=[*QUICK, *overrides, f"storage.root={root}"], environment={})
+
+
+def write_day(path: Path, seed: int, count: int) -> Path:
+    """A day's questions as demonstrations, about things that moved."""
+    rows = []
+    for visit in day_two(seed).visits(600):
+        if visit.question.key and visit.mistaken is None and len(rows) < count:
+            rows.append(visit.question.row(session_id=visit.session))
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[Config, CycleResult]:
+    """A home after one cycle that promotes whatever comes out."""
+    folder = tmp_path_factory.mktemp("cycle")
+    config = settings(folder / "home", "gate.mode=report")
+    assert import_file(config, write_day(folder / "day.jsonl", 1, 120))["imported"] == 120
+    return config, cycle(config)
+
+
+def test_it_makes_a_challenger_and_a_student_with_their_lineage(learned: tuple[Config, CycleResult]):
+    config, result = learned
+    versions = Versions(Home(config.storage.root))
+    challenger, student = versions.get(result.challenger), versions.get(result.student)
+    assert (challenger.parent, challenger.snapshot, challenger.status) == (1, result.snapshot, "promoted")
+    assert (student.role, student.teacher, student.parent) == ("student", challenger.id, 2)
+    assert student.parameters <= challenger.parameters / 4
+    assert challenger.scores
+    assert set(result.seconds) == {"collect", "update", "distill", "evaluate", "release", "total"}
+
+
+def test_it_learns_even_from_a_small_day(learned: tuple[Config, CycleResult]):
+    _, result = learned
+    rows = {row["suite"]: row for row in result.report["suites"]}
+    recall = rows[f"recall-{result.snapshot}"]
+    assert recall["challenger"] > recall["champion"] + 0.2
+
+
+def test_promotion_moves_the_aliases_and_what_was_learned_becomes_what_must_be_kept(learned: tuple[Config, CycleResult]):
+    config, result = learned
+    home = Home(config.storage.root)
+    now = Releases(home).current()
+    assert (now.champion, now.previous, now.student) == (result.challenger, 1, result.student)
+    assert f"recall-{result.snapshot}" in {s.name for s in suites.live(home)}
+    assert snapshots.latest(home).status == "promoted"
+
+
+def test_mlflow_knows_the_runs_the_versions_and_the_pictures(learned: tuple[Config, CycleResult]):
+    config, result = learned
+    client = tracking.warm_up(config)
+    experiment = client.get_experiment_by_name(config.registry.experiment)
+    runs = client.search_runs([experiment.experiment_id])
+    kinds = {run.data.tags.get("llmagentos.kind", run.info.run_name) for run in runs}
+    assert {"cycle", "collect", "update", "distill", "evaluate", "release"} <= {k.split("-")[0] for k in kinds} | kinds
+    champion = client.get_model_version_by_alias(f"{config.registry.experiment}-agent", "champion")
+    assert champion.tags["llmagentos.version"] == str(result.challenger)
+
+
+def test_without_anything_new_it_is_skipped(learned: tuple[Config, CycleResult]):
+    config, result = learned
+    again = cycle(config)
+    assert again.decision == "Skipped"
+    assert again.champion == result.challenger
+
+
+def test_a_naive_update_is_rejected_and_its_rows_wait(tmp_path: Path, ray_cluster: None):
+    config = settings(tmp_path / "home", "update.strategy=naive", "update.epochs=12", "distill.enabled=false")
+    import_file(config, write_day(tmp_path / "day.jsonl", 2, 120))
+    result = cycle(config)
+    assert result.decision == "Reject"
+    assert "lost" in result.reasons[0]
+    home = Home(config.storage.root)
+    assert Releases(home).current().champion == 1
+    assert Versions(home).get(result.challenger).status == "rejected"
+    assert snapshots.latest(home).status == "rejected"
+
+
+def test_a_strategy_nobody_knows_ends_clearly_and_the_champion_stays(tmp_path: Path, ray_cluster: None):
+    config = settings(tmp_path / "home", "update.strategy=magic")
+    import_file(config, write_day(tmp_path / "day.jsonl", 1, 40))
+    with pytest.raises(ConfigError, match="magic"):
+        cycle(config)
+    home = Home(config.storage.root)
+    assert Releases(home).current().champion == 1
+    assert snapshots.latest(home).status == "failed"
+    assert "failed" in {run.status for run in tracking.runs(home).values()}
+
+
+def test_two_cycles_exclude_one_another(tmp_path: Path, ray_cluster: None):
+    config = settings(tmp_path / "home")
+    with (
+        Lease(Home(config.storage.root).open(), "cycle-default", holder="another-host/1"),
+        pytest.raises(ConflictError, match="held"),
+    ):
+        cycle(config)

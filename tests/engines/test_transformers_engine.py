@@ -1,0 +1,133 @@
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmagentos.config.sections import EngineConfig
+from llmagentos.core.records import VersionRef
+from llmagentos.engines import Engine, Sampling, load
+from llmagentos.models.loading import load_model
+
+CONFIG = EngineConfig(num_blocks=64, page_size=32, max_batch_tokens=64)
+QUESTIONS = ["What?", "How long is the warranty of the lamp with the long name?", "你好", "Cost? " * 30, "x", "12"]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: VersionRef) -> Iterator[Engine]:
+    loaded = load(tiny, CONFIG)
+    yield loaded
+    loaded.close()
+
+
+def prompt(engine: Engine, text: str) -> list[int]:
+    return engine.renderer.prompt([{"role": "user", "content": text}])
+
+
+async def answer(engine: Engine, ids: list[int], sampling: Sampling, stream: bool = True) -> tuple[list[int], str]:
+    found: list[int] = []
+    async for chunk in engine.generate("r", ids, sampling, stream=stream):
+        found += chunk.ids
+        reason = chunk.finish_reason
+    return found, str(reason)
+
+
+def test_concurrent_greedy_answers_equal_generate(engine: Engine, tiny: VersionRef):
+    model = load_model(tiny.dir)
+    prompts = [prompt(engine, q) for q in QUESTIONS] * 2
+    limits = [3 + 5 * (k % 5) for k in range(len(prompts))]
+
+    async def all_at_once() -> list[tuple[list[int], str]]:
+        jobs = [answer(engine, p, Sampling(n), stream=n % 2 == 0) for p, n in zip(prompts, limits, strict=True)]
+        return await asyncio.gather(*jobs)
+
+    for (found, reason), ids, limit in zip(asyncio.run(all_at_once()), prompts, limits, strict=True):
+        stops = sorted(engine.renderer.stop_ids)
+        whole = model.generate(torch.tensor([ids]), max_new_tokens=limit, do_sample=False, eos_token_id=stops, pad_token_id=0)
+        assert found == whole[0, len(ids) :].tolist()
+        assert reason == ("stop" if found[-1] in stops else "length")
+    assert engine.busy() == 0
+
+
+def test_a_seed_gives_the_same_answer_whatever_else_runs(engine: Engine):
+    ids = prompt(engine, "Tell me")
+    seeded = Sampling(12, temperature=1.0, top_p=0.95, seed=7)
+
+    async def together() -> list[tuple[list[int], str]]:
+        others = [Sampling(12), Sampling(12, temperature=1.5, seed=8), Sampling(12, temperature=1.0)]
+        return await asyncio.gather(*[answer(engine, ids, s) for s in [seeded, *others, seeded]])
+
+    first = asyncio.run(answer(engine, ids, seeded))
+    again = asyncio.run(together())
+    assert again[0] == again[4] == first
+    assert again[1] == asyncio.run(answer(engine, ids, Sampling(12)))
+    assert again[2] != first
+    greedy = asyncio.run(answer(engine, ids, Sampling(12, temperature=1.0, top_p=1e-9)))
+    assert greedy == again[1], "the smallest nucleus is the greedy token"
+
+
+def test_a_stop_string_ends_the_answer(engine: Engine):
+    ids = prompt(engine, "Tell me")
+    whole, _ = asyncio.run(answer(engine, ids, Sampling(20)))
+    text = engine.renderer.text(whole)
+    stop = next(c for c in text[1:] if c.strip() and c != "\ufffd")
+    found, reason = asyncio.run(answer(engine, ids, Sampling(20, stop=(stop,))))
+    assert reason == "stop"
+    assert whole[: len(found)] == found
+    assert stop in engine.renderer.text(found)
+    assert len(found) < len(whole)
+
+
+def test_cancelling_ends_a_request_and_leaves_others_alone(engine: Engine):
+    async def run() -> tuple[list[str | None], tuple[list[int], str]]:
+        reasons = []
+        other = asyncio.ensure_future(answer(engine, prompt(engine, "What?"), Sampling(10)))
+        async for chunk in engine.generate("c", prompt(engine, "Long"), Sampling(1000)):
+            reasons.append(chunk.finish_reason)
+            engine.cancel("c")
+        return reasons, await other
+
+    reasons, (ids, reason) = asyncio.run(run())
+    assert reasons[-1] == "cancelled"
+    assert len(reasons) < 50
+    assert len(ids) == 10 or reason == "stop"
+    assert engine.busy() == 0
+
+
+def test_leaving_the_iterator_early_cancels(engine: Engine):
+    async def run() -> None:
+        chunks = engine.generate("d", prompt(engine, "Long"), Sampling(1000))
+        await anext(chunks)
+        await chunks.aclose()
+
+    asyncio.run(run())
+    assert engine.busy() == 0
+
+
+def test_close_drains_and_a_closed_engine_is_unhealthy(tiny: VersionRef):
+    loaded = load(tiny, CONFIG)
+    assert loaded.healthy()
+
+    async def run() -> tuple[list[int], str]:
+        job = asyncio.ensure_future(answer(loaded, prompt(loaded, "What?"), Sampling(15)))
+        while not loaded.busy():
+            await asyncio.sleep(0)
+        await asyncio.to_thread(loaded.close)
+        return await job
+
+    ids, _ = asyncio.run(run())
+    assert ids
+    assert not loaded.healthy()
+
+
+def test_a_process_that_forgets_to_close_still_ends(tiny: VersionRef):
+    code = (
+        "import sys; from llmagentos.config.sections import EngineConfig; from llmagentos.engines import load\n"
+        "from llmagentos.core.records import VersionRef\n"
+        "engine = load(VersionRef(id=1, dir=sys.argv[1], manifest_hash=sys.argv[2]), EngineConfig(num_blocks=8))\n"
+    )
+    command = [sys.executable, "-c", code, tiny.dir, tiny.manifest_hash]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2], timeout=60).returncode == 0

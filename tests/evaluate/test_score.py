@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from llmagentos.core.evaluation import EvalItem, Suite
+from llmagentos.core.messages import answer_text
+from llmagentos.engines.batch import generate_greedy
+from llmagentos.evaluate.score import ScoreCache, is_degenerate, score
+from llmagentos.models.chat import Renderer
+from llmagentos.models.loading import load_model, seed_dir
+from llmagentos.scenarios.customer_service.customers import day_two
+
+LIMITS = {"batch_tokens": 2048, "max_new_tokens": 48}
+
+
+@pytest.fixture(scope="module")
+def seed() -> tuple:
+    return load_model(seed_dir()), Renderer(seed_dir())
+
+
+def suite_of_the_day(count: int) -> Suite:
+    found = day_two(3).suites()
+    questions = [*found["stay"][:count], *found["changed"][:count]]
+    items = [EvalItem(id=str(k), messages=q.messages(), key=q.key) for k, q in enumerate(questions)]
+    return Suite(name="day", kind="registered", hash="", items=items)
+
+
+def test_the_forced_pass_says_what_generating_says(seed: tuple, tmp_path: Path):
+    model, renderer = seed
+    suite = suite_of_the_day(20)
+    results = score(lambda: seed, [suite], cache=ScoreCache(tmp_path), **LIMITS)
+    prompts = [renderer.prompt(i.messages[:-1]) for i in suite.items]
+    said = generate_greedy(model, prompts, stop_ids=renderer.stop_ids, pad_id=renderer.pad_id, **LIMITS)
+    for result, item, ids in zip(results, suite.items, said, strict=True):
+        text = answer_text(renderer.answer(ids))
+        assert result.right == (text == answer_text(item.messages[-1]))
+        assert result.answer == text
+    assert {r.right for r in results} == {True, False}
+
+
+def test_a_question_is_asked_once_per_version(seed: tuple, tmp_path: Path):
+    suite = suite_of_the_day(4)
+    first = score(lambda: seed, [suite], cache=ScoreCache(tmp_path), **LIMITS)
+
+    def never() -> tuple:
+        raise AssertionError("the cache knows it all")
+
+    assert score(never, [suite], cache=ScoreCache(tmp_path), **LIMITS) == first
+
+
+def test_an_answer_that_does_not_end_is_wrong_and_degenerate(seed: tuple, tmp_path: Path):
+    results = score(lambda: seed, [suite_of_the_day(6)], cache=ScoreCache(tmp_path), batch_tokens=2048, max_new_tokens=2)
+    wrong = [r for r in results if not r.right]
+    assert wrong
+    assert all(r.degenerate for r in wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "bad"), [("", True), ("  ", True), ("ab" * 30, True), ("the lamp costs 12 euros", False), ("7777", False)]
+)
+def test_repeating_and_empty_answers_are_degenerate(text: str, bad: bool):
+    assert is_degenerate(text) is bad

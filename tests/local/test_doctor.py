@@ -1,0 +1,36 @@
+import socket
+
+import pytest
+
+from llmagentos.config import load_config
+from llmagentos.local.doctor import doctor
+
+
+def examine(tmp_path, *overrides):
+    settings = ["serve.port=0", "registry.port=0", "local.dashboard_port=0", f"storage.root={tmp_path / 'home'}"]
+    return doctor(load_config(None, [*settings, *overrides], environment={}))
+
+
+def test_a_machine_that_can_run_this_passes(tmp_path):
+    result = examine(tmp_path)
+    assert {c["name"] for c in result["checks"]} >= {"python", "torch", "disk", "memory", "home", "processes", "model.base"}
+    assert [c for c in result["checks"] if c["state"] != "ok" and not c["todo"]] == []
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_taken_port_fails_and_names_its_setting(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        result = examine(tmp_path, f"serve.port={listener.getsockname()[1]}")
+    assert not result["ok"]
+    assert any(c["state"] == "fail" and "serve.port=0" in c["todo"] for c in result["checks"])
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [("model.base=/nowhere", "model.base"), ("storage.root=/proc/none", "home"), ("engine.name=vllm", "vllm")],
+)
+def test_what_is_missing_fails_with_what_to_do(tmp_path, override, name):
+    failed = {c["name"]: c["todo"] for c in examine(tmp_path, override)["checks"] if c["state"] == "fail"}
+    assert failed.get(name)

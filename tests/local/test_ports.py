@@ -1,0 +1,28 @@
+import socket
+
+import pytest
+
+from llmagentos.core.errors import CapacityError
+from llmagentos.local import ports
+
+
+@pytest.fixture
+def taken():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_a_taken_port_is_named_with_its_setting(taken):
+    assert not ports.is_free(taken)
+    with pytest.raises(CapacityError, match=rf"port {taken} of serve.port is taken.*serve.port=0"):
+        ports.claim(taken, "serve.port")
+
+
+def test_zero_picks_a_free_one():
+    assert ports.is_free(ports.claim(0, "serve.port"))
+
+
+def test_free_ports_differ():
+    assert len(set(ports.free_ports(20))) == 20

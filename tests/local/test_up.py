@@ -1,0 +1,86 @@
+"""Everything is started for real, so this is one slow walk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llmagentos.config import load_config
+from llmagentos.core.errors import CapacityError, ConfigError
+from llmagentos.local import processes
+from llmagentos.local.up import temp_dir, up
+from llmagentos.storage.layout import Home
+
+ROOT = Path(__file__).parents[2]
+FREE = ("serve.port=0", "registry.port=0", "local.dashboard_port=0")
+
+
+def run(home: Path, *arguments: str) -> dict:
+    environment = {**os.environ, "LLMAGENTOS_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "llmagentos.cli", *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home.parent, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_taken_port_stops_before_anything_starts(tmp_path):
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        config = load_config(None, [f"storage.root={tmp_path}", *FREE[1:], f"serve.port={port}"], environment={})
+        with pytest.raises(CapacityError, match="serve.port=0"):
+            up(config)
+    assert processes.read(Home(tmp_path)) is None
+    assert processes.carriers(Home(tmp_path)) == []
+
+
+def test_beyond_loopback_needs_a_key(tmp_path, monkeypatch):
+    monkeypatch.delenv("LLMAGENTOS_API_KEY", raising=False)
+    config = load_config(None, [f"storage.root={tmp_path}", *FREE, "serve.host=0.0.0.0"], environment={})
+    with pytest.raises(ConfigError, match="LLMAGENTOS_API_KEY"):
+        up(config)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_up_crash_up_and_down(tmp_path):
+    folder = tmp_path / "home"
+    home = Home(folder)
+    try:
+        first = run(folder, "up", "--detach", *FREE)
+        assert first["started"]
+        with urllib.request.urlopen(first["addresses"]["endpoint"].removesuffix("/v1") + "/readyz", timeout=10) as reply:
+            assert json.load(reply)["model_version"] == 1
+        with urllib.request.urlopen(first["addresses"]["mlflow"] + "/health", timeout=10) as reply:
+            assert reply.status == 200
+        assert not run(folder, "up", "--detach", *FREE)["started"]
+        assert run(folder, "chat", "-m", "hello")["model_version"] == 1
+
+        known = processes.read(home)
+        head = next(one for one in known.processes if one.name == "ray")
+        os.kill(head.pid, signal.SIGKILL)
+        psutil.wait_procs([psutil.Process(head.pid)], timeout=10)
+        second = run(folder, "up", "--detach", *FREE)
+        assert second["started"]
+        assert second["addresses"]["ray"] != first["addresses"]["ray"]
+        bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        try:
+            assert sorted(run(folder, "down")["stopped"]) == ["mlflow", "ray"]
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+            bystander.wait()
+    finally:
+        run(folder, "down")
+    assert processes.carriers(home) == []
+    assert not temp_dir(home).exists()
+    assert run(folder, "status")["running"] is False

@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pytest
+
+from llmagentos.config.sections import ModelConfig
+from llmagentos.core.errors import ConfigError, IntegrityError
+from llmagentos.models.loading import load_model, parameters, resolve_base, seed_dir, seed_student_dir
+
+
+def test_the_seed_ships_and_its_student_is_a_quarter_or_less():
+    agent, student = load_model(seed_dir()), load_model(seed_student_dir())
+    assert 0.8e6 <= parameters(agent) <= 1.6e6
+    assert parameters(student) <= parameters(agent) / 4
+
+
+def test_no_base_is_the_seed():
+    assert resolve_base(ModelConfig()) == seed_dir()
+
+
+def test_an_unknown_base_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"model\.base='no/such'"):
+        resolve_base(ModelConfig(base="no/such"))
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        resolve_base(ModelConfig(base=str(tmp_path)))
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path):
+    with pytest.raises(IntegrityError, match="loadable"):
+        load_model(tmp_path)

@@ -1,0 +1,157 @@
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
+from llmagentos.registry.versions import Versions
+from llmagentos.release.releases import Releases, confirmations, wait_confirmed
+from llmagentos.storage.layout import Home
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home with agents 1, 3, 4, 5 and students 2 (of 1) and 6 (of 3)."""
+    home = Home(tmp_path / "home").open()
+    made = tmp_path / "made"
+    made.mkdir()
+    save_file({"w": np.zeros(2, dtype=np.float32)}, made / "model.safetensors")
+    roles = [("agent", None), ("student", 1), ("agent", None), ("agent", None), ("agent", None), ("student", 3)]
+    for role, teacher in roles:
+        Versions(home).add(made, role=role, teacher=teacher)
+    return home
+
+
+@pytest.fixture
+def releases(home: Home) -> Releases:
+    releases = Releases(home)
+    releases.first(1, student=2, by="test", reason="began")
+    return releases
+
+
+def promote(releases: Releases, version: int, **more):
+    return releases.promote(version, by="test", reason="better", **more)
+
+
+def test_nothing_released_yet(home):
+    now = Releases(home).current()
+    assert now.epoch == -1
+    assert now.aliases() == {}
+
+
+def test_the_first_release_happens_once(releases):
+    again = releases.first(3, by="test", reason="late")
+    assert (again.epoch, again.champion, again.anchor, again.history) == (0, 1, 1, [1])
+    assert again.aliases() == {"champion": 1, "student": 2}
+
+
+def test_promote_moves_the_aliases_and_marks_the_version(home, releases):
+    releases.challenge(3)
+    assert releases.current().challenger == 3
+    now = promote(releases, 3, student=6)
+    assert now.aliases() == {"champion": 3, "previous": 1, "student": 6}
+    assert now.anchor == 1
+    assert Versions(home).get(3).status == "promoted"
+
+
+def test_promoting_the_champion_again_changes_nothing(releases):
+    before = promote(releases, 3)
+    assert promote(releases, 3) == before
+
+
+def test_a_rejected_version_needs_force(home, releases):
+    Versions(home).change(3, status="rejected")
+    with pytest.raises(ConflictError) as error:
+        promote(releases, 3)
+    assert error.value.code == "version_rejected"
+    assert promote(releases, 3, force=True).champion == 3
+
+
+def test_what_cannot_be_promoted(home, releases):
+    with pytest.raises(NotFoundError):
+        promote(releases, 99)
+    with pytest.raises(ConflictError, match="student"):
+        promote(releases, 2)
+    (home.version(4) / "manifest.json").unlink()
+    with pytest.raises(IntegrityError, match="no longer on disk"):
+        promote(releases, 4)
+    assert releases.current().champion == 1
+
+
+def test_rollback_walks_back_with_the_student_of_that_champion(releases):
+    promote(releases, 3, student=6)
+    promote(releases, 4)
+    back = releases.rollback(by="test", reason="worse")
+    assert (back.champion, back.student, back.history) == (3, 6, [1, 3])
+    back = releases.rollback(by="test", reason="worse")
+    assert (back.champion, back.student) == (1, 2)
+    with pytest.raises(ConflictError) as error:
+        releases.rollback(by="test", reason="worse")
+    assert error.value.code == "no_previous_version"
+    assert releases.current() == back
+
+
+def test_after_a_rollback_the_way_forward_is_open(releases):
+    promote(releases, 3)
+    releases.rollback(by="test", reason="worse")
+    assert promote(releases, 4).history == [1, 4]
+
+
+def test_withdrawing_the_challenger(releases):
+    releases.challenge(3)
+    assert releases.challenge(None).challenger is None
+    assert releases.challenge(None).epoch == 2
+
+
+def test_changes_at_once_all_count(home, releases):
+    jobs = [threading.Thread(target=promote, args=(Releases(home), n)) for n in (3, 4, 5)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    now = releases.current()
+    assert now.epoch == 3
+    assert sorted(now.history) == [1, 3, 4, 5]
+    assert now.champion == now.history[-1]
+
+
+def test_a_holder_that_was_overtaken_is_shut_out(releases):
+    promote(releases, 3, fence={"lease/default": 5})
+    with pytest.raises(ConflictError) as error:
+        promote(releases, 4, fence={"lease/default": 4})
+    assert error.value.code == "fenced"
+    assert promote(releases, 4, fence={"lease/default": 5}).champion == 4
+
+
+def test_every_release_is_remembered(releases):
+    promote(releases, 3)
+    assert [(r.epoch, r.action, r.by) for r in releases.all()] == [(0, "bootstrap", "test"), (1, "promote", "test")]
+
+
+def say(home: Home, replica: str, **facts) -> Path:
+    home.served.mkdir(exist_ok=True)
+    path = home.served / f"{replica}.json"
+    path.write_text(json.dumps(facts))
+    return path
+
+
+def test_confirmations_come_from_live_replicas(home):
+    say(home, "a", epoch=2, version=3, at=0)
+    gone = say(home, "b", epoch=1, version=1, at=0)
+    os.utime(gone, (time.time() - 3600,) * 2)
+    (home.served / "c.json").write_text("{")
+    assert set(confirmations(home)) == {"a"}
+
+
+def test_waiting_for_the_replicas(home):
+    assert wait_confirmed(home, 7, 0)  # nothing serves, so nothing has to confirm
+    say(home, "a", epoch=2, version=3)
+    assert not wait_confirmed(home, 3, 0)
+    assert wait_confirmed(home, 2, 0)
+    say(home, "a", epoch=3, version=3, error="hash mismatch")
+    assert not wait_confirmed(home, 3, 0)

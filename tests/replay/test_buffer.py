@@ -1,0 +1,87 @@
+"""The buffer keeps the past within bounds and forgets what no longer holds."""
+
+import pytest
+
+from llmagentos.config.sections import ReplayConfig
+from llmagentos.core.evaluation import EvalItem
+from llmagentos.core.examples import example_of_row
+from llmagentos.replay.buffer import Buffer
+from llmagentos.storage import snapshots, suites
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Draft
+from llmagentos.storage.tables import Tables
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path).open()
+
+
+def row(question, answer="a", **metadata):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], "metadata": metadata}
+
+
+def buffer(home, capacity=100, seed=0):
+    return Buffer(home, ReplayConfig(capacity=capacity), seed=seed)
+
+
+def snapshot(home, *rows, **fields):
+    return snapshots.create(home, Draft(examples=[example_of_row(r, seq=i) for i, r in enumerate(rows, 1)], **fields))
+
+
+def answers(found):
+    return sorted(r["answer"] for r in found)
+
+
+def test_a_fresh_home_is_filled_once(home):
+    memory, general = [row(f"m{i}", key=f"k{i}") for i in range(5)], [example_of_row(row("g"))]
+    assert buffer(home).bootstrap(memory, general)
+    assert not buffer(home).bootstrap(memory, [])
+    assert len(buffer(home).rows()) == 5
+    (kept,) = buffer(home).rows("general")
+    assert kept["messages"][1] == {"role": "assistant", "content": "a", "weight": 1}
+    assert (kept["tools"], kept["kind"], kept["skill"]) == (None, "general", "default")
+
+
+def test_a_promoted_snapshot_is_admitted_once_and_tombstones_what_it_superseded(home):
+    buffer(home).bootstrap([row("p", "old", key="k"), row("p", "stays", key="l")], [row("g", "pinned")])
+    superseded = {"k": {"kind": "fact", "answer": "new", "prompts": None, "calls": None}}
+    made = snapshot(home, row("p2", "new", key="k"), superseded=superseded)
+    assert answers(buffer(home).rows(without=made.superseded)) == ["stays"]
+    assert buffer(home).admit(made) == 2
+    version = buffer(home).version
+    assert buffer(home).admit(made) == 2
+    assert buffer(home).version == version
+    assert answers(buffer(home).rows()) == ["new", "stays"]
+    assert answers(buffer(home).rows("general")) == ["pinned"]
+
+
+def test_withdrawn_rows_leave_and_rows_of_the_same_id_are_replaced(home):
+    again, gone = {**row("p", "one"), "id": "again"}, {**row("q", "two"), "id": "gone"}
+    buffer(home).bootstrap([again, gone], [])
+    buffer(home).admit(snapshot(home, {**row("p", "other"), "id": "again"}, withdrawn=["gone"]))
+    assert answers(buffer(home).rows()) == ["other"]
+
+
+def test_capacity_binds_memory_alone_and_the_seed_decides(home):
+    buffer(home).bootstrap([], [row(f"g{i}") for i in range(10)])
+    rows = [row(f"m{i}", key=f"k{i % 4}") for i in range(40)]
+    assert buffer(home, capacity=6).admit(snapshot(home, *rows)) == 6
+    assert {r["key"] for r in buffer(home).rows()} == {f"k{i}" for i in range(4)}
+    assert len(buffer(home).rows("general")) == 10
+
+
+def test_held_out_prompts_never_leave_the_buffer(home):
+    buffer(home).bootstrap([row("secret"), row("open")], [row("Secret")])
+    item = EvalItem(id="i", messages=row("SECRET")["messages"])
+    suites.register(home, "mine", "registered", [item])
+    assert [r["prompt"] for r in buffer(home).rows()] == ["user: open"]
+    assert buffer(home).rows("general") == []
+
+
+def test_each_change_is_a_version_of_its_own(home):
+    buffer(home).bootstrap([row("a")], [])
+    before = buffer(home).version
+    buffer(home).admit(snapshot(home, row("b")))
+    assert buffer(home).version == before + 1
+    assert Tables(home).version("replay") == before + 1

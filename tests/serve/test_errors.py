@@ -1,0 +1,124 @@
+"""Bad input, over real HTTP without Ray: a 4xx with OpenAI's body, and good requests beside it unaffected."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.serve.conftest import Served, chat
+
+GOOD = json.dumps(chat()).encode()
+
+
+def deep(levels: int) -> bytes:
+    return b'{"model":"agent","messages":' + b"[" * levels + b"]" * levels + b"}"
+
+
+BAD_CHAT = [
+    (b"{", "body"),
+    (b"\xff\xfe{}", "body"),
+    (b"[]", "body"),
+    (b"", "body"),
+    (GOOD.replace(b"Hello", b"\\ud800"), "body"),
+    (GOOD.replace(b"Hello", b"\xed\xa0\x80"), "body"),
+    (GOOD.replace(b'"max_tokens": 8', b'"temperature": NaN'), "body"),
+    (GOOD.replace(b'"max_tokens": 8', b'"temperature": 1e999'), "body"),
+    (deep(10_000), "body"),
+    ({"messages": []}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": [1]}, "messages.0"),
+    ({"messages": [{"role": "user"}]}, "messages.0"),
+    ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0"),
+    ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{}]}]}, "messages.1"),
+    ({"max_tokens": -1}, "max_tokens"),
+    ({"max_tokens": 1e12}, "max_tokens"),
+    ({"max_tokens": 10**12}, "max_tokens"),
+    ({"max_tokens": "8"}, "max_tokens"),
+    ({"temperature": 3}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"seed": 1.5}, "seed"),
+    ({"n": 2}, "n"),
+    ({"n": 1_000_000}, "n"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": ""}, "stop"),
+    ({"stream": "yes"}, "stream"),
+    ({"user": {"a": 1}}, "user"),
+    ({"metadata": {"a": 1}}, "metadata.a"),
+    ({"metadata": {"a": "x" * 513}}, "metadata"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}]}, "tools"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"logprobs": True}, "logprobs"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ({"model": 5}, "model"),
+    ({"model": None}, "model"),
+    ({"messages": [{"role": "user", "content": "long " * 3000}]}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), BAD_CHAT)
+def test_bad_chat_requests_name_the_field(local: Served, body: dict | bytes, param: str):
+    content = body if isinstance(body, bytes) else json.dumps(chat(**body)).encode()
+    with local.client() as client:
+        response = client.post("/v1/chat/completions", content=content)
+        assert response.status_code == 400, response.text
+        error = response.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["type"] == "invalid_request_error"
+        assert (error["param"] or "").startswith(param), error
+        assert client.post("/v1/chat/completions", json=chat(max_tokens=1)).status_code == 200
+
+
+OTHER_BAD = [
+    ("POST", "/v1/chat/completions", chat(model="gpt-5"), 404, "model_not_found"),
+    ("POST", "/v1/chat/completions", chat(model="agent@99"), 404, "model_not_found"),
+    ("POST", "/v1/chat/completions", chat(model="agent@../../x"), 404, "model_not_found"),
+    ("POST", "/v1/chat/completions", chat(model="agent@99999999999999999999"), 404, "model_not_found"),
+    ("POST", "/v1/completions", {"model": "agent"}, 400, "invalid_request"),
+    ("POST", "/v1/completions", {"model": "agent", "prompt": ["a", "b"]}, 400, "invalid_request"),
+    ("POST", "/v1/completions", {"model": "agent", "prompt": ""}, 400, "context_length_exceeded"),
+    ("POST", "/v1/feedback", {"interaction_id": "nobody", "name": "thumb", "value": True}, 404, "not_found"),
+    ("POST", "/v1/feedback", {"session_id": "nobody", "name": "thumb", "value": True}, 404, "not_found"),
+    ("POST", "/v1/feedback", {"name": "thumb", "value": True}, 400, "invalid_request"),
+    ("POST", "/v1/feedback", {"interaction_id": "x", "name": "thumb", "value": 3}, 400, "invalid_request"),
+    ("POST", "/v1/feedback", {"interaction_id": "x", "name": "rating", "value": 9}, 400, "invalid_request"),
+    ("POST", "/v1/feedback", {"interaction_id": "x", "name": "thumb"}, 400, "invalid_request"),
+    ("GET", "/v1/interactions/nobody", None, 404, "not_found"),
+    ("GET", "/v1/interactions/..%2f..%2fetc%2fpasswd", None, 404, "unknown_url"),
+    ("GET", "/v1/versions/99", None, 404, "not_found"),
+    ("GET", "/v1/versions/999999999999999999999", None, 404, "not_found"),
+    ("GET", "/v1/versions/nobody", None, 404, "not_found"),
+    ("GET", "/v1/versions/%2e%2e", None, 400, "invalid_request"),
+    ("POST", "/v1/versions/99/promote", {}, 404, "not_found"),
+    ("POST", "/v1/versions/4/promote", {}, 409, "wrong_role"),
+    ("POST", "/v1/versions/2/promote", {"force": "yes"}, 400, "invalid_request"),
+    ("POST", "/v1/rollback", {}, 409, "no_previous_version"),
+    ("GET", "/v1/models/nobody", None, 404, "model_not_found"),
+    ("GET", "/v1/nothing", None, 404, "unknown_url"),
+    ("GET", "/v1/chat/completions", None, 405, "method_not_allowed"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status", "code"), OTHER_BAD)
+def test_other_bad_requests(local: Served, method: str, path: str, body: dict | None, status: int, code: str):
+    with local.client() as client:
+        response = client.request(method, path, json=body)
+        assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
+
+
+def test_a_body_that_is_too_large(start: Callable[..., Served]):
+    small = start("serve.max_body_bytes=2000")
+
+    def pieces():
+        for _ in range(10):
+            yield b"x" * 1000
+
+    with small.client() as client:
+        for content in (b"x" * 3000, pieces()):
+            response = client.post("/v1/chat/completions", content=content)
+            assert response.status_code == 413
+            assert response.json()["error"]["code"] == "body_too_large"

@@ -1,0 +1,120 @@
+import json
+
+import pytest
+
+from llmagentos.core.records import Feedback
+from llmagentos.registry.versions import Versions
+from llmagentos.storage import interactions
+from llmagentos.storage.flush import flush
+from llmagentos.storage.tables import Tables
+from tests.serve.conftest import Served, chat
+
+
+def judgements(served: Served, about: str) -> list[Feedback]:
+    flush(served.home)
+    rows = [row for row in Tables(served.home).rows("feedback") if row["interaction_id"] == about]
+    return [interactions.decode(row) for row in sorted(rows, key=lambda row: row["seq"])]
+
+
+def test_feedback_is_accepted_at_once_after_the_reply(local: Served):
+    with local.client() as client:
+        answer = client.post("/v1/chat/completions", json=chat()).json()
+        body = {"interaction_id": answer["id"], "name": "rating", "value": 2, "correction": "12 euros", "comment": "no"}
+        given = client.post("/v1/feedback", json=body | {"source": "environment"})
+    assert given.status_code == 200, given.text
+    (kept,) = judgements(local, answer["id"])
+    assert kept.id == given.json()["feedback_id"]
+    assert kept.correction == {"role": "assistant", "content": "12 euros"}
+    assert (kept.value, kept.comment, kept.source) == (2, "no", "environment")
+    assert kept.interaction_seq is not None
+
+
+def test_a_session_means_its_last_interaction_and_an_id_revises(local: Served):
+    with local.client(**{"X-Session-Id": "talk"}) as client:
+        client.post("/v1/chat/completions", json=chat("one"))
+        second = client.post("/v1/chat/completions", json=chat("two")).json()["id"]
+        for value in (True, True, False):
+            body = {"session_id": "talk", "name": "thumb", "value": value, "id": "mine"}
+            assert client.post("/v1/feedback", json=body).json() == {
+                "object": "feedback", "feedback_id": "mine", "interaction_id": second,
+            }  # fmt: skip
+    assert [kept.value for kept in judgements(local, second)] == [True, False]
+
+
+def test_feedback_with_a_key_is_given_once(local: Served):
+    with local.client() as client:
+        answer = client.post("/v1/chat/completions", json=chat()).json()
+        body = {"interaction_id": answer["id"], "name": "thumb", "value": True}
+        ids = {client.post("/v1/feedback", json=body, headers={"Idempotency-Key": "fb"}).json()["feedback_id"] for _ in "ab"}
+    assert len(ids) == 1
+    assert len(judgements(local, answer["id"])) == 1
+
+
+def test_versions_and_models(local: Served):
+    with local.client() as client:
+        listed = client.get("/v1/versions").json()
+        one = client.get("/v1/versions/champion").json()
+        models = {m["id"] for m in client.get("/v1/models").json()["data"]}
+        assert client.get("/v1/models/agent@student").json()["object"] == "model"
+    assert listed["object"] == "list"
+    assert [set(v) for v in listed["data"]] == [{"id", "role", "parent", "status", "aliases", "scores", "created"}] * 4
+    assert [v["role"] for v in listed["data"]] == ["agent"] * 3 + ["student"]
+    assert (one["id"], one["aliases"]) == (1, ["champion"])
+    assert models == {"agent", "agent@champion", "agent@student", "agent@1", "agent@2", "agent@3", "agent@4"}
+
+
+def test_promoting_and_rolling_back(start):
+    served = start()
+    Versions(served.home).change(3, status="rejected")
+    with served.client() as client:
+
+        def version() -> int:
+            return client.post("/v1/chat/completions", json=chat()).json()["model_version"]
+
+        assert version() == 1
+        assert client.post("/v1/versions/2/promote").status_code == 200
+        assert version() == 2
+        refused = client.post("/v1/versions/3/promote")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "version_rejected")
+        forced = client.post("/v1/versions/3/promote", json={"force": True, "reason": "a person looked"})
+        assert (forced.status_code, forced.json()["confirmed"]) == (200, True)
+        assert version() == 3
+        asked = {"champion": 3, "previous": 2, "student": 4, "1": 1}
+        for name, number in asked.items():
+            body = chat(model=f"agent@{name}")
+            assert client.post("/v1/chat/completions", json=body).json()["model_version"] == number
+        assert [client.post("/v1/rollback").json()["model_version"] for _ in "ab"] == [2, 1]
+        assert client.post("/v1/rollback").json()["error"]["code"] == "no_previous_version"
+        assert version() == 1
+        said = json.loads(next(served.home.served.glob("*.json")).read_text())
+        assert (said["version"], said.get("error")) == (1, None)
+
+
+def test_a_damaged_version_is_promoted_but_the_old_one_goes_on(start):
+    served = start()
+    weights = served.home.version(2) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
+    with served.client() as client:
+        promoted = client.post("/v1/versions/2/promote")
+        assert (promoted.status_code, promoted.json()["confirmed"]) == (202, False)
+        assert client.post("/v1/chat/completions", json=chat()).json()["model_version"] == 1
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["model_version"]) == (200, 1)
+        assert "version 2" in ready.json()["error"]
+        assert "error" in json.loads(next(served.home.served.glob("*.json")).read_text())
+        assert client.post("/v1/chat/completions", json=chat(model="agent@2")).status_code == 503
+        assert client.post("/v1/rollback").json()["confirmed"] is True
+        assert client.get("/readyz").json()["error"] is None
+
+
+def test_rows_come_in_over_http(local: Served):
+    pytest.importorskip("llmagentos.collect.importing")
+    row = {"id": "row-1", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    lines = f"{json.dumps(row)}\n{{broken\n"
+    with local.client() as client:
+        counted = client.post("/v1/interactions:batch", content=lines).json()
+        again = client.post("/v1/interactions:batch", content=json.dumps(row)).json()
+        found = client.get("/v1/interactions/row-1").json()
+    assert (counted["imported"], counted["rejected"]) == (1, 1)
+    assert (again["imported"], again["duplicates"]) == (0, 1)
+    assert found["tier"] == "import"

@@ -1,0 +1,51 @@
+import asyncio
+from pathlib import Path
+
+from llmagentos.config.sections import StorageConfig
+from llmagentos.core.records import Interaction
+from llmagentos.serve.recorder import Recorder
+from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
+from tests.serve.conftest import until
+
+
+def interaction(id: str) -> Interaction:
+    return Interaction(id=id, created=0.0, session_id="s", messages=[{"role": "user", "content": id}])
+
+
+def flushed(home: Home) -> int:
+    return Tables(home).last_seq("interactions")
+
+
+def test_many_at_once_are_durable_and_flushed_by_their_number(tmp_path: Path):
+    home = Home(tmp_path).open()
+    recorder = Recorder(home, StorageConfig(flush_rows=20, flush_seconds=1000))
+
+    async def put_all() -> list[list[bool]]:
+        return await asyncio.gather(*(recorder.put([interaction(f"i{n}")]) for n in range(60)))
+
+    assert asyncio.run(put_all()) == [[True]] * 60
+    until(lambda: flushed(home) >= 20)
+    assert asyncio.run(recorder.find("i7")).id == "i7"
+    assert asyncio.run(recorder.lookup("nobody")) is None
+    assert asyncio.run(recorder.last_of_session("default", "s"))
+    recorder.close()
+
+
+def test_few_are_flushed_by_the_clock(tmp_path: Path):
+    home = Home(tmp_path).open()
+    recorder = Recorder(home, StorageConfig(flush_rows=1000, flush_seconds=0.05))
+    asyncio.run(recorder.put([interaction("a")]))
+    until(lambda: flushed(home) == 1)
+    until(lambda: recorder.unflushed == 0)
+    recorder.close()
+
+
+def test_what_an_earlier_process_left_is_flushed(tmp_path: Path):
+    home = Home(tmp_path).open()
+    first = Recorder(home, StorageConfig(flush_rows=1000, flush_seconds=1000))
+    asyncio.run(first.put([interaction("a")]))
+    second = Recorder(home, StorageConfig(flush_rows=1000, flush_seconds=0.05))
+    until(lambda: flushed(home) == 1)
+    first.close()
+    second.close()

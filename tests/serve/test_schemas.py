@@ -1,0 +1,71 @@
+import contextlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmagentos.config.sections import EngineConfig
+from llmagentos.core.errors import InputError
+from llmagentos.serve.schemas import ChatRequest, CompletionRequest, FeedbackRequest, Reply, parse, parse_json
+
+HELLO = {"model": "agent", "messages": [{"role": "user", "content": "Hello"}]}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from([*ChatRequest.model_fields, *FeedbackRequest.model_fields]), VALUES)
+def test_any_value_anywhere_is_accepted_or_an_input_error(field: str, value: object):
+    for model in (ChatRequest, CompletionRequest, FeedbackRequest):
+        try:
+            asked = parse(model, {**HELLO, "prompt": "x", field: value})
+            if isinstance(asked, ChatRequest):
+                asked.conversation()
+                asked.sampling(EngineConfig(), asked.limit)
+        except InputError:
+            pass
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=50))
+def test_any_bytes_are_an_object_or_an_input_error(body: bytes):
+    with contextlib.suppress(InputError):
+        assert isinstance(parse_json(body), dict)
+
+
+def test_defaults_come_from_the_configuration():
+    asked = parse(ChatRequest, HELLO)
+    sampling = asked.sampling(EngineConfig(temperature=0.5, max_new_tokens=7), asked.limit)
+    assert (sampling.temperature, sampling.max_new_tokens, sampling.top_p, sampling.stop) == (0.5, 7, 1.0, ())
+    asked = parse(ChatRequest, HELLO | {"max_tokens": 5, "max_completion_tokens": 3, "stop": "x", "temperature": 0})
+    assert asked.limit == 3
+    assert asked.sampling(EngineConfig(temperature=0.5), asked.limit).temperature == 0
+    assert asked.sampling(EngineConfig(), 3).stop == ("x",)
+
+
+def test_messages_keep_what_we_know_of():
+    message = {"role": "user", "content": "a", "weight": 0, "name": "n", "annotations": []}
+    (kept,) = parse(ChatRequest, HELLO | {"messages": [message]}).conversation()
+    assert kept == {"role": "user", "content": "a", "name": "n"}
+
+
+def test_tools_are_left_out_where_none_may_be_called():
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert parse(ChatRequest, HELLO | {"tools": tools}).offered_tools() == tools
+    assert parse(ChatRequest, HELLO | {"tools": tools, "tool_choice": "none"}).offered_tools() is None
+    assert parse(ChatRequest, HELLO | {"tools": []}).offered_tools() is None
+
+
+def test_tool_calls_stream_with_their_index():
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    delta = Reply("i", "agent", 1, chat=True).tool_calls(calls)["choices"][0]["delta"]
+    assert delta["tool_calls"] == [{"index": 0, **calls[0]}]
+
+
+@pytest.mark.parametrize("field", ["interaction_id", "session_id"])
+def test_a_correction_may_stand_alone(field: str):
+    asked = parse(FeedbackRequest, {field: "x", "name": "thumb", "correction": "right"})
+    assert asked.correction_message() == {"role": "assistant", "content": "right"}

@@ -1,0 +1,131 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from llmagentos.core.records import Feedback, Interaction
+from llmagentos.storage.flush import flush, open_spool
+from llmagentos.storage.layout import Home
+from llmagentos.storage.spool import Spool, exclusive
+from llmagentos.storage.tables import Tables
+
+
+def interaction(id: str) -> Interaction:
+    return Interaction(id=id, created=1.0, messages=[{"role": "user", "content": id}], prompt_ids=[1, 2])
+
+
+def feedback(id: str, about: str, value: bool = True) -> Feedback:
+    return Feedback(id=id, interaction_id=about, created=2.0, name="thumb", value=value)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").open()
+
+
+def rows(home: Home, table: str) -> list[tuple[str, int]]:
+    return sorted(((r["id"], r["seq"]) for r in Tables(home).rows(table)), key=lambda pair: pair[1])
+
+
+def test_flush_moves_everything_once_and_in_order(home: Home):
+    spool = open_spool(home)
+    spool.put([interaction(f"i{n}") for n in range(7)])
+    spool.put([feedback("f", "i3"), feedback("g", "i6")])
+    assert flush(home, limit=3, spool=spool) == 9
+    assert flush(home) == 0
+    assert rows(home, "interactions") == [(f"i{n}", n + 1) for n in range(7)]
+    found = Tables(home).rows("feedback")
+    assert {r["id"]: r["interaction_seq"] for r in found} == {"f": 4, "g": 7}
+    assert spool.pending() == 0
+    assert spool.lookup("i3").seq == 4
+    assert spool.put([interaction("i3")]) == [False]
+    spool.close()
+
+
+def test_a_revision_is_a_further_row(home: Home):
+    spool = open_spool(home)
+    spool.put([interaction("i"), feedback("f", "i"), feedback("f", "i", False)])
+    flush(home, spool=spool)
+    spool.put([feedback("f", "i", True)])
+    flush(home, spool=spool)
+    values = [r["value"] for r in sorted(Tables(home).rows("feedback"), key=lambda r: r["seq"])]
+    assert values == ["true", "false", "true"]
+    spool.close()
+
+
+CRASH = """
+import os, signal, sys
+from llmagentos.storage import flush as module
+from llmagentos.storage.layout import Home
+from llmagentos.storage.spool import Spool
+Spool.settle = lambda *a: os.kill(os.getpid(), signal.SIGKILL)   # the moment between commit and settle
+module.flush(Home(sys.argv[1]))
+"""
+
+
+def test_kill_9_between_the_commit_and_the_settling(home: Home):
+    spool = open_spool(home)
+    spool.put([interaction("a"), interaction("b"), feedback("f", "b")])
+    command = [sys.executable, "-c", CRASH, str(home.root)]
+    crashed = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=60)
+    assert crashed.returncode == -signal.SIGKILL
+    assert len(rows(home, "interactions")) == 2
+    assert spool.pending() == 3
+    spool.put([interaction("c"), feedback("f", "b", False), feedback("h", "c")])
+    assert flush(home) == 6
+    assert rows(home, "interactions") == [("a", 1), ("b", 2), ("c", 3)]
+    assert rows(home, "feedback") == [("f", 1), ("f", 2), ("h", 3)]
+    assert spool.lookup("b").seq == 2
+    assert spool.pending() == 0
+    spool.close()
+
+
+def test_damaged_records_go_to_quarantine(home: Home):
+    spool = open_spool(home)
+    spool.put([interaction("a"), interaction("b")])
+    spool._writer.execute("UPDATE records SET body = replace(body, 'user', 'usex') WHERE id = 'a'")
+    assert flush(home, spool=spool) == 1
+    assert rows(home, "interactions") == [("b", 1)]
+    assert [(r["id"], r["reason"]) for r in Tables(home).rows("quarantine")] == [("a", "damaged")]
+    spool.close()
+
+
+def test_two_flushers_at_once_and_one_that_does_not_wait(home: Home):
+    spool = open_spool(home)
+    spool.put([interaction(f"i{n}") for n in range(40)])
+    threads = [threading.Thread(target=flush, args=(home,), kwargs={"limit": 10}) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [seq for _, seq in rows(home, "interactions")] == list(range(1, 41))
+    spool.put([interaction("late")])
+    with exclusive(home.spool.with_name("flush.lock")):
+        assert flush(home, wait=False) == 0
+    assert flush(home, wait=False) == 1
+    spool.close()
+
+
+def test_a_lost_spool_gets_its_index_back(home: Home):
+    spool = open_spool(home)
+    spool.put([interaction("a")])
+    flush(home, spool=spool)
+    spool.close()
+    for file in home.spool.parent.iterdir():
+        os.remove(file)
+    again = open_spool(home)
+    assert again.put([interaction("a"), interaction("b")]) == [False, True]
+    assert flush(home, spool=again) == 1
+    assert rows(home, "interactions") == [("a", 1), ("b", 2)]
+    again.close()
+
+
+def test_the_spool_file_alone_is_enough_for_a_flush_elsewhere(home: Home):
+    first = Spool(home.spool)
+    first.put([interaction("a")])
+    first.close()
+    assert flush(home) == 1

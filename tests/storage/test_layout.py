@@ -1,0 +1,74 @@
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+from llmagentos.core.errors import ConfigError
+from llmagentos.storage import layout
+from llmagentos.storage.layout import SCHEMA_VERSION, STORES, Home
+from llmagentos.storage.tables import SCHEMAS
+
+
+def test_every_store_says_who_owns_it_and_how_a_person_leaves_it():
+    assert [store.name for store in STORES if not (store.path and store.owner and store.eraser)] == []
+    assert len({store.name for store in STORES}) == len({store.path for store in STORES}) == len(STORES)
+
+
+def test_every_table_is_a_store():
+    assert {store.path.removeprefix("tables/") for store in STORES if store.path.startswith("tables/")} == set(SCHEMAS)
+
+
+def test_every_path_of_a_home_lies_in_a_store(tmp_path: Path):
+    home = Home(tmp_path)
+    places = [
+        home.table("interactions"), home.spool, home.snapshots, home.snapshot("s"), home.suites, home.versions, home.version(1),
+        home.run("r"), home.reports, home.cache("fisher", "k"), home.mlflow, home.local, home.served,
+    ]  # fmt: skip
+    roots = [home.root / store.path for store in STORES]
+    assert [p for p in places if not any(p.is_relative_to(root) for root in roots)] == []
+    body = next(n for n in ast.walk(ast.parse(Path(layout.__file__).read_text("utf-8"))) if getattr(n, "name", "") == "Home").body
+    asked = {
+        "table",
+        "spool",
+        "snapshots",
+        "snapshot",
+        "suites",
+        "versions",
+        "version",
+        "run",
+        "reports",
+        "cache",
+        "mlflow",
+        "local",
+    }
+    assert {n.name for n in body if isinstance(n, ast.FunctionDef)} == asked | {"served", "open", "__init__"}
+
+
+def test_a_home_is_made_once_and_opened_again(tmp_path: Path):
+    home = Home(tmp_path / "a" / "b").open()
+    (home.root / "kept").write_text("x")
+    assert Home(home.root).open().root == home.root
+    assert (home.root / "kept").read_text() == "x"
+    assert json.loads((home.root / "schema_version").read_text())["schema_version"] == SCHEMA_VERSION
+
+
+def test_a_home_from_the_future_is_refused_and_left_alone(tmp_path: Path):
+    marker = tmp_path / "schema_version"
+    marker.write_text(json.dumps({"schema_version": SCHEMA_VERSION + 1}))
+    with pytest.raises(ConfigError, match="newer release"):
+        Home(tmp_path).open()
+    assert json.loads(marker.read_text())["schema_version"] == SCHEMA_VERSION + 1
+    assert [p.name for p in tmp_path.iterdir()] == ["schema_version"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": null}', '{"schema_version": "x"}'])
+def test_an_unreadable_marker_is_named(tmp_path: Path, text: str):
+    (tmp_path / "schema_version").write_text(text)
+    with pytest.raises(ConfigError, match="schema_version"):
+        Home(tmp_path).open()
+
+
+def test_the_root_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    assert Home("x").root == tmp_path / "x"

@@ -1,0 +1,108 @@
+"""One holder at a time; a dead one gives way, a stale one is fenced."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from llmagentos.core.errors import ConflictError, LeaseLostError
+from llmagentos.storage.layout import Home
+from llmagentos.storage.leases import Lease, this_process
+
+HOLD = """
+import sys
+from llmagentos.core.errors import LeaseLostError
+from llmagentos.storage.layout import Home
+from llmagentos.storage.leases import Lease
+with Lease(Home(sys.argv[1]), "cycle", holder=sys.argv[3] or None, seconds=float(sys.argv[2])) as lease:
+    print("held", flush=True)
+    sys.stdin.readline()
+    try:
+        lease.check()
+        print("kept", flush=True)
+    except LeaseLostError:
+        print("lost", flush=True)
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path).open()
+
+
+def hold(home, seconds, holder=""):
+    command = [sys.executable, "-c", HOLD, str(home.root), str(seconds), holder]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline().strip() == "held"
+    return process
+
+
+def finish(process):
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_a_lease_is_given_back_and_taken_again_with_a_greater_epoch(home):
+    with Lease(home, "cycle") as first:
+        first.check()
+    with Lease(home, "cycle") as second:
+        second.check()
+    assert second.epoch == first.epoch + 1
+
+
+def test_a_rival_is_refused_with_the_holders_name(home):
+    with Lease(home, "cycle", seconds=1) as lease:
+        with pytest.raises(ConflictError, match=this_process()) as refused, Lease(home, "cycle", seconds=30):
+            pass
+        assert refused.value.code == "lease_held"
+        lease.check()
+
+
+def test_leases_of_other_names_do_not_disturb_one_another(home):
+    with Lease(home, "a", seconds=0.4) as a, Lease(home, "it's", seconds=0.4) as b:
+        deadline = time.monotonic() + 20
+        while min(a._beat, b._beat) < 2:
+            assert time.monotonic() < deadline
+            a.check()
+            b.check()
+
+
+def test_a_killed_holder_of_this_host_gives_way_at_once(home):
+    process = hold(home, 300)
+    finish(process)
+    with Lease(home, "cycle", seconds=300) as lease:
+        lease.check()
+
+
+def test_a_holder_elsewhere_that_stopped_beating_gives_way_after_its_seconds(home):
+    process = hold(home, 300, holder="another-host/1")
+    finish(process)
+    with Lease(home, "cycle", seconds=0.5) as lease:
+        assert lease.epoch == 1
+
+
+def test_a_stopped_holder_that_wakes_up_is_fenced(home):
+    process = hold(home, 0.8)
+    try:
+        os.kill(process.pid, signal.SIGSTOP)
+        with Lease(home, "cycle", seconds=0.8) as lease:
+            os.kill(process.pid, signal.SIGCONT)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline().strip() == "lost"
+            lease.check()
+    finally:
+        finish(process)
+
+
+def test_check_sees_a_takeover_before_the_next_beat_does(home):
+    with Lease(home, "cycle", seconds=300) as lease:
+        rival = Lease(home, "cycle", holder="rival")
+        assert rival._take(*rival._read())
+        with pytest.raises(LeaseLostError):
+            lease.check()

@@ -1,0 +1,178 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+from llmagentos.core.errors import ConflictError
+from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import SCHEMAS, Tables, read_files
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tables(home: Home) -> Tables:
+    return Tables(home)
+
+
+def rows(count: int, start: int = 0) -> list[dict]:
+    return [{"id": f"i{n}", "created": float(n)} for n in range(start, start + count)]
+
+
+def ids(tables: Tables, name: str = "interactions") -> list[str]:
+    return [row["id"] for row in sorted(tables.rows(name), key=lambda row: row["seq"])]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_table_can_be_made_and_read_empty(tables: Tables, name: str):
+    assert tables.rows(name) == []
+    assert tables.read(name).schema.equals(SCHEMAS[name])
+
+
+def test_an_unknown_table_is_a_mistake(tables: Tables):
+    with pytest.raises(KeyError):
+        tables.load("nothing")
+
+
+def test_rows_are_numbered_in_the_order_they_came(tables: Tables):
+    assert tables.append_sequenced("interactions", rows(3)) == [1, 2, 3]
+    assert tables.append_sequenced("interactions", rows(2, 3)) == [4, 5]
+    assert ids(tables) == ["i0", "i1", "i2", "i3", "i4"]
+    assert tables.last_seq("interactions") == 5
+
+
+def test_the_same_batch_goes_in_once(tables: Tables):
+    assert tables.append_sequenced("interactions", rows(3), once=("spool/a", 0)) == [1, 2, 3]
+    assert tables.append_sequenced("interactions", rows(3), once=("spool/a", 0)) is None
+    assert tables.append_sequenced("interactions", rows(1, 3), once=("spool/b", 0)) == [4]
+    assert ids(tables) == ["i0", "i1", "i2", "i3"]
+
+
+def test_a_column_and_a_condition_can_be_asked_for(tables: Tables):
+    tables.append_sequenced("interactions", rows(10))
+    found = tables.read("interactions", columns=["id", "seq"], where=ds.field("seq") > 8)
+    assert sorted(found.column("id").to_pylist()) == ["i8", "i9"]
+    assert found.column_names == ["id", "seq"]
+
+
+def test_files_that_cannot_hold_anything_newer_are_left_out(tables: Tables):
+    for start in (0, 5, 10):
+        tables.append_sequenced("interactions", rows(5, start))
+    assert len(tables.files_since("interactions", 0)) == 3
+    new = tables.files_since("interactions", 10)
+    assert sorted(read_files(new, SCHEMAS["interactions"]).column("seq").to_pylist()) == [11, 12, 13, 14, 15]
+    assert tables.files_since("interactions", 15) == []
+    [holding] = tables.files_holding("interactions", 7)
+    assert 7 in read_files([holding], SCHEMAS["interactions"]).column("seq").to_pylist()
+    assert len(tables.files_with("interactions", "seq", [1, 15])) == 2
+    assert tables.files_with("interactions", "seq", [99]) == tables.files_with("interactions", "seq", []) == []
+
+
+def test_the_log_holds_statistics_of_numbers_and_never_of_text(tables: Tables):
+    secret = {"id": "SECRETID", "user_id": "SECRETUSER", "messages": "SECRETTEXT", "created": 1.0}
+    tables.append_sequenced("interactions", [secret])
+    for path in (tables.home.table("interactions") / "_delta_log").rglob("*"):
+        assert b"SECRET" not in path.read_bytes()
+
+
+def test_only_the_first_of_two_who_expect_the_same_commits(tables: Tables):
+    row = {"epoch": 0, "action": "promote", "created": 0.0}
+    tables.append("releases", [row], expect={"release": -1})
+    with pytest.raises(ConflictError) as caught:
+        tables.append("releases", [row], expect={"release": -1})
+    assert caught.value.code == "stale_writer"
+    tables.append("releases", [row | {"epoch": 1}], expect={"release": 0})
+    assert tables.transaction("releases", "release") == 1
+    assert len(tables.rows("releases")) == 2
+
+
+def test_a_writer_whose_lease_passed_on_is_fenced(tables: Tables):
+    row = {"id": "r", "kind": "cycle", "created": 0.0}
+    tables.append("runs", [row], fence={"lease/cycle": 1})
+    tables.append("runs", [row], fence={"lease/cycle": 1})
+    tables.append("runs", [row], fence={"lease/cycle": 2})
+    with pytest.raises(ConflictError) as caught:
+        tables.append("runs", [row], fence={"lease/cycle": 1})
+    assert caught.value.code == "fenced"
+    assert len(tables.rows("runs")) == 3
+
+
+def test_a_table_loaded_before_another_commit_cannot_commit(tables: Tables, monkeypatch: pytest.MonkeyPatch):
+    row = {"epoch": 0, "action": "promote", "created": 0.0}
+    stale = tables.load("releases")
+    tables.append("releases", [row], expect={"release": -1})
+    monkeypatch.setattr(tables, "load", lambda name: stale)
+    with pytest.raises(ConflictError):
+        tables.append("releases", [row], expect={"release": -1})
+    monkeypatch.undo()
+    assert len(tables.rows("releases")) == 1
+
+
+def test_replacing_the_rows_of_a_condition_keeps_the_others(tables: Tables):
+    made = [{"id": str(n), "kind": kind, "seq": n} for n, kind in enumerate(["memory", "memory", "general"])]
+    tables.append("replay", made)
+    tables.overwrite("replay", [made[0]], predicate="kind = 'memory'")
+    assert sorted(row["id"] for row in tables.rows("replay")) == ["0", "2"]
+    tables.overwrite("replay", [], expect={"buffer": -1})
+    assert tables.rows("replay") == []
+    with pytest.raises(ConflictError):
+        tables.overwrite("replay", made, expect={"buffer": -1})
+
+
+def test_a_stamp_changes_with_every_commit_and_only_then(tables: Tables):
+    assert tables.stamp("runs") == -1
+    tables.append("runs", [{"id": "a"}])
+    first = tables.stamp("runs")
+    tables.rows("runs")
+    assert tables.stamp("runs") == first
+    tables.append("runs", [{"id": "b"}])
+    assert tables.stamp("runs") == tables.version("runs") > first
+
+
+WRITER = """
+import json, sys
+from llmagentos.core.errors import ConflictError
+from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
+tables, me, won = Tables(Home(sys.argv[1])), sys.argv[2], []
+print("ready", flush=True)
+sys.stdin.readline()
+for n in range(8):
+    tables.append_sequenced("interactions", [{"id": f"{me}-{n}", "created": 0.0}], once=(f"spool/{me}", n))
+    try:
+        tables.append("releases", [{"epoch": n, "by": me, "created": 0.0}], expect={"release": n - 1})
+        won.append(n)
+    except ConflictError:
+        while tables.transaction("releases", "release") < n:
+            pass
+print(json.dumps(won))
+"""
+
+
+def test_two_processes_at_once_lose_nothing_and_win_each_epoch_once(tables: Tables):
+    tables.load("interactions")
+    tables.load("releases")
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tables.home.root), name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )
+        for name in ("left", "right")
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    won = [json.loads(writer.communicate(timeout=120)[0]) for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0]
+    found = tables.rows("interactions")
+    assert sorted(row["id"] for row in found) == sorted(f"{name}-{n}" for name in ("left", "right") for n in range(8))
+    assert sorted(row["seq"] for row in found) == list(range(1, 17))
+    assert sorted(won[0] + won[1]) == list(range(8))
+    assert sorted((row["epoch"], row["by"]) for row in tables.rows("releases")) == sorted(
+        [(n, "left") for n in won[0]] + [(n, "right") for n in won[1]]
+    )

@@ -1,0 +1,42 @@
+"""Versions of freshly initialised two-layer Llamas, for tests that need an answer but not a right one."""
+
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llmagentos.core.records import ModelVersion
+from llmagentos.models.tokenizer import train_tokenizer
+from llmagentos.registry.versions import Versions
+from llmagentos.storage.layout import Home
+
+TEXTS = ["What does the lamp cost? It costs 12 euros.", "How long is the warranty? Two years.", "你好，价格是多少？"] * 20
+
+
+def save_tiny(folder: Path, seed: int = 0) -> None:
+    """Save a model and its tokenizer; other seeds give other answers."""
+    folder.mkdir(parents=True)
+    train_tokenizer(TEXTS, 400, folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=400,
+        hidden_size=48,
+        num_hidden_layers=2,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,  # tied and untrained it would repeat its last token for ever
+        initializer_range=0.3,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def add_tiny(home: Home, seed: int, **fields: object) -> ModelVersion:
+    """Add a tiny model to the versions of a home."""
+    folder = home.root / f"tiny-{seed}"
+    save_tiny(folder, seed)
+    return Versions(home).add(folder, move=True, **({"role": "agent"} | fields))

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmagentos.core.errors import TrainingError
+from llmagentos.training.plan import Recipe, make_plan
+from llmagentos.training.rows import ROWS, Plan, Rows, record_batch, write_arrow
+
+MIX = {"new": 0.5, "memory": 0.4, "general": 0.1}
+
+
+def write_rows(path: Path, counts: dict[str, int], *, seed: int = 0, longest: int = 40) -> Rows:
+    rng = np.random.default_rng(seed)
+    made = []
+    for source, count in counts.items():
+        for k in range(count):
+            length = int(rng.integers(4, longest))
+            mask = [0] * (length - 2) + [1, 1]
+            made.append({"id": f"{source}{k}", "source": source, "stratum": "s", "ids": list(range(length)), "mask": mask})
+    write_arrow(path, [record_batch(made, ROWS)], ROWS)
+    return Rows(path)
+
+
+def test_every_new_row_is_planned_and_the_ratio_is_as_asked(tmp_path: Path):
+    rows = write_rows(tmp_path / "r", {"new": 200, "memory": 500, "general": 300})
+    facts = make_plan(rows, Recipe(MIX, epochs=5, batch_tokens=256, max_steps=10_000), tmp_path / "p")
+    counts = Plan(tmp_path / "p").counts()
+    assert all(counts.get(i, 0) >= 4 for i in range(200))
+    assert facts.ratio["new"] == pytest.approx(0.5, abs=0.03)
+    assert facts.ratio["memory"] == pytest.approx(0.4, abs=0.03)
+
+
+def test_a_missing_source_gives_its_share_to_the_others(tmp_path: Path):
+    rows = write_rows(tmp_path / "r", {"new": 100, "memory": 100})
+    facts = make_plan(rows, Recipe(MIX, epochs=6, batch_tokens=256, max_steps=10_000), tmp_path / "p")
+    assert facts.ratio["new"] == pytest.approx(5 / 9, abs=0.03)
+
+
+def test_nothing_new_is_an_error(tmp_path: Path):
+    rows = write_rows(tmp_path / "r", {"memory": 10})
+    with pytest.raises(TrainingError, match="nothing to update on"):
+        make_plan(rows, Recipe(MIX, epochs=1, batch_tokens=64, max_steps=10), tmp_path / "p")
+
+
+def test_the_step_cap_never_cuts_the_least_passes(tmp_path: Path):
+    rows = write_rows(tmp_path / "r", {"new": 300})
+    make_plan(rows, Recipe({"new": 1.0}, epochs=9, batch_tokens=128, max_steps=2, min_epochs=2), tmp_path / "p")
+    assert min(Plan(tmp_path / "p").counts().values()) >= 1
+
+
+def test_a_skill_of_few_rows_is_not_drowned(tmp_path: Path):
+    many = [{"id": f"m{k}", "source": "memory", "stratum": "many", "ids": [1] * 10, "mask": [0] * 8 + [1, 1]} for k in range(900)]
+    few = [{**row, "id": f"f{k}", "stratum": "few"} for k, row in enumerate(many[:9])]
+    new = [{**row, "id": f"n{k}", "source": "new"} for k, row in enumerate(many[:60])]
+    write_arrow(tmp_path / "r", [record_batch([*many, *few, *new], ROWS)], ROWS)
+    make_plan(Rows(tmp_path / "r"), Recipe(MIX, epochs=6, batch_tokens=200, max_steps=500), tmp_path / "p")
+    counts = Plan(tmp_path / "p").counts()
+    drawn = [sum(counts.get(i, 0) for i in span) / len(span) for span in (range(900), range(900, 909))]
+    assert drawn[1] > 3 * drawn[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    new=st.integers(1, 60), memory=st.integers(0, 60), ranks=st.integers(1, 3), accumulation=st.integers(1, 3),
+    tokens=st.integers(16, 300), seed=st.integers(0, 5),
+)  # fmt: skip
+def test_ranks_have_the_same_number_of_steps_and_know_the_step_s_tokens(
+    tmp_path_factory: pytest.TempPathFactory, new: int, memory: int, ranks: int, accumulation: int, tokens: int, seed: int
+):
+    folder = tmp_path_factory.mktemp("plan")
+    rows = write_rows(folder / "r", {"new": new, "memory": memory}, seed=seed)
+    recipe = Recipe(MIX, epochs=2, batch_tokens=tokens, max_steps=500, ranks=ranks, accumulation=accumulation, seed=seed)
+    facts = make_plan(rows, recipe, folder / "p")
+    plan = Plan(folder / "p")
+    per_rank = [list(plan.micro_batches(rows, r)) for r in range(ranks)]
+    assert {len(batches) for batches in per_rank} == {facts.steps * accumulation}
+    for step in range(facts.steps):
+        here = [b for batches in per_rank for b in batches if b.step == step]
+        supervised = sum(int(m[1:].sum()) for b in here for m in b.mask)
+        assert {b.step_tokens for b in here} == {supervised}
+
+
+def test_the_same_seed_gives_the_same_plan_and_resuming_is_a_look_up(tmp_path: Path):
+    rows = write_rows(tmp_path / "r", {"new": 80, "memory": 80})
+    recipe = Recipe(MIX, epochs=3, batch_tokens=128, max_steps=500)
+    make_plan(rows, recipe, tmp_path / "a")
+    make_plan(rows, recipe, tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    plan = Plan(tmp_path / "a")
+    whole = [b.indices for b in plan.micro_batches(rows, 0)]
+    assert [b.indices for b in plan.micro_batches(rows, 0, start=3)] == whole[3:]

@@ -1,0 +1,103 @@
+"""One rank of a phase: DeepSpeed equals PyTorch, and kill -9 costs nothing but time."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmagentos.core.errors import ConfigError
+from llmagentos.training.checkpoint import newest
+from llmagentos.training.phase import Phase
+from llmagentos.training.plan import Recipe, make_plan
+from llmagentos.training.rows import Rows
+from llmagentos.training.worker import make_terms, run_phase
+from tests.tiny import save_tiny
+from tests.training.test_plan import write_rows
+
+
+def prepare(folder: Path, name: str, **fields: object) -> Phase:
+    """A phase over a shared tiny model and shared rows."""
+    if not (folder / "base").exists():
+        save_tiny(folder / "base")
+        write_rows(folder / "rows.arrow", {"new": 40, "memory": 40})
+    ranks = int(fields.pop("ranks", 1))
+    accumulation = int(fields.get("accumulation", 1))
+    recipe = Recipe(
+        {"new": 0.6, "memory": 0.4}, epochs=10, batch_tokens=256, max_steps=24, ranks=ranks, accumulation=accumulation
+    )
+    make_plan(Rows(folder / "rows.arrow"), recipe, folder / f"{name}.plan")
+    made = {
+        "name": name, "init": str(folder / "base"), "out": str(folder / name / "out"), "run_dir": str(folder / name),
+        "rows": str(folder / "rows.arrow"), "plan": str(folder / f"{name}.plan"), "terms": {"next_token": {}},
+        "learning_rate": 1e-3, "engine": "torch", "checkpoint_steps": 4,
+    }  # fmt: skip
+    return Phase.model_validate({**made, **fields})
+
+
+def weights(phase: Phase) -> dict[str, torch.Tensor]:
+    return load_file(Path(phase.out) / "model.safetensors")
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance)
+
+
+def test_deepspeed_outside_ray_trains_as_plain_pytorch_does(tmp_path: Path):
+    plain = prepare(tmp_path, "plain", accumulation=2)
+    deep = prepare(tmp_path, "deep", accumulation=2, engine="deepspeed")
+    run_phase(plain)
+    run_phase(deep)
+    assert_same(weights(plain), weights(deep), 1e-4)
+
+
+def test_a_training_killed_with_kill_9_goes_on_where_it_was(tmp_path: Path):
+    whole, cut = prepare(tmp_path, "whole"), prepare(tmp_path, "cut")
+    run_phase(whole)
+    code = (
+        "import sys, time\nfrom llmagentos.training.phase import Phase\nfrom llmagentos.training.worker import run_phase\n"
+        "def slow(p):\n    time.sleep(0.3)\n"
+        "run_phase(Phase.model_validate_json(sys.argv[1]), report=slow)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, cut.model_copy(update={"checkpoint_steps": 2}).model_dump_json()])
+    deadline = time.monotonic() + 120
+    while newest(tmp_path / "cut" / "checkpoints") is None:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not Path(cut.out).exists()
+    facts = run_phase(cut)
+    assert facts["resumed_at"] >= 2
+    assert_same(weights(whole), weights(cut))
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path):
+    phase = prepare(tmp_path, "a")
+    run_phase(phase)
+    found = newest(tmp_path / "a" / "checkpoints")
+    assert found is not None
+    state = found[0] / "model.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"\xff")
+    assert newest(tmp_path / "a" / "checkpoints") is None
+
+
+def test_adapters_are_merged_into_weights_of_the_same_shape(tmp_path: Path):
+    phase = prepare(tmp_path, "lora", lora_rank=4, learning_rate=1e-2)
+    run_phase(phase)
+    before, after = load_file(tmp_path / "base" / "model.safetensors"), weights(phase)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("q_proj" in name for name in changed)
+    assert not any("embed" in name or "norm" in name for name in changed)
+
+
+def test_an_unknown_term_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="next_token"):
+        make_terms({"magic": {}})
