@@ -1,4 +1,4 @@
-"""A frozen model's top-k log-probabilities on the answers of rows, in an Arrow file beside the rows.
+"""A frozen model's log-probabilities on the answers of rows, of the top k and of the targets, in an Arrow file.
 
 Cached so that no second model sits in the training process. Ranks share the work: each asks for every n-th row and
 writes a part; rank 0 joins them.
@@ -15,7 +15,10 @@ from llmagentos.training.batches import Batch, answer_logits, collate
 from llmagentos.training.phase import Annotation
 from llmagentos.training.rows import MicroBatch, Rows, open_arrow, record_batch, write_arrow
 
-CACHE = pa.schema([("row", pa.int32()), ("ids", pa.list_(pa.int32())), ("logps", pa.list_(pa.float32()))])
+CACHE = pa.schema(
+    [("row", pa.int32()), ("ids", pa.list_(pa.int32())), ("logps", pa.list_(pa.float32())),
+     ("targets", pa.list_(pa.float32()))]
+)  # fmt: skip
 _BATCH_TOKENS = 4096
 
 
@@ -51,7 +54,9 @@ def _ask(model: torch.nn.Module, rows: Rows, indices: np.ndarray, top_k: int, pa
         micro = MicroBatch(0, chunk, [p[0] for p in pairs], [p[1] for p in pairs], ["new"] * len(chunk), 1)
         batch = collate(micro, pad_id, next(model.parameters()).device)
         with torch.inference_mode():
-            logps, ids = torch.log_softmax(answer_logits(model, batch), dim=-1).topk(top_k, dim=-1)
+            everything = torch.log_softmax(answer_logits(model, batch), dim=-1)
+            logps, ids = everything.topk(top_k, dim=-1)
+            targets = everything.gather(-1, batch.targets[:, None])[:, 0].cpu().numpy()
         row_of = batch.row_of.cpu().numpy()
         flat_ids, flat_logps = ids.cpu().numpy(), logps.cpu().numpy()
         yield record_batch(
@@ -60,6 +65,7 @@ def _ask(model: torch.nn.Module, rows: Rows, indices: np.ndarray, top_k: int, pa
                     "row": row,
                     "ids": flat_ids[row_of == k].ravel().tolist(),
                     "logps": flat_logps[row_of == k].ravel().tolist(),
+                    "targets": targets[row_of == k].tolist(),
                 }
                 for k, row in enumerate(chunk)
             ],
@@ -76,18 +82,22 @@ class TeacherCache:
         self._at = {int(r): k for k, r in enumerate(table.column("row").to_numpy())}
         self._ids = table.column("ids")
         self._logps = table.column("logps")
+        self._targets = table.column("targets")
 
     def attach(self, batch: Batch) -> None:
         """Put [N, k] ids and log-probabilities on a batch, in the order of its targets; unasked rows get a flat tail."""
         counts = torch.bincount(batch.row_of, minlength=len(batch.indices)).tolist()
-        ids, logps = [], []
+        ids, logps, targets = [], [], []
         for row, count in zip(batch.indices, counts, strict=True):
             at = self._at.get(row)
             if at is None:
                 ids.append(torch.arange(self._top_k).repeat(count, 1))
                 logps.append(torch.full((count, self._top_k), -30.0))
+                targets.append(torch.full((count,), torch.nan))
                 continue
             ids.append(torch.tensor(self._ids[at].values.to_numpy(), dtype=torch.long).view(count, self._top_k))
             logps.append(torch.tensor(self._logps[at].values.to_numpy()).view(count, self._top_k))
+            targets.append(torch.tensor(self._targets[at].values.to_numpy()))
         batch.teacher_ids = torch.cat(ids).to(batch.ids.device)
         batch.teacher_logps = torch.cat(logps).to(batch.ids.device)
+        batch.target_logps = torch.cat(targets).to(batch.ids.device)

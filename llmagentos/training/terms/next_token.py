@@ -1,4 +1,6 @@
-"""Cross-entropy on answer tokens: −Σ log p(token | what precedes it). Has no signal where no token is supervised."""
+"""Cross-entropy on answer tokens: −Σ log p(token | what precedes it). Has no signal where no token is supervised.
+
+Judged and sampled answers are no targets: terms of their own read those."""
 
 import torch
 import torch.nn.functional as F
@@ -11,4 +13,7 @@ class NextToken(Term):
     name = "next_token"
 
     def loss(self, model: torch.nn.Module, batch: Batch, outputs: Outputs) -> torch.Tensor:
-        return F.cross_entropy(outputs.logits, batch.targets, reduction="sum")
+        plain = batch.plain_tokens()
+        if plain is None:
+            return F.cross_entropy(outputs.logits, batch.targets, reduction="sum")
+        return F.cross_entropy(outputs.logits[plain], batch.targets[plain], reduction="sum")
