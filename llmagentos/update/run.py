@@ -33,7 +33,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     verify(Path(champion.dir), champion.manifest_hash)
     rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
     if not rows.exists():
-        mix_rows(config, home, snapshot, Path(champion.dir), rows)
+        mix_rows(config, home, snapshot, Path(champion.dir), rows, preference=chosen.preference)
     update, training = config.update, config.training
     mix, usual = chosen.mix(config.replay), config.replay
     recipe = Recipe(
@@ -52,7 +52,9 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     annotation = None
     if any(TERMS[name].needs_teacher for name in chosen.terms if name in TERMS):
         annotation = Annotation(
-            model=champion.dir, cache=str(folder / "update" / "old_model.arrow"), sources=("memory", "general")
+            model=champion.dir,
+            cache=str(folder / "update" / "old_model.arrow"),
+            sources=("memory", "general", "preference"),
         )
     phase = Phase(
         name="update",

@@ -5,6 +5,7 @@ from typing import Any
 
 from llmagentos.config.sections import ReplayConfig
 from llmagentos.core.errors import ConfigError
+from llmagentos.replay.preference import Kind
 
 
 @dataclass(frozen=True)
@@ -13,12 +14,15 @@ class Strategy:
 
     terms: dict[str, dict[str, Any]]
     shares: dict[str, float] | None = None
+    preference: Kind | None = None
+    """What judged rows are made into, for a term that reads them."""
 
     def mix(self, replay: ReplayConfig) -> dict[str, float]:
-        """Shares by tokens of new, memory and general rows."""
+        """Shares by tokens of new, memory, general and judged rows."""
         if self.shares is not None:
             return self.shares
-        return {"new": replay.new, "memory": replay.memory, "general": replay.general}
+        judged = {"preference": replay.preference} if self.preference else {}
+        return {"new": replay.new, "memory": replay.memory, "general": replay.general, **judged}
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -28,6 +32,10 @@ STRATEGIES: dict[str, Strategy] = {
     "replay": Strategy(terms={"next_token": {}}),
     # Replay, and on the old rows the distribution of the model before the update.
     "replay_kl": Strategy(terms={"next_token": {}, "old_model_kl": {"weight": 1.0}}),
+    # Replay, and thumbs: what was liked becomes likelier than the old model had it, what was disliked less likely.
+    "kto": Strategy(terms={"next_token": {}, "kto": {"weight": 1.0}}, preference="kto"),
+    # Replay, and corrections against the answers they replaced.
+    "dpo": Strategy(terms={"next_token": {}, "dpo": {"weight": 1.0}}, preference="dpo"),
 }
 
 

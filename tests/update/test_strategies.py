@@ -1,6 +1,6 @@
 import pytest
 
-from llmagentos.config.sections import ReplayConfig
+from llmagentos.config.sections import THUMBS_ALONE, ReplayConfig
 from llmagentos.core.errors import ConfigError
 from llmagentos.training.terms import TERMS
 from llmagentos.update.strategies import STRATEGIES, strategy
@@ -11,6 +11,16 @@ def test_every_strategy_names_terms_that_exist_and_trains_on_the_new(name: str):
     chosen = strategy(name)
     assert set(chosen.terms) <= set(TERMS)
     assert chosen.mix(ReplayConfig())["new"] > 0
+
+
+def test_a_strategy_whose_terms_read_judged_rows_plans_some():
+    for name, chosen in STRATEGIES.items():
+        reads = bool({"kto", "dpo"} & set(chosen.terms))
+        assert ("preference" in chosen.mix(ReplayConfig())) == reads == (chosen.preference is not None), name
+
+
+def test_the_configuration_knows_which_learn_from_thumbs_alone():
+    assert set(THUMBS_ALONE) == {name for name, chosen in STRATEGIES.items() if chosen.preference == "kto"}
 
 
 def test_naive_remembers_nothing_and_replay_does():
