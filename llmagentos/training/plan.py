@@ -7,7 +7,7 @@ planned in groups (units.py) that are never cut apart; where there is nothing ne
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +82,8 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     if lead is None:
         raise TrainingError("no new row has a supervised token: there is nothing to update on.")
     epoch_tokens = items.tokens[members[lead]].sum() / (shares[lead] / sum(shares.values()))
-    steps = _steps(recipe, float(epoch_tokens))
+    # A thumb says which way to go, not how far: alone, judged rows are passed over once.
+    steps = _steps(recipe if lead == "new" else replace(recipe, epochs=1.0, min_epochs=1.0), float(epoch_tokens))
     size = recipe.ranks * recipe.accumulation
     micro = _epoch(members, shares, lead, items, capacity, rng, at_least=recipe.ranks)
     # Padding can make one pass longer than its tokens promise: a row of it is never cut away.

@@ -65,7 +65,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         plan=str(plan),
         terms=chosen.terms,
         annotation=annotation,
-        learning_rate=update.learning_rate,
+        learning_rate=update.learning_rate * (1.0 if facts.rows.get("new") else update.thumbs_rate),
         warmup=update.warmup,
         weight_decay=update.weight_decay,
         clip=update.clip,
