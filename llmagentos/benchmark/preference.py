@@ -31,7 +31,7 @@ from llmagentos.collect.label import label
 from llmagentos.collect.settle import Past, Settled, settle
 from llmagentos.config import Config
 from llmagentos.core.evaluation import EvalItem, Suite
-from llmagentos.core.messages import Message
+from llmagentos.core.messages import Message, same_answer
 from llmagentos.core.records import Example
 from llmagentos.engines.batch import generate_greedy, generate_sampled
 from llmagentos.evaluate.score import ScoreCache, score
@@ -61,6 +61,9 @@ from llmagentos.update.run import prepare
 LOG = 400
 """Interactions of the log."""
 _UP, _DOWN, _NOISE = 0.3, 0.6, 0.03
+"""How often a liked answer is praised, a disliked one blamed, and a thumb is the wrong way round."""
+_DRAWS = 4
+"""Samples of each unseen question."""
 _TAUGHT_STEPS, _TAUGHT_RATE = 300, 6e-4
 _TAUGHT_REQUESTS, _REQUESTS, _ASKED = 480, 400, 160
 _KEPT = 1500
@@ -217,9 +220,9 @@ def _scores(world: _World, weights: Path, unseen: Sequence[Question]) -> dict[st
     """Shares of greedy answers to unseen questions in each manner, of sampled ones in the liked manner, and what is kept."""
     manners = {"liked": [q.messages() for q in unseen], "disliked": [q.messages(rude(q)) for q in unseen]}
     made = [_suite(name, messages) for name, messages in manners.items()]
-    replies = _sampled(world, weights, [q for q in unseen for _ in range(4)])
-    right = [reply == q.reply() for q, reply in zip((q for q in unseen for _ in range(4)), replies, strict=True)]
-    return {**_accuracies(world, weights, made), "liked_sampled": round(fmean(right), 4), **_kept_scores(world, weights)}
+    drawn = [q for q in unseen for _ in range(_DRAWS)]
+    liked = fmean(same_answer(reply, q.reply()) for q, reply in zip(drawn, _sampled(world, weights, drawn), strict=True))
+    return {**_accuracies(world, weights, made), "liked_sampled": round(liked, 4), **_kept_scores(world, weights)}
 
 
 def _suite(name: str, conversations: Sequence[list[Message]]) -> Suite:
