@@ -64,7 +64,8 @@ _UP, _DOWN, _NOISE = 0.3, 0.6, 0.03
 """How often a liked answer is praised, a disliked one blamed, and a thumb is the wrong way round."""
 _DRAWS = 4
 """Samples of each unseen question."""
-_TAUGHT_STEPS, _TAUGHT_RATE = 300, 6e-4
+_TAUGHT_STEPS, _RATE = 300, 6e-4
+"""Of the first teaching; the rate also where a day has targets: one behaviour wants half of what new facts want."""
 _TAUGHT_REQUESTS, _REQUESTS, _ASKED = 480, 400, 160
 _KEPT = 1500
 """Remembered and general rows that the rounds may draw from."""
@@ -118,7 +119,7 @@ def thumbs(world: _World) -> dict[str, Any]:
     }
     outcomes = {}
     for name, (strategy, draft) in drafts.items():
-        here = _with_strategy(world.config, strategy)
+        here = _with(world.config, strategy, _RATE if draft.examples else world.config.update.learning_rate)
         folder = world.home.run(f"preference-{name.replace(' ', '-')}")
         prepared = prepare(here, world.home, snapshots.create(world.home, draft), version, folder)
         trained = launch([prepared.phase], here.training, folder)
@@ -160,7 +161,7 @@ def _taught(world: _World, name: str, shown: Sequence[Mapping[str, Any]]) -> Pat
     make_plan(Rows(rows), recipe, plan)
     phase = Phase(
         name="start", init=str(seed_dir()), out=str(folder / "weights"), run_dir=str(folder), rows=str(rows), plan=str(plan),
-        terms={"next_token": {}}, learning_rate=_TAUGHT_RATE, seed=world.seed,
+        terms={"next_token": {}}, learning_rate=_RATE, seed=world.seed,
         **engine_settings(world.config.training),
     )  # fmt: skip
     launch([phase], world.config.training, folder)
@@ -190,8 +191,9 @@ def _row(at: int, question: Question, reply: Message, said: bool) -> dict[str, A
     }  # fmt: skip
 
 
-def _with_strategy(config: Config, strategy: str) -> Config:
-    return config.model_copy(update={"update": config.update.model_copy(update={"strategy": strategy})})
+def _with(config: Config, strategy: str, rate: float) -> Config:
+    update = config.update.model_copy(update={"strategy": strategy, "learning_rate": rate})
+    return config.model_copy(update={"update": update})
 
 
 def _prompts(world: _World, questions: Sequence[Question]) -> list[list[int]]:

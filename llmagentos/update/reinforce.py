@@ -37,7 +37,7 @@ Reward = Callable[[Question, Message], float]
 class Reinforcement:
     """How to learn from rewards."""
 
-    rounds: int = 12
+    rounds: int = 16
     questions: int = 48
     """Questions of one round."""
     group: int = 8
@@ -46,13 +46,13 @@ class Reinforcement:
     """What an answer is compared with; a name in llmagentos.update.advantages."""
     clip: float = 0.2
     """How far a token's probability may move from where it was sampled before it stops counting."""
-    leash: float = 1.0
+    leash: float = 5.0
     """Weight of the divergence from the weights at the start, on remembered and general rows."""
-    kept: float = 0.5
+    kept: float = 0.6
     """Share of remembered and general rows, by tokens."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 6e-4
     """Peak rate of the first round; it falls in a straight line over the rounds."""
-    steps: int = 4
+    steps: int = 8
     """Optimiser steps that a round's answers are dealt to, each seen once: more of them stray from where it was sampled."""
     max_new_tokens: int = 64
     seed: int = 0

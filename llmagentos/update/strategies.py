@@ -32,10 +32,10 @@ STRATEGIES: dict[str, Strategy] = {
     "replay": Strategy(terms={"next_token": {}}),
     # Replay, and on the old rows the distribution of the model before the update.
     "replay_kl": Strategy(terms={"next_token": {}, "old_model_kl": {"weight": 1.0}}),
-    # Replay, and thumbs: what was liked becomes likelier than the old model had it, what was disliked less likely.
-    "kto": Strategy(terms={"next_token": {}, "kto": {"weight": 1.0}}, preference="kto"),
-    # Replay, and corrections against the answers they replaced.
-    "dpo": Strategy(terms={"next_token": {}, "dpo": {"weight": 1.0}}, preference="dpo"),
+    # And thumbs: what was liked becomes likelier than the old model had it, what was disliked less likely.
+    "kto": Strategy(terms={"next_token": {}, "kto": {"weight": 1.0}, "old_model_kl": {"weight": 1.0}}, preference="kto"),
+    # And corrections against the answers they replaced.
+    "dpo": Strategy(terms={"next_token": {}, "dpo": {"weight": 1.0}, "old_model_kl": {"weight": 1.0}}, preference="dpo"),
 }
 
 
