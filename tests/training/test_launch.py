@@ -42,7 +42,13 @@ def test_two_workers_train_what_one_does_and_share_one_start(tmp_path: Path, ray
 
 @pytest.mark.ray
 def test_a_worker_s_refusal_arrives_as_itself(tmp_path: Path, ray_cluster: None):
-    phase = prepare(tmp_path, "bad", ranks=2, engine="deepspeed", terms={"magic": {}})
+    phase = prepare(tmp_path, "bad", ranks=2, engine="deepspeed", terms={"teacher_kl": {}})  # and no teacher to ask
+    with pytest.raises(ConfigError, match="names none"):
+        launch([phase], TWO, tmp_path / "train")
+
+
+def test_a_term_nobody_knows_is_refused_before_anything_starts(tmp_path: Path):
+    phase = prepare(tmp_path, "bad", terms={"magic": {}})
     with pytest.raises(ConfigError, match="magic"):
         launch([phase], TWO, tmp_path / "train")
 
