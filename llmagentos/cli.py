@@ -343,15 +343,17 @@ def quarantine(
 
 @app.command()
 def benchmark(
-    name: Annotated[str, typer.Argument(help="loop, for instance")],
+    name: Annotated[str, typer.Argument(help="forgetting, for instance")],
     overrides: Overrides = None,
+    option: Annotated[list[str] | None, typer.Option("--option", "-o", help="key=value of the benchmark's own")] = None,
     config: File = None,
     json: Json = False,
 ) -> None:
-    """Measure something."""
-    from llmagentos.local import steps
+    """Measure something: loop, days, forgetting."""
+    from llmagentos.local import show, steps
+    from llmagentos.local.progress import Progress
 
-    _tell(steps.benchmark(_config(config, overrides), name))
+    _tell(steps.benchmark(_config(config, overrides), name, option or [], say=Progress().say), show.benchmark)
 
 
 @app.command()

@@ -232,6 +232,8 @@ class RegistryConfig(Section):
     """Port of the local MLflow server; 0 picks a free one."""
     experiment: str = "llmagentos"
     """MLflow experiment and registered model prefix."""
+    enabled: bool = True
+    """false leaves MLflow as it is (the tables know all the same); a later cycle with true catches up."""
 
 
 class LocalConfig(Section):
