@@ -135,6 +135,8 @@ class TrainingConfig(Section):
     """Micro-batches per optimiser step and worker."""
     batch_tokens: int = Field(768, ge=16)
     """Tokens of one optimiser step, all workers and micro-batches together."""
+    packing: Literal["bucketed", "packed"] = "bucketed"
+    """Rows of like length padded, or rows end to end in one, each with attention to itself only (same losses)."""
     checkpoint_steps: int = Field(200, ge=1)
     """Optimiser steps between resumable checkpoints."""
     max_failures: int = Field(2, ge=0)

@@ -39,6 +39,7 @@ def prepare(
         shares={"new": config.replay.new, "memory": config.replay.memory, "general": config.replay.general},
         epochs=settings.epochs,
         batch_tokens=training.batch_tokens,
+        packed=training.packing == "packed",
         max_steps=settings.max_steps,
         ranks=max(1, training.workers),
         accumulation=training.accumulation,

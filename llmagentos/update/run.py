@@ -41,6 +41,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         # The same number of optimiser steps for every strategy: only then do their outcomes compare.
         epochs=update.epochs * (usual.new + usual.memory + usual.general) / usual.new * mix["new"] / sum(mix.values()),
         batch_tokens=training.batch_tokens,
+        packed=training.packing == "packed",
         max_steps=update.max_steps,
         min_steps=update.min_steps,
         min_epochs=update.min_epochs,

@@ -13,6 +13,8 @@ class Outputs:
     """`logits` [N, V] predict the batch's N supervised tokens; computed once and shared by all terms."""
 
     logits: torch.Tensor
+    losses: torch.Tensor | None = None
+    """[N] −log p of the targets where [N, V] would be too large and no term needs it; `logits` is then empty."""
 
 
 class Term:
@@ -21,6 +23,8 @@ class Term:
     name = ""
     needs_teacher = False
     """True where the term reads the frozen model's cached log-probabilities."""
+    needs_logits = True
+    """False where the term can do with `losses` alone; it must still take `logits` where `losses` is None."""
 
     def __init__(self, weight: float = 1.0, **settings: Any) -> None:
         if settings:
