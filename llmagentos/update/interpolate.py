@@ -41,7 +41,7 @@ def interpolate(start: Path, trained: Path, alpha: float, out: Path) -> None:
     """Write θ_α to `out`, in the shards of `trained` and with its tokenizer and settings."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    where = _index(start)
+    where = {name: path for name, (path, _) in _tensors(start).items()}
     for path in sorted(trained.iterdir()):
         if path.suffix == ".safetensors":
             save_file(_between(path, where, alpha), out / path.name, metadata={"format": "pt"})
@@ -63,23 +63,15 @@ def _between(shard: Path, where: dict[str, Path], alpha: float) -> dict[str, Any
     return made
 
 
-def _index(folder: Path) -> dict[str, Path]:
-    """Tensor name -> the shard that holds it."""
+def _tensors(folder: Path) -> dict[str, tuple[Path, list[int]]]:
+    """Tensor name -> the shard that holds it, and its shape."""
     found = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
-            found |= dict.fromkeys(tensors.keys(), path)
-    return found
-
-
-def _shapes(folder: Path) -> dict[str, list[int]]:
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as tensors:
-            found |= {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+            found |= {name: (path, list(tensors.get_slice(name).get_shape())) for name in tensors.keys()}  # noqa: SIM118
     return found
 
 
 def _comparable(start: Path, trained: Path) -> bool:
-    before, after = _shapes(start), _shapes(trained)
-    return bool(after) and all(before.get(name) == shape for name, shape in after.items())
+    before, after = _tensors(start), _tensors(trained)
+    return bool(after) and all(name in before and before[name][1] == shape for name, (_, shape) in after.items())

@@ -79,8 +79,9 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:
     """The trained weights and those on the way to them, as `update.sweep` says; one of them becomes the challenger."""
+    sweep = config.update.sweep if strategy(config.update.strategy).sweep else (1.0,)
     folder = Path(prepared.phase.run_dir) / "candidates"
-    return interpolate.candidates(Path(prepared.phase.init), Path(prepared.phase.out), config.update.sweep, folder)
+    return interpolate.candidates(Path(prepared.phase.init), Path(prepared.phase.out), sweep, folder)
 
 
 def register(config: Config, home: Home, prepared: Prepared, cycle: str, chosen: Candidate | None = None) -> ModelVersion:
