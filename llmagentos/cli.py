@@ -278,6 +278,7 @@ def rollback(overrides: Overrides = None, reason: Reason = "", config: File = No
 def cycle(
     overrides: Overrides = None,
     every: Annotated[str | None, typer.Option(help="again and again: 30m, 24h, 7d")] = None,
+    when_due: Annotated[bool, typer.Option("--when-due", help="skipped unless enough is new, old or alarming")] = False,
     config: File = None,
     json: Json = False,
 ) -> None:
@@ -285,7 +286,7 @@ def cycle(
     from llmagentos.local import show, steps
     from llmagentos.local.progress import Progress
 
-    settings, say = _config(config, overrides), Progress().say
+    settings, say = _config(config, [*(overrides or ()), *(["trigger.mode=due"] * when_due)]), Progress().say
     if every is None:
         _tell(steps.cycle(settings, say=say), show.cycle)
         return

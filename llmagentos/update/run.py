@@ -6,6 +6,7 @@ from typing import Any
 
 from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError
+from llmagentos.core.evaluation import Candidate
 from llmagentos.core.records import ModelVersion, RunRecord
 from llmagentos.models.loading import load_model, parameters
 from llmagentos.registry import tracking
@@ -21,6 +22,7 @@ from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
 from llmagentos.training.rows import Rows
 from llmagentos.training.terms import TERMS
+from llmagentos.update import interpolate
 from llmagentos.update.strategies import strategy
 
 
@@ -76,8 +78,18 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=champion)
 
 
-def register(config: Config, home: Home, prepared: Prepared, cycle: str) -> ModelVersion:
-    """Make the trained weights a version with its lineage. An attempt that died after this is found again."""
+def candidates(config: Config, prepared: Prepared) -> list[Candidate]:
+    """The trained weights and those on the way to them, as `update.sweep` says; one of them becomes the challenger."""
+    sweep = config.update.sweep if strategy(config.update.strategy).sweep else (1.0,)
+    folder = Path(prepared.phase.run_dir) / "candidates"
+    return interpolate.candidates(Path(prepared.phase.init), Path(prepared.phase.out), sweep, folder)
+
+
+def register(config: Config, home: Home, prepared: Prepared, cycle: str, chosen: Candidate | None = None) -> ModelVersion:
+    """Make weights a version with its lineage: the candidate that was chosen, else what training left.
+
+    An attempt that died after this is found again.
+    """
     versions = Versions(home)
     for version in versions.all():
         if (
@@ -87,20 +99,25 @@ def register(config: Config, home: Home, prepared: Prepared, cycle: str) -> Mode
             and version.status == "registered"
         ):
             return version
+    folder = chosen.dir if chosen else prepared.phase.out
     return versions.add(
-        prepared.phase.out,
+        folder,
         role="agent",
         parent=prepared.start.id if prepared.start else None,
         snapshot=prepared.snapshot,
         cycle=cycle,
-        parameters=parameters(load_model(prepared.phase.out)),
+        interpolation=chosen.alpha if chosen else 1.0,
+        parameters=parameters(load_model(folder)),
         config_hash=config_hash(config),
         code_revision=code_revision(),
     )
 
 
 def update(config: Config) -> dict[str, Any]:
-    """The step by itself: a challenger from the newest snapshot. Raises NotFoundError where nothing was collected."""
+    """The step by itself: a challenger from the newest snapshot, which is what training left (α = 1).
+
+    Raises NotFoundError where nothing was collected.
+    """
     home = Home(config.storage.root)
     newest = latest(home)
     if newest is None:

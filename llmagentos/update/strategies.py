@@ -13,6 +13,8 @@ class Strategy:
 
     terms: dict[str, dict[str, Any]]
     shares: dict[str, float] | None = None
+    sweep: bool = True
+    """Whether smaller steps (`update.sweep`) are tried beside the trained weights."""
 
     def mix(self, replay: ReplayConfig) -> dict[str, float]:
         """Shares by tokens of new, memory and general rows."""
@@ -23,7 +25,7 @@ class Strategy:
 
 STRATEGIES: dict[str, Strategy] = {
     # What happens without any protection: the lower bound, kept for comparison.
-    "naive": Strategy(terms={"next_token": {}}, shares={"new": 1.0}),
+    "naive": Strategy(terms={"next_token": {}}, shares={"new": 1.0}, sweep=False),
     # Experience replay: remembered and pinned general rows in every batch.
     "replay": Strategy(terms={"next_token": {}}),
     # Replay, and on the old rows the distribution of the model before the update.

@@ -18,6 +18,10 @@ def test_naive_remembers_nothing_and_replay_does():
     assert strategy("replay").mix(ReplayConfig())["memory"] > 0
 
 
+def test_the_lower_bound_tries_no_smaller_step():
+    assert [name for name, chosen in STRATEGIES.items() if not chosen.sweep] == ["naive"]
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ConfigError, match="replay"):
         strategy("magic")
