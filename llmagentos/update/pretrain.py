@@ -46,7 +46,7 @@ class PretrainRecipe(BaseModel):
     """Wordings of a fact that are trained on."""
     decorated: float = 0.35
     """Share of them with an opener or a closer."""
-    general_rows: int = 12000
+    general_rows: int = 3000
     """Rows of each general skill."""
     shop_share: float = 0.3
     batch_tokens: int = 768
