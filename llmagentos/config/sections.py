@@ -176,6 +176,8 @@ class UpdateConfig(Section):
     seed: int = 0
     """Order of rows, dropout and sampling."""
     lora: LoraConfig = LoraConfig()
+    terms: dict[str, dict[str, float | int | str]] = {}
+    """Settings of the strategy's loss terms, e.g. `update.terms.ewc.weight=1`; what is not set stays the strategy's."""
 
 
 class DistillConfig(Section):

@@ -2,6 +2,8 @@
 
 One step: for each micro-batch, the terms' sums are added, divided by the step's supervised tokens over all ranks and
 micro-batches, and passed to the engine. So accumulation 1×8 equals 8×1, and unequal ranks weigh by their tokens.
+A penalty on parameters is the same in each of a step's micro-batches: the engine sums gradients over them and over ranks,
+so each adds its share of one penalty.
 """
 
 import math
@@ -19,7 +21,8 @@ from llmagentos.training.terms import Outputs, Term
 
 @dataclass
 class Progress:
-    """What a step reports: the loss and each term per supervised token, gradient norm, tokens since the start."""
+    """What a step reports: the loss and each term per supervised token (a penalty: its value), gradient norm, tokens since
+    the start."""
 
     step: int
     steps: int
@@ -57,7 +60,7 @@ def train(
     engine.model.train()
     for batch in batches:
         annotate(batch)
-        loss = _loss(engine.model, batch, terms, sums, ranks)
+        loss = _loss(engine.model, batch, terms, sums, accumulation, ranks)
         engine.backward(loss)
         norm = engine.step()
         tokens += batch.tokens
@@ -74,11 +77,14 @@ def train(
     return tokens
 
 
-def _loss(model: torch.nn.Module, batch: Batch, terms: Sequence[Term], sums: _Sums, ranks: int) -> torch.Tensor:
+def _loss(
+    model: torch.nn.Module, batch: Batch, terms: Sequence[Term], sums: _Sums, accumulation: int, ranks: int
+) -> torch.Tensor:
     outputs = Outputs(answer_logits(model, batch))
     total = outputs.logits.new_zeros(())
     for term in terms:
-        value = term.weight * term.loss(model, batch, outputs) / max(1, batch.step_tokens)
+        parts = accumulation * ranks if term.penalty else max(1, batch.step_tokens)
+        value = term.weight * term.loss(model, batch, outputs) / parts
         total = total + value
         # A rank knows only its own part; times the ranks it estimates the whole step.
         sums.terms[term.name] = sums.terms.get(term.name, 0.0) + float(value.detach()) * ranks
