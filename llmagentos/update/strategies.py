@@ -50,7 +50,8 @@ STRATEGIES: dict[str, Strategy] = {
     # Close to the old weights where these matter. Old rows are needed for the Fisher alone, none is trained on.
     "ewc": Strategy(terms={"next_token": {}, "ewc": {}}, shares=NEW),
     # Learning without forgetting: the old model's distribution on the new prompts [Li & Hoiem 2016]. Needs no old data.
-    "lwf": Strategy(terms={"next_token": {}, "old_model_kl": {"rows": "new"}}, shares=NEW),
+    # There the old model contradicts what changed, so it has less say than on old rows: with 1 the new is not learned.
+    "lwf": Strategy(terms={"next_token": {}, "old_model_kl": {"rows": "new", "weight": 0.3}}, shares=NEW),
     # Experience replay: remembered and pinned general rows in every batch.
     "replay": Strategy(terms={"next_token": {}}),
     # Replay, and on the old rows the distribution of whoever first learned them [Buzzega+ 2020].

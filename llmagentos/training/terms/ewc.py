@@ -29,7 +29,7 @@ class EWC(Term):
     name = "ewc"
     penalty = True
 
-    def __init__(self, weight: float = 0.01, samples: int = 256) -> None:
+    def __init__(self, weight: float = 0.1, samples: int = 256) -> None:
         super().__init__(weight)
         self._samples = samples
 

@@ -44,7 +44,8 @@ class Adapted:
     def __init__(self, name: str, layer: Any) -> None:
         self.name = name
         (adapter,) = layer.lora_A
-        self._a, self._b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        self._a: torch.Tensor = layer.lora_A[adapter].weight
+        self._b: torch.Tensor = layer.lora_B[adapter].weight
         self._scale = float(layer.scaling[adapter])
         self._transposed = bool(getattr(layer, "fan_in_fan_out", False))
 
