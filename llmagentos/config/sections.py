@@ -180,6 +180,8 @@ class UpdateConfig(Section):
     sweep: tuple[float, ...] = (0.5, 0.75, 1.0)
     """Shares α of the step from the champion to the trained weights that are tried; (1.0,) tries the trained ones alone."""
     lora: LoraConfig = LoraConfig()
+    terms: dict[str, dict[str, float | int | str]] = {}
+    """Settings of the strategy's loss terms, e.g. `update.terms.ewc.weight=1`; what is not set stays the strategy's."""
 
     @model_validator(mode="after")
     def _sweeps(self) -> "UpdateConfig":

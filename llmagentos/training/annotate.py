@@ -1,7 +1,7 @@
 """A frozen model's top-k log-probabilities on the answers of rows, in an Arrow file beside the rows.
 
 Cached so that no second model sits in the training process. Ranks share the work: each asks for every n-th row and
-writes a part; rank 0 joins them.
+writes a part; rank 0 joins them. Where an annotation has a `stored` folder, only rows it does not know are asked.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from llmagentos.training.batches import Batch, answer_logits, collate
+from llmagentos.training.batches import Batch, answer_logits, gather
 from llmagentos.training.phase import Annotation
-from llmagentos.training.rows import MicroBatch, Rows, open_arrow, record_batch, write_arrow
+from llmagentos.training.rows import Rows, open_arrow, record_batch, write_arrow
+from llmagentos.training.stored import CACHE, Stored
 
-CACHE = pa.schema([("row", pa.int32()), ("ids", pa.list_(pa.int32())), ("logps", pa.list_(pa.float32()))])
 _BATCH_TOKENS = 4096
 
 
@@ -27,13 +27,19 @@ def annotate(
     path = Path(annotation.cache)
     asked = np.array([i for i in wanted if rows.sources[i] in annotation.sources], dtype=np.int64)
     if not path.exists():
-        model = load(annotation.model).eval()
+        stored = Stored(Path(annotation.stored), rows) if annotation.stored else None
+        known = stored.read(asked) if stored else CACHE.empty_table()
+        unknown = np.setdiff1d(asked, known.column("row").to_numpy())
         part = path.with_name(f"{path.name}.{rank}")
-        write_arrow(part, _ask(model, rows, asked[rank::ranks], annotation.top_k, pad_id), CACHE)
+        model = load(annotation.model).eval() if len(unknown) else None
+        write_arrow(part, _ask(model, rows, unknown[rank::ranks], annotation.top_k, pad_id) if model else [], CACHE)
         barrier()
         if rank == 0:
             parts = [path.with_name(f"{path.name}.{r}") for r in range(ranks)]
-            write_arrow(path, [b for p in parts for b in open_arrow(p).to_batches()], CACHE)
+            found = [b for p in parts for b in open_arrow(p).to_batches()]
+            if stored:
+                stored.keep(found)
+            write_arrow(path, [*known.to_batches(), *found], CACHE)
             for p in parts:
                 p.unlink()
     barrier()
@@ -47,9 +53,7 @@ def _ask(model: torch.nn.Module, rows: Rows, indices: np.ndarray, top_k: int, pa
         size = max(1, _BATCH_TOKENS // int(rows.lengths[order[min(start + 63, len(order) - 1)]]))
         chunk = [int(i) for i in order[start : start + size]]
         start += size
-        pairs = [rows[i] for i in chunk]
-        micro = MicroBatch(0, chunk, [p[0] for p in pairs], [p[1] for p in pairs], ["new"] * len(chunk), 1)
-        batch = collate(micro, pad_id, next(model.parameters()).device)
+        batch = gather(rows, chunk, pad_id, next(model.parameters()).device)
         with torch.inference_mode():
             logps, ids = torch.log_softmax(answer_logits(model, batch), dim=-1).topk(top_k, dim=-1)
         row_of = batch.row_of.cpu().numpy()

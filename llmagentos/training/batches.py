@@ -66,6 +66,12 @@ def collate(micro: MicroBatch, pad_id: int, device: torch.device | str = "cpu") 
     )
 
 
+def gather(rows: Rows, indices: list[int], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    """Some rows as one batch, outside of any plan: `step_tokens` is 1."""
+    pairs, sources = [rows[i] for i in indices], [rows.sources[i] for i in indices]
+    return collate(MicroBatch(0, indices, [p[0] for p in pairs], [p[1] for p in pairs], sources, 1), pad_id, device)
+
+
 def batches(
     plan: Plan, rows: Rows, rank: int, pad_id: int, *, start: int = 0, device: torch.device | str = "cpu",
     make: Callable[..., Batch] = collate,

@@ -2,6 +2,8 @@
 
 One step: for each micro-batch, the terms' sums are added, divided by the step's supervised tokens over all ranks and
 micro-batches, and passed to the engine. So accumulation 1×8 equals 8×1, and unequal ranks weigh by their tokens.
+A penalty on parameters is the same in each of a step's micro-batches: the engine sums gradients over them and over ranks,
+so each adds its share of one penalty.
 """
 
 import math
@@ -21,7 +23,8 @@ from llmagentos.training.terms import Outputs, Term
 
 @dataclass
 class Progress:
-    """What a step reports: the loss and each term per supervised token, gradient norm, tokens since the start."""
+    """What a step reports: the loss and each term per supervised token (a penalty: its value), gradient norm, tokens since
+    the start."""
 
     step: int
     steps: int
@@ -66,7 +69,7 @@ def train(
     outputs_of = forward(engine.model, terms)
     for batch in batches:
         annotate(batch)
-        loss = _loss(engine.model, batch, outputs_of(batch), terms, sums)
+        loss = _loss(engine.model, batch, outputs_of(batch), terms, sums, accumulation * ranks)
         engine.backward(loss)
         norm = engine.step()
         tokens += batch.tokens
@@ -85,10 +88,13 @@ def train(
     return tokens
 
 
-def _loss(model: torch.nn.Module, batch: Batch, outputs: Outputs, terms: Sequence[Term], sums: _Sums) -> torch.Tensor:
+def _loss(
+    model: torch.nn.Module, batch: Batch, outputs: Outputs, terms: Sequence[Term], sums: _Sums, micro_batches: int
+) -> torch.Tensor:
     total = outputs.logits.new_zeros(())
     for term in terms:
-        value = term.weight * term.loss(model, batch, outputs) / max(1, batch.step_tokens)
+        parts = micro_batches if term.penalty else max(1, batch.step_tokens)
+        value = term.weight * term.loss(model, batch, outputs) / parts
         total = total + value
         sums.terms[term.name].append(value.detach())
     return total

@@ -26,21 +26,13 @@ from llmagentos.training.loop import Progress, train
 from llmagentos.training.packing import pack, require_exact
 from llmagentos.training.phase import Phase
 from llmagentos.training.rows import Plan, Rows
-from llmagentos.training.terms import TERMS, Term
+from llmagentos.training.terms import Start, Term, make_terms
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "generation_config.json",
     "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
 )  # fmt: skip
 _LOG_EVERY = 10
-
-
-def make_terms(settings: dict[str, dict[str, Any]]) -> list[Term]:
-    """Terms by name. Raises ConfigError for one that is not known."""
-    for name in settings:
-        if name not in TERMS:
-            raise ConfigError(f"unknown loss term {name!r}.", hint=f"Known terms: {', '.join(sorted(TERMS))}.")
-    return [TERMS[name](**values) for name, values in settings.items()]
 
 
 def run_phase(
@@ -63,15 +55,18 @@ def _train(
     rows, plan = Rows(phase.rows), Plan(phase.plan)
     pad_id = Renderer(phase.init).pad_id
     terms = make_terms(phase.terms)
+    _require_whole_weights(phase, terms)
     attach = _teacher(phase, rows, plan, terms, pad_id, device, rank, ranks, barrier)
     base = load_model(phase.init, "bfloat16" if phase.precision == "bf16" else "float32")
     model = with_adapters(base, phase.lora_rank, phase.lora_alpha).to(device)
     if phase.packing == "packed":
         require_exact(model, base.config.vocab_size)
     engine: Engine = ENGINES[phase.engine](model, phase, plan.steps)
-    start = _resume(phase, engine)
+    caches = Path(phase.caches or phase.run_dir)
+    plain = Start(engine.model, phase.init, lambda: load_model(phase.init).to(device), rows, pad_id, caches, rank, barrier)
     for term in terms:
-        term.begin(engine.model)
+        term.begin(plain)
+    start = _resume(phase, engine)
     log = _Log(phase, report, rank)
 
     def on_step(progress: Progress) -> None:
@@ -98,6 +93,15 @@ def _train(
         "seconds": log.seconds,
         "resumed_at": float(start),
     }
+
+
+def _require_whole_weights(phase: Phase, terms: list[Term]) -> None:
+    penalties = [t.name for t in terms if t.penalty]
+    if penalties and phase.engine == "deepspeed" and phase.zero_stage == 3:
+        raise ConfigError(
+            f"term {penalties[0]!r} is a penalty on weights, and under training.zero_stage=3 no rank has a whole one.",
+            hint="Set training.zero_stage to 2 or less, or choose a strategy that compares answers, like replay_kl.",
+        )
 
 
 def _teacher(

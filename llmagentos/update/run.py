@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
-from llmagentos.core.errors import NotFoundError
+from llmagentos.core.errors import ConfigError, NotFoundError
 from llmagentos.core.evaluation import Candidate
 from llmagentos.core.records import ModelVersion, RunRecord
+from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model, parameters
 from llmagentos.registry import tracking
 from llmagentos.registry.lineage import code_revision, config_hash
@@ -21,7 +22,7 @@ from llmagentos.training.phase import Annotation, Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
 from llmagentos.training.rows import Rows
-from llmagentos.training.terms import TERMS
+from llmagentos.training.terms import Term, make_terms
 from llmagentos.update import interpolate
 from llmagentos.update.strategies import strategy
 
@@ -32,16 +33,19 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     Raises ConfigError for an unknown strategy, IntegrityError for damaged weights, TrainingError for nothing to train on.
     """
     chosen = strategy(config.update.strategy)
+    terms = chosen.configured(config.update.terms)
+    made = make_terms(terms)
     verify(Path(champion.dir), champion.manifest_hash)
     rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
     if not rows.exists():
         mix_rows(config, home, snapshot, Path(champion.dir), rows)
     update, training = config.update, config.training
-    mix, usual = chosen.mix(config.replay), config.replay
+    rendered = Rows(rows)
+    mix, usual = chosen.mix(config.replay, rendered.tokens()), config.replay
     recipe = Recipe(
         shares=mix,
         # The same number of optimiser steps for every strategy: only then do their outcomes compare.
-        epochs=update.epochs * (usual.new + usual.memory + usual.general) / usual.new * mix["new"] / sum(mix.values()),
+        epochs=update.epochs * (usual.new + usual.memory + usual.general) / usual.new * mix["new"] / (sum(mix.values()) or 1),
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
         max_steps=update.max_steps,
@@ -51,12 +55,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         accumulation=training.accumulation,
         seed=update.seed,
     )
-    facts = make_plan(Rows(rows), recipe, plan)
-    annotation = None
-    if any(TERMS[name].needs_teacher for name in chosen.terms if name in TERMS):
-        annotation = Annotation(
-            model=champion.dir, cache=str(folder / "update" / "old_model.arrow"), sources=("memory", "general")
-        )
+    facts = make_plan(rendered, recipe, plan)
     phase = Phase(
         name="update",
         init=champion.dir,
@@ -64,8 +63,9 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         run_dir=str(folder / "update"),
         rows=str(rows),
         plan=str(plan),
-        terms=chosen.terms,
-        annotation=annotation,
+        terms=terms,
+        annotation=_annotation(made, home, champion, folder / "update" / "old_model.arrow"),
+        caches=str(home.cache("training", "")),
         learning_rate=update.learning_rate,
         warmup=update.warmup,
         weight_decay=update.weight_decay,
@@ -76,6 +76,19 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         **engine_settings(training),  # type: ignore[arg-type]
     )
     return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=champion)
+
+
+def _annotation(terms: list[Term], home: Home, champion: ModelVersion, cache: Path) -> Annotation | None:
+    """What the champion is asked before it is updated, for the one term that wants to know."""
+    asking = [term for term in terms if term.needs_teacher]
+    if not asking:
+        return None
+    if len(asking) > 1:
+        raise ConfigError(f"{asking[0].name!r} and {asking[1].name!r} each ask a frozen model, and a strategy may ask once.")
+    # At least one token must be left for the tail.
+    top_k = min(asking[0].top_k, Renderer(champion.dir).vocab_size - 1)
+    stored = str(home.cache("stored", f"top-{top_k}")) if asking[0].stored else ""
+    return Annotation(model=champion.dir, cache=str(cache), top_k=top_k, sources=asking[0].asks, stored=stored)
 
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:

@@ -106,3 +106,10 @@ def test_overrides_can_hold_an_equals_sign():
 
 def test_an_empty_value_is_the_empty_text():
     assert load("model.base=").model.base == ""
+
+
+def test_settings_of_loss_terms_are_open_and_keep_their_types():
+    config = load_config(overrides=["update.terms.ewc.weight=100", "update.terms.derpp.divergence=jsd"], environment={})
+    assert config.update.terms == {"ewc": {"weight": 100}, "derpp": {"divergence": "jsd"}}
+    with pytest.raises(ConfigError, match="update.terms"):
+        load_config(overrides=["update.terms.ewc=5"], environment={})

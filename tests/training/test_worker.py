@@ -1,5 +1,6 @@
 """One rank of a phase: DeepSpeed equals PyTorch, and kill -9 costs nothing but time."""
 
+import json
 import subprocess
 import sys
 import time
@@ -49,11 +50,18 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleranc
         torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance)
 
 
+def norms(phase: Phase) -> list[float]:
+    """Gradient norms of the logged steps: what the optimiser was given, which Adam and clipping hide from the weights."""
+    return [json.loads(line)["grad_norm"] for line in (Path(phase.run_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_deepspeed_outside_ray_trains_as_plain_pytorch_does(tmp_path: Path):
-    plain = prepare(tmp_path, "plain", accumulation=2)
-    deep = prepare(tmp_path, "deep", accumulation=2, engine="deepspeed")
+    both = {"next_token": {}, "l2_anchor": {"weight": 20.0}}
+    plain = prepare(tmp_path, "plain", accumulation=2, terms=both)
+    deep = prepare(tmp_path, "deep", accumulation=2, terms=both, engine="deepspeed", zero_stage=2)
     run_phase(plain)
     run_phase(deep)
+    assert norms(deep) == pytest.approx(norms(plain), rel=1e-3)
     assert_same(weights(plain), weights(deep), 1e-4)
 
 
@@ -119,6 +127,13 @@ def test_adapters_are_merged_into_weights_of_the_same_shape(tmp_path: Path):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any("q_proj" in name for name in changed)
     assert not any("embed" in name or "norm" in name for name in changed)
+
+
+@pytest.mark.parametrize("term", ["l2_anchor", "ewc"])
+def test_a_penalty_on_weights_is_refused_where_no_rank_has_them_whole(tmp_path: Path, term: str):
+    phase = prepare(tmp_path, "a", terms={"next_token": {}, term: {}}, engine="deepspeed", zero_stage=3)
+    with pytest.raises(ConfigError, match="zero_stage=3 no rank has a whole"):
+        run_phase(phase)
 
 
 def test_an_unknown_term_is_refused_with_the_known_ones():

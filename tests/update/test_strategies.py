@@ -2,20 +2,42 @@ import pytest
 
 from llmagentos.config.sections import ReplayConfig
 from llmagentos.core.errors import ConfigError
-from llmagentos.training.terms import TERMS
+from llmagentos.training.terms import make_terms
 from llmagentos.update.strategies import STRATEGIES, strategy
+
+TOKENS = {"new": 100, "memory": 700, "general": 200}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_names_terms_that_exist_and_trains_on_the_new(name: str):
     chosen = strategy(name)
-    assert set(chosen.terms) <= set(TERMS)
-    assert chosen.mix(ReplayConfig())["new"] > 0
+    assert [term.name for term in make_terms(chosen.terms)][0] == "next_token"
+    assert chosen.mix(ReplayConfig(), TOKENS)["new"] > 0
 
 
-def test_naive_remembers_nothing_and_replay_does():
-    assert set(strategy("naive").mix(ReplayConfig())) == {"new"}
-    assert strategy("replay").mix(ReplayConfig())["memory"] > 0
+@pytest.mark.parametrize("name", ["naive", "l2", "ewc", "lwf"])
+def test_without_replay_nothing_old_is_trained_on(name: str):
+    assert set(strategy(name).mix(ReplayConfig(), TOKENS)) == {"new"}
+
+
+@pytest.mark.parametrize("name", ["replay", "derpp", "replay_kl"])
+def test_replay_takes_the_mix_of_the_configuration(name: str):
+    assert strategy(name).mix(ReplayConfig(memory=0.5), TOKENS) == {"new": 0.4, "memory": 0.5, "general": 0.3}
+
+
+def test_joint_takes_all_there_is_by_its_size():
+    assert strategy("joint").mix(ReplayConfig(), TOKENS) == TOKENS
+    assert strategy("joint").mix(ReplayConfig(), {"new": 5}) == {"new": 5, "memory": 0, "general": 0}
+
+
+def test_settings_of_the_configuration_lie_over_those_of_the_strategy():
+    assert strategy("lwf").configured({"old_model_kl": {"weight": 3}})["old_model_kl"] == {"rows": "new", "weight": 3}
+    assert STRATEGIES["lwf"].terms["old_model_kl"]["weight"] < 1
+
+
+def test_a_term_that_the_strategy_lacks_is_refused():
+    with pytest.raises(ConfigError, match=r"update.terms.ewc.*next_token, l2_anchor"):
+        strategy("l2").configured({"ewc": {"weight": 1}})
 
 
 def test_the_lower_bound_tries_no_smaller_step():
