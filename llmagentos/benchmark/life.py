@@ -99,16 +99,17 @@ def _share(row: dict[str, float], which: str, stages: list[Stage], changed: list
 def _suites(home: Home, stages: list[Stage]) -> list[Suite]:
     found = []
     for k, stage in enumerate(stages):
-        found += [_suite(f"exam {k}", stage.exam), _suite(f"unseen {k}", stage.unseen)]
+        found += [suite_of(f"exam {k}", stage.exam), suite_of(f"unseen {k}", stage.unseen)]
         if stage.changed:
-            found += [_suite(f"new {k}", [q for q, _ in stage.changed]), _olds(f"old {k}", stage.changed)]
+            found += [suite_of(f"new {k}", [q for q, _ in stage.changed]), _olds(f"old {k}", stage.changed)]
     for suite in stored.live(home):
         name = GENERAL if suite.name.startswith("general") else BASE
         found.append(suite.model_copy(update={"name": name}))
     return found
 
 
-def _suite(name: str, questions: list[Question]) -> Suite:
+def suite_of(name: str, questions: list[Question]) -> Suite:
+    """Questions with their right answers as a suite."""
     items = [
         EvalItem(id=str(k), messages=q.messages(), tools=list(q.tools) or None, skill=q.skill, key=q.key)
         for k, q in enumerate(questions)

@@ -1,6 +1,6 @@
 """Pictures of what was learned and what was forgotten: the matrix version × suite, and accuracy over versions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmagentos.core.records import ModelVersion
@@ -52,6 +52,22 @@ def accuracy_over_versions(versions: Sequence[ModelVersion], *, role: str = "age
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
     axes.set_title("Accuracy over versions", fontsize=10)
+    return figure
+
+
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, float]]], across: str, up: str, title: str, marks: Sequence[float] = ()
+) -> Any:
+    """A line a name over (x, y) points with y from 0 to 1; `marks` are grey verticals."""
+    figure, axes = _axes(9.0, 4.2)
+    for mark in marks:
+        axes.axvline(mark, color="0.85", linewidth=1, zorder=0)
+    for name, points in lines.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], label=name, linewidth=1.2)
+    axes.set(xlabel=across, ylabel=up, ylim=(-0.03, 1.03))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2, loc="lower right")
+    axes.set_title(title, fontsize=10)
     return figure
 
 

@@ -69,19 +69,20 @@ def _knowledge(
     *trained, unseen = material.questions
     for fact in facts:
         for frame in trained:
-            question = _fact(world, material, fact, frame)
+            question = fact_question(world, material, fact, frame)
             other = rng.choice([v for v in material.attributes[fact[1]] if v != world.value(fact)])
             wrong = material.answer.format(p=fact[0], a=fact[1], v=other)
             stage.rows.append(_judged(question, wrong, rng) if thumbs else _logged(question, wrong, rng))
         if fact in exam:
-            stage.exam.append(_fact(world, material, fact, rng.choice(trained)))
-            stage.unseen.append(_fact(world, material, fact, unseen))
+            stage.exam.append(fact_question(world, material, fact, rng.choice(trained)))
+            stage.unseen.append(fact_question(world, material, fact, unseen))
         if old is not None and fact in old.facts:
-            question = _fact(world, material, fact, rng.choice(trained))
+            question = fact_question(world, material, fact, rng.choice(trained))
             stage.changed.append((question, _said(question, material.answer.format(p=fact[0], a=fact[1], v=old.facts[fact]))))
 
 
-def _fact(world: World, material: Family, fact: tuple[str, str], frame: str) -> Question:
+def fact_question(world: World, material: Family, fact: tuple[str, str], frame: str) -> Question:
+    """One wording of a question about a fact, with its answer in this world."""
     answer = material.answer.format(p=fact[0], a=fact[1], v=world.value(fact))
     return Question(frame.format(p=fact[0], a=fact[1]), answer, "knowledge", key=f"{fact[0]}.{fact[1]}")
 
@@ -99,17 +100,18 @@ def _home(
         for pair, frames in asked.items():
             for frame in frames:
                 wrong = world.command(material, device, rng.choice(material.rooms), rng.choice(material.states))
-                stage.rows.append(_logged(_command(world, material, device, *pair, frame), wrong, rng))
+                stage.rows.append(_logged(command_question(world, material, device, *pair, frame), wrong, rng))
         if device not in exam:
             continue
-        known = [(pair, _command(world, material, device, *pair, rng.choice(asked[pair]))) for pair in list(asked)[:4]]
+        known = [(pair, command_question(world, material, device, *pair, rng.choice(asked[pair]))) for pair in list(asked)[:4]]
         stage.exam += [question for _, question in known]
-        stage.unseen += [_command(world, material, device, *pair, unseen) for pair in held[:3]]
+        stage.unseen += [command_question(world, material, device, *pair, unseen) for pair in held[:3]]
         if old is not None and device in old.devices:
             stage.changed += [(question, _said(question, old.command(material, device, *pair))) for pair, question in known]
 
 
-def _command(world: World, material: Family, device: str, room: str, state: str, frame: str) -> Question:
+def command_question(world: World, material: Family, device: str, room: str, state: str, frame: str) -> Question:
+    """One wording of a command, with the call that does it in this world."""
     call = world.command(material, device, room, state)
     prompt = frame.format(d=device, r=room, s=state)
     return Question(prompt, "", "home", key=f"home.{device}", tools=(world.tool(material, device),), call=call)
@@ -123,16 +125,17 @@ def _recommend(
     for item in items:
         for frame in trained:
             wrong = material.recommend.format(v=rng.choice(sorted(world.next)))
-            stage.rows.append(_logged(_next(world, material, item, frame), wrong, rng))
+            stage.rows.append(_logged(next_question(world, material, item, frame), wrong, rng))
         if item in exam:
-            stage.exam.append(_next(world, material, item, rng.choice(trained)))
-            stage.unseen.append(_next(world, material, item, unseen))
+            stage.exam.append(next_question(world, material, item, rng.choice(trained)))
+            stage.unseen.append(next_question(world, material, item, unseen))
         if old is not None and item in old.next:
-            question = _next(world, material, item, rng.choice(trained))
+            question = next_question(world, material, item, rng.choice(trained))
             stage.changed.append((question, _said(question, material.recommend.format(v=old.next[item]))))
 
 
-def _next(world: World, material: Family, item: str, frame: str) -> Question:
+def next_question(world: World, material: Family, item: str, frame: str) -> Question:
+    """One wording of "what comes after", with its answer in this world."""
     return Question(frame.format(p=item), material.recommend.format(v=world.next[item]), "recommendation", key=f"next.{item}")
 
 
