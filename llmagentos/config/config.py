@@ -23,6 +23,7 @@ from llmagentos.config.sections import (
     ServeConfig,
     StorageConfig,
     TrainingConfig,
+    TriggerConfig,
     UpdateConfig,
 )
 from llmagentos.config.sizes import SIZES
@@ -51,6 +52,7 @@ class Config(Section):
     registry: RegistryConfig = RegistryConfig()
     local: LocalConfig = LocalConfig()
     cycle: CycleConfig = CycleConfig()
+    trigger: TriggerConfig = TriggerConfig()
 
 
 def load_config(

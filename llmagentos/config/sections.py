@@ -135,6 +135,8 @@ class TrainingConfig(Section):
     """Micro-batches per optimiser step and worker."""
     batch_tokens: int = Field(768, ge=16)
     """Tokens of one optimiser step, all workers and micro-batches together."""
+    packing: Literal["bucketed", "packed"] = "bucketed"
+    """Rows of like length padded, or rows end to end in one, each with attention to itself only (same losses)."""
     checkpoint_steps: int = Field(200, ge=1)
     """Optimiser steps between resumable checkpoints."""
     max_failures: int = Field(2, ge=0)
@@ -175,9 +177,17 @@ class UpdateConfig(Section):
     """Largest gradient norm."""
     seed: int = 0
     """Order of rows, dropout and sampling."""
+    sweep: tuple[float, ...] = (0.5, 0.75, 1.0)
+    """Shares α of the step from the champion to the trained weights that are tried; (1.0,) tries the trained ones alone."""
     lora: LoraConfig = LoraConfig()
     terms: dict[str, dict[str, float | int | str]] = {}
-    """Settings of the strategy's loss terms, e.g. `update.terms.ewc.weight=1`; what is not set stays the strategy's."""
+    """Settings of loss terms, e.g. `update.terms.ewc.weight=1`, laid over those of a strategy that has the term."""
+
+    @model_validator(mode="after")
+    def _sweeps(self) -> "UpdateConfig":
+        if not 1 <= len(set(self.sweep)) == len(self.sweep) <= 4 or not all(0 < alpha <= 1 for alpha in self.sweep):
+            raise ValueError("update.sweep wants one to four different shares above 0 and up to 1")
+        return self
 
 
 class DistillConfig(Section):
@@ -208,6 +218,8 @@ class EvaluateConfig(Section):
     """Most live old items asked."""
     threads: int = Field(2, ge=1)
     """CPU threads of the evaluation."""
+    drift_rows: int = Field(200, ge=1)
+    """Most rows, new and old each, on which the drift from the champion is measured."""
 
 
 class GateConfig(Section):
@@ -225,6 +237,8 @@ class GateConfig(Section):
     """Fewer old items than this: Hold."""
     ceiling: float = Field(0.95, gt=0, le=1)
     """A champion at or above this on the new has nothing left to learn there."""
+    drift_budget: float = Field(0.5, gt=0)
+    """Divergence from the champion on old rows, in nats per token, above which an alarm asks for consolidation."""
 
 
 class RegistryConfig(Section):
@@ -234,6 +248,8 @@ class RegistryConfig(Section):
     """Port of the local MLflow server; 0 picks a free one."""
     experiment: str = "llmagentos"
     """MLflow experiment and registered model prefix."""
+    enabled: bool = True
+    """false leaves MLflow as it is (the tables know all the same); a later cycle with true catches up."""
 
 
 class LocalConfig(Section):
@@ -254,3 +270,14 @@ class CycleConfig(Section):
     """Cycles of one name exclude one another."""
     scenario: str = "customer_service"
     """Whose simulator `make demo` talks with."""
+
+
+class TriggerConfig(Section):
+    mode: Literal["always", "due"] = "always"
+    """always runs a cycle whenever it is asked for; due runs it only when there is a reason to, else it is Skipped."""
+    min_rows: int = Field(200, ge=1)
+    """New trainable rows that are reason enough."""
+    max_wait_hours: float = Field(24.0, gt=0)
+    """A new row that waits longer than this is reason enough."""
+    every_hours: float = Field(0.0, ge=0)
+    """Hours since the last cycle that are reason enough, where anything new waits at all; 0 has no schedule."""

@@ -72,26 +72,36 @@ def _ask(model: torch.nn.Module, rows: Rows, indices: np.ndarray, top_k: int, pa
 
 
 class TeacherCache:
-    """Look up a batch's teacher values by row index."""
+    """Look up a batch's teacher values by row index: one gather a batch."""
 
     def __init__(self, path: Path, top_k: int) -> None:
         table = open_arrow(path).combine_chunks()
+        rows = table.column("row").to_numpy()
         self._top_k = top_k
-        self._at = {int(r): k for k, r in enumerate(table.column("row").to_numpy())}
-        self._ids = table.column("ids")
-        self._logps = table.column("logps")
+        self._ids, starts = _columns(table, "ids", top_k)
+        self._logps, _ = _columns(table, "logps", top_k)
+        # Where a row's values begin; −1 for a row that was not asked, as the last entry is.
+        self._starts = np.full(int(rows.max(initial=0)) + 2, -1, dtype=np.int64)
+        self._starts[rows] = starts
 
     def attach(self, batch: Batch) -> None:
         """Put [N, k] ids and log-probabilities on a batch, in the order of its targets; unasked rows get a flat tail."""
-        counts = torch.bincount(batch.row_of, minlength=len(batch.indices)).tolist()
-        ids, logps = [], []
-        for row, count in zip(batch.indices, counts, strict=True):
-            at = self._at.get(row)
-            if at is None:
-                ids.append(torch.arange(self._top_k).repeat(count, 1))
-                logps.append(torch.full((count, self._top_k), -30.0))
-                continue
-            ids.append(torch.tensor(self._ids[at].values.to_numpy(), dtype=torch.long).view(count, self._top_k))
-            logps.append(torch.tensor(self._logps[at].values.to_numpy()).view(count, self._top_k))
-        batch.teacher_ids = torch.cat(ids).to(batch.ids.device)
-        batch.teacher_logps = torch.cat(logps).to(batch.ids.device)
+        row_of = batch.row_of.cpu().numpy()
+        counts = np.bincount(row_of, minlength=len(batch.indices))
+        within = np.arange(len(row_of)) - (np.cumsum(counts) - counts)[row_of]
+        starts = self._starts[np.minimum(batch.indices, len(self._starts) - 1)][row_of]
+        asked = starts >= 0
+        ids = np.tile(np.arange(self._top_k), (len(row_of), 1))
+        logps = np.full((len(row_of), self._top_k), -30.0, dtype=np.float32)
+        at = (starts + within)[asked]
+        ids[asked], logps[asked] = self._ids[at], self._logps[at]
+        batch.teacher_ids = torch.from_numpy(ids).to(batch.ids.device)
+        batch.teacher_logps = torch.from_numpy(logps).to(batch.ids.device)
+
+
+def _columns(table: pa.Table, name: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """All values of a list column as [tokens, k], and the token at which each row begins."""
+    if not table.num_rows:
+        return np.zeros((0, top_k)), np.zeros(0, dtype=np.int64)
+    lists = table.column(name).chunk(0)
+    return lists.values.to_numpy().reshape(-1, top_k), lists.offsets.to_numpy()[:-1].astype(np.int64) // top_k

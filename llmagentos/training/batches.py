@@ -1,10 +1,10 @@
-"""Micro-batches as tensors, padded on the right.
+"""Micro-batches as tensors, padded on the right (packing.py makes them without padding).
 
 Attention is causal, so real tokens never see padding behind them: no mask is needed, and position ids are 0, 1, 2 …
 Logits are asked for only from the first to the last position that predicts a supervised token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,9 @@ from llmagentos.training.rows import MicroBatch, Plan, Rows
 
 @dataclass
 class Batch:
-    """`ids` [B, L]; `keep` [K] positions whose logits are used; `select` [B, K] marks those that predict an answer
-    token; `targets` [N] those tokens, row by row; `row_of` [N] the batch row of each; `old` [B] memory or general."""
+    """R rows, each padded (B = R) or all packed into one (B = 1). `ids` [B, L]; `keep` [K] positions whose logits are
+    used; `select` [B, K] marks those that predict an answer token; `targets` [N] those tokens, row by row; `row_of` [N]
+    which of the R rows each is of; `old` [R] memory or general."""
 
     step: int
     indices: list[int]
@@ -29,6 +30,8 @@ class Batch:
     step_tokens: int
     tokens: int
     """Real tokens, padding not counted."""
+    positions: torch.Tensor | None = None
+    """[1, L] position ids that start again at each packed row; None where rows are padded."""
     teacher_ids: torch.Tensor | None = None
     """[N, k] token ids of the frozen model's most likely tokens."""
     teacher_logps: torch.Tensor | None = None
@@ -70,14 +73,20 @@ def gather(rows: Rows, indices: list[int], pad_id: int, device: torch.device | s
 
 
 def batches(
-    plan: Plan, rows: Rows, rank: int, pad_id: int, *, start: int = 0, device: torch.device | str = "cpu"
-) -> Iterator[Batch]:
-    """The tensors of one rank, in the plan's order, from step `start` on."""
+    plan: Plan, rows: Rows, rank: int, pad_id: int, *, start: int = 0, device: torch.device | str = "cpu",
+    make: Callable[..., Batch] = collate,
+) -> Iterator[Batch]:  # fmt: skip
+    """The tensors of one rank, in the plan's order, from step `start` on; `make` is `collate` or packing's `pack`."""
     for micro in plan.micro_batches(rows, rank, start=start):
-        yield collate(micro, pad_id, device)
+        yield make(micro, pad_id, device)
 
 
 def answer_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """[N, V] logits in float32 that predict the supervised tokens of a batch."""
-    logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
-    return logits[batch.select].float()
+    return kept(model, batch)[batch.select].float()
+
+
+def kept(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """[B, K, …] what the model gives at the kept positions."""
+    packed = {} if batch.positions is None else {"position_ids": batch.positions}
+    return model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False, **packed).logits

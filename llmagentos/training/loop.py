@@ -8,14 +8,16 @@ so each adds its share of one penalty.
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from llmagentos.core.errors import TrainingError
-from llmagentos.training.batches import Batch, answer_logits
+from llmagentos.training.batches import Batch
 from llmagentos.training.engine import Engine
+from llmagentos.training.head import forward
 from llmagentos.training.terms import Outputs, Term
 
 
@@ -35,8 +37,14 @@ class Progress:
 
 @dataclass
 class _Sums:
-    loss: float = 0.0
-    terms: dict[str, float] = field(default_factory=dict)
+    """One step's terms, kept as tensors: reading one makes a GPU wait."""
+
+    terms: defaultdict[str, list[torch.Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+    def read(self, ranks: int) -> dict[str, float]:
+        # A rank knows only its own part; times the ranks it estimates the whole step.
+        totals = torch.stack([torch.stack(values).sum() for values in self.terms.values()]) * ranks
+        return dict(zip(self.terms, totals.tolist(), strict=True))
 
 
 def train(
@@ -58,35 +66,35 @@ def train(
     tokens, micro = 0, 0
     sums = _Sums()
     engine.model.train()
+    outputs_of = forward(engine.model, terms)
     for batch in batches:
         annotate(batch)
-        loss = _loss(engine.model, batch, terms, sums, accumulation, ranks)
+        loss = _loss(engine.model, batch, outputs_of(batch), terms, sums, accumulation * ranks)
         engine.backward(loss)
         norm = engine.step()
         tokens += batch.tokens
         micro += 1
         if micro % accumulation:
             continue
-        if not math.isfinite(sums.loss) or not math.isfinite(norm):
+        parts = sums.read(ranks)
+        total = sum(parts.values())
+        if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
-                f"step {batch.step}: loss {sums.loss}, gradient norm {norm}.",
+                f"step {batch.step}: loss {total}, gradient norm {norm}.",
                 hint="Lower update.learning_rate or update.clip; the served weights are untouched.",
             )
-        on_step(Progress(batch.step, steps, sums.loss, sums.terms, norm, tokens, time.monotonic() - started))
+        on_step(Progress(batch.step, steps, total, parts, norm, tokens, time.monotonic() - started))
         sums = _Sums()
     return tokens
 
 
 def _loss(
-    model: torch.nn.Module, batch: Batch, terms: Sequence[Term], sums: _Sums, accumulation: int, ranks: int
+    model: torch.nn.Module, batch: Batch, outputs: Outputs, terms: Sequence[Term], sums: _Sums, micro_batches: int
 ) -> torch.Tensor:
-    outputs = Outputs(answer_logits(model, batch))
     total = outputs.logits.new_zeros(())
     for term in terms:
-        parts = accumulation * ranks if term.penalty else max(1, batch.step_tokens)
+        parts = micro_batches if term.penalty else max(1, batch.step_tokens)
         value = term.weight * term.loss(model, batch, outputs) / parts
         total = total + value
-        # A rank knows only its own part; times the ranks it estimates the whole step.
-        sums.terms[term.name] = sums.terms.get(term.name, 0.0) + float(value.detach()) * ranks
-    sums.loss += float(total.detach()) * ranks
+        sums.terms[term.name].append(value.detach())
     return total

@@ -46,6 +46,8 @@ class Phase(BaseModel):
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    packing: Literal["bucketed", "packed"] = "bucketed"
+    """How a micro-batch becomes tensors; the plan is made for the same."""
     lora_rank: int = 0
     """0 trains every weight."""
     lora_alpha: float = 64.0

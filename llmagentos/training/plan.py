@@ -2,7 +2,8 @@
 
 Counts first: each pass holds every new row once, and memory and general rows sampled so that the tokens stand in the
 recipe's ratio; an empty source is left out and the others' shares are renormalised. Rows are grouped by length in
-shuffled pools (little padding), cut into micro-batches, shuffled again and dealt to steps and ranks.
+shuffled pools (little padding; left as they come where they will be packed), cut into micro-batches, shuffled again and
+dealt to steps and ranks.
 """
 
 import math
@@ -31,6 +32,8 @@ class Recipe:
     """Passes over the new rows that `max_steps` never cuts short."""
     ranks: int = 1
     accumulation: int = 1
+    packed: bool = False
+    """Rows of a micro-batch will stand end to end: no padding counts."""
     seed: int = 0
 
 
@@ -65,7 +68,8 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     wanted = steps * recipe.ranks * recipe.accumulation
     micro: list[np.ndarray] = []
     while len(micro) < wanted:
-        micro += _epoch(members, shares, lengths, scarce, capacity, rng, at_least=1 if micro else recipe.ranks)
+        at_least = 1 if micro else recipe.ranks
+        micro += _epoch(members, shares, lengths, scarce, capacity, rng, at_least=at_least, packed=recipe.packed)
     micro = micro[:wanted]
     _require_new(micro, members["new"], steps, recipe)
     batches = _deal(micro, supervised, recipe)
@@ -88,6 +92,7 @@ def _epoch(
     capacity: int,
     rng: np.random.Generator,
     at_least: int,
+    packed: bool,
 ) -> list[np.ndarray]:
     picked = [members["new"]]
     new_tokens = lengths[members["new"]].sum()
@@ -99,7 +104,7 @@ def _epoch(
     pool = max(1, int(_POOL * capacity / max(1.0, float(lengths[order].mean()))))
     for start in range(0, len(order), pool):
         chunk = order[start : start + pool]
-        cut += _cut(chunk[np.argsort(lengths[chunk], kind="stable")], lengths, capacity)
+        cut += _cut(chunk if packed else chunk[np.argsort(lengths[chunk], kind="stable")], lengths, capacity, packed=packed)
     if len(cut) < at_least:
         cut = [part for part in (np.array([i]) for c in cut for i in c)]
     return [cut[i] for i in rng.permutation(len(cut))]
@@ -124,12 +129,14 @@ def _sample(indices: np.ndarray, lengths: np.ndarray, scarce: np.ndarray, tokens
     return np.concatenate(parts) if parts else indices[:0]
 
 
-def _cut(order: np.ndarray, lengths: np.ndarray, capacity: int) -> list[np.ndarray]:
-    """Split sorted rows so that rows × longest row stays within `capacity` tokens."""
+def _cut(order: np.ndarray, lengths: np.ndarray, capacity: int, *, packed: bool = False) -> list[np.ndarray]:
+    """Split rows so that their tokens stay within `capacity`; unless packed, sorted rows padded to their longest."""
     cut: list[np.ndarray] = []
+    ends = np.cumsum(lengths[order])
     start = 0
     for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - start) * lengths[order[end]] > capacity:
+        before = ends[start] - lengths[order[start]]
+        if end == len(order) or (ends[end] - before if packed else (end + 1 - start) * lengths[order[end]]) > capacity:
             cut.append(order[start:end])
             start = end
     return cut

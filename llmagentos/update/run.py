@@ -6,6 +6,7 @@ from typing import Any
 
 from llmagentos.config import Config
 from llmagentos.core.errors import ConfigError, NotFoundError
+from llmagentos.core.evaluation import Candidate
 from llmagentos.core.records import ModelVersion, RunRecord
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model, parameters
@@ -22,6 +23,7 @@ from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
 from llmagentos.training.rows import Rows
 from llmagentos.training.terms import Term, make_terms
+from llmagentos.update import interpolate
 from llmagentos.update.strategies import strategy
 
 
@@ -31,8 +33,8 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     Raises ConfigError for an unknown strategy, IntegrityError for damaged weights, TrainingError for nothing to train on.
     """
     chosen = strategy(config.update.strategy)
+    make_terms(config.update.terms)  # refuses what no term has, whichever strategy is chosen
     terms = chosen.configured(config.update.terms)
-    made = make_terms(terms)
     verify(Path(champion.dir), champion.manifest_hash)
     rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
     if not rows.exists():
@@ -45,6 +47,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         # The same number of optimiser steps for every strategy: only then do their outcomes compare.
         epochs=update.epochs * (usual.new + usual.memory + usual.general) / usual.new * mix["new"] / (sum(mix.values()) or 1),
         batch_tokens=training.batch_tokens,
+        packed=training.packing == "packed",
         max_steps=update.max_steps,
         min_steps=update.min_steps,
         min_epochs=update.min_epochs,
@@ -61,7 +64,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         rows=str(rows),
         plan=str(plan),
         terms=terms,
-        annotation=_annotation(made, home, champion, folder / "update" / "old_model.arrow"),
+        annotation=_annotation(make_terms(terms), home, champion, folder / "update" / "old_model.arrow"),
         caches=str(home.cache("training", "")),
         learning_rate=update.learning_rate,
         warmup=update.warmup,
@@ -88,8 +91,18 @@ def _annotation(terms: list[Term], home: Home, champion: ModelVersion, cache: Pa
     return Annotation(model=champion.dir, cache=str(cache), top_k=top_k, sources=asking[0].asks, stored=stored)
 
 
-def register(config: Config, home: Home, prepared: Prepared, cycle: str) -> ModelVersion:
-    """Make the trained weights a version with its lineage. An attempt that died after this is found again."""
+def candidates(config: Config, prepared: Prepared) -> list[Candidate]:
+    """The trained weights and those on the way to them, as `update.sweep` says; one of them becomes the challenger."""
+    sweep = config.update.sweep if strategy(config.update.strategy).sweep else (1.0,)
+    folder = Path(prepared.phase.run_dir) / "candidates"
+    return interpolate.candidates(Path(prepared.phase.init), Path(prepared.phase.out), sweep, folder)
+
+
+def register(config: Config, home: Home, prepared: Prepared, cycle: str, chosen: Candidate | None = None) -> ModelVersion:
+    """Make weights a version with its lineage: the candidate that was chosen, else what training left.
+
+    An attempt that died after this is found again.
+    """
     versions = Versions(home)
     for version in versions.all():
         if (
@@ -99,20 +112,25 @@ def register(config: Config, home: Home, prepared: Prepared, cycle: str) -> Mode
             and version.status == "registered"
         ):
             return version
+    folder = chosen.dir if chosen else prepared.phase.out
     return versions.add(
-        prepared.phase.out,
+        folder,
         role="agent",
         parent=prepared.start.id if prepared.start else None,
         snapshot=prepared.snapshot,
         cycle=cycle,
-        parameters=parameters(load_model(prepared.phase.out)),
+        interpolation=chosen.alpha if chosen else 1.0,
+        parameters=parameters(load_model(folder)),
         config_hash=config_hash(config),
         code_revision=code_revision(),
     )
 
 
 def update(config: Config) -> dict[str, Any]:
-    """The step by itself: a challenger from the newest snapshot. Raises NotFoundError where nothing was collected."""
+    """The step by itself: a challenger from the newest snapshot, which is what training left (α = 1).
+
+    Raises NotFoundError where nothing was collected.
+    """
     home = Home(config.storage.root)
     newest = latest(home)
     if newest is None:

@@ -9,6 +9,9 @@ from llmagentos.training.terms.term import Outputs, Term
 
 class NextToken(Term):
     name = "next_token"
+    needs_logits = False
 
     def loss(self, model: torch.nn.Module, batch: Batch, outputs: Outputs) -> torch.Tensor:
+        if outputs.losses is not None:
+            return outputs.losses.sum()
         return F.cross_entropy(outputs.logits, batch.targets, reduction="sum")

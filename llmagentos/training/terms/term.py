@@ -16,6 +16,8 @@ class Outputs:
     """`logits` [N, V] predict the batch's N supervised tokens; computed once and shared by all terms."""
 
     logits: torch.Tensor
+    losses: torch.Tensor | None = None
+    """[N] −log p of the targets where [N, V] would be too large and no term needs it; `logits` is then empty."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Term:
     """Log-probabilities kept of each token."""
     stored = False
     """True where each row keeps for ever what the first frozen model said about it."""
+    needs_logits = True
+    """False where the term can do with `losses` alone; it must still take `logits` where `losses` is None."""
 
     def __init__(self, weight: float = 1.0, **settings: Any) -> None:
         if settings:
