@@ -18,9 +18,9 @@ class Strategy:
 
     terms: dict[str, dict[str, Any]]
     shares: dict[str, float] | None = None
-    by_size: bool = False
     sweep: bool = True
     """Whether smaller steps (`update.sweep`) are tried beside the trained weights."""
+    by_size: bool = False
 
     def mix(self, replay: ReplayConfig, tokens: Mapping[str, int]) -> dict[str, float]:
         """Shares by tokens of new, memory and general rows; `tokens` counts what there is of each."""

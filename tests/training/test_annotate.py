@@ -1,3 +1,5 @@
+"""What a frozen model is asked, once, and how its answers are looked up."""
+
 from pathlib import Path
 
 import numpy as np
@@ -5,11 +7,13 @@ import pytest
 import torch
 
 from llmagentos.training.annotate import TeacherCache, annotate
-from llmagentos.training.batches import Batch, answer_logits, collate
+from llmagentos.training.batches import Batch, answer_logits, collate, gather
 from llmagentos.training.packing import pack
 from llmagentos.training.phase import Annotation
-from tests.training.test_loop import tiny
+from llmagentos.training.rows import Rows
+from tests.training.test_loop import PAD, tiny
 from tests.training.test_packing import micro, rows_of
+from tests.training.test_plan import write_rows
 
 
 def cache(folder: Path, sources: tuple[str, ...] = ("new", "memory")) -> TeacherCache:
@@ -48,27 +52,44 @@ def test_a_cache_of_nothing_asked_is_all_tail(tmp_path: Path):
     assert batch.teacher_logps.eq(-30).all()
 
 
-def test_what_is_stored_is_never_asked_again_and_the_rest_is(tmp_path: Path):
-    rows, loads = rows_of(tmp_path), []
+def ask(rows: Rows, folder: Path, name: str, seed: int, loads: list[int], wanted: range, stored: bool = True):
+    """Annotate with a tiny model of a seed; `loads` grows when it is loaded."""
 
-    def ask(name: str, seed: int, wanted: range) -> torch.Tensor:
-        """What the cache of a run whose model has this seed says of all rows."""
+    def load(_: str) -> torch.nn.Module:
+        loads.append(seed)
+        return tiny(seed)
 
-        def load(_: str) -> torch.nn.Module:
-            loads.append(seed)
-            return tiny(seed)
+    asked = Annotation(model="", cache=str(folder / name), top_k=6, stored=str(folder / "stored") if stored else "")
+    return annotate(
+        asked, rows, np.array(wanted), load=load, pad_id=PAD, rank=0, ranks=1, barrier=lambda: None
+    )  # fmt: skip
 
-        asked = Annotation(model="", cache=str(tmp_path / name), top_k=4, stored=str(tmp_path / "stored"))
-        made = annotate(asked, rows, np.array(wanted), load=load, pad_id=0, rank=0, ranks=1, barrier=lambda: None)
-        batch = batch_of(tmp_path, list(range(8)))
-        made.attach(batch)
-        return batch.teacher_logps
 
-    row_of = batch_of(tmp_path, list(range(8))).row_of
-    first, second, third = ask("first", 1, range(4)), ask("second", 2, range(8)), ask("third", 3, range(8))
-    assert torch.equal(second[row_of < 4], first[row_of < 4])
+def said(rows: Rows, cache, indices: list[int]) -> torch.Tensor:
+    batch = gather(rows, indices, PAD)
+    cache.attach(batch)
+    return batch.teacher_logps
+
+
+def truth(rows: Rows, seed: int, indices: list[int]) -> torch.Tensor:
     with torch.no_grad():
-        logits = answer_logits(tiny(2).eval(), batch_of(tmp_path, [4, 5, 6, 7]))
-    torch.testing.assert_close(second[row_of >= 4], torch.log_softmax(logits, -1).topk(4, -1).values, rtol=1e-4, atol=1e-4)
-    assert torch.equal(third, second)
+        return torch.log_softmax(answer_logits(tiny(seed).eval(), gather(rows, indices, PAD)), -1).topk(6, -1).values
+
+
+def test_a_cache_says_what_the_model_said_and_a_complete_one_is_used_again(tmp_path: Path):
+    rows, loads = write_rows(tmp_path / "r", {"new": 4, "memory": 4}), []
+    cache = ask(rows, tmp_path, "c", 1, loads, range(8), stored=False)
+    torch.testing.assert_close(said(rows, cache, [5, 0, 2]), truth(rows, 1, [5, 0, 2]), rtol=1e-3, atol=1e-4)
+    ask(rows, tmp_path, "c", 2, loads, range(8), stored=False)
+    assert loads == [1]
+
+
+def test_what_is_stored_is_never_asked_again_and_the_rest_is(tmp_path: Path):
+    rows, loads = write_rows(tmp_path / "r", {"new": 4, "memory": 4}), []
+    ask(rows, tmp_path, "first", 1, loads, range(4))
+    second = ask(rows, tmp_path, "second", 2, loads, range(8))
+    torch.testing.assert_close(said(rows, second, [0, 3]), truth(rows, 1, [0, 3]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(said(rows, second, [4, 7]), truth(rows, 2, [4, 7]), rtol=1e-3, atol=1e-4)
+    third = ask(rows, tmp_path, "third", 3, loads, range(8))
+    assert torch.equal(said(rows, third, list(range(8))), said(rows, second, list(range(8))))
     assert loads == [1, 2]

@@ -45,14 +45,14 @@ class Term:
     """True for a penalty on parameters: in the loss once per optimiser step, whole, whatever the step's tokens are."""
     needs_teacher = False
     """True where the term reads the frozen model's cached log-probabilities."""
+    needs_logits = True
+    """False where the term can do with `losses` alone; it must still take `logits` where `losses` is None."""
     asks: tuple[str, ...] = ("new", "memory", "general")
     """Sources whose rows the frozen model is asked about."""
     top_k = 8
     """Log-probabilities kept of each token."""
     stored = False
     """True where each row keeps for ever what the first frozen model said about it."""
-    needs_logits = True
-    """False where the term can do with `losses` alone; it must still take `logits` where `losses` is None."""
 
     def __init__(self, weight: float = 1.0, **settings: Any) -> None:
         if settings:
