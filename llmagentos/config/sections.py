@@ -181,7 +181,7 @@ class UpdateConfig(Section):
     """Shares α of the step from the champion to the trained weights that are tried; (1.0,) tries the trained ones alone."""
     lora: LoraConfig = LoraConfig()
     terms: dict[str, dict[str, float | int | str]] = {}
-    """Settings of the strategy's loss terms, e.g. `update.terms.ewc.weight=1`; what is not set stays the strategy's."""
+    """Settings of loss terms, e.g. `update.terms.ewc.weight=1`, laid over those of a strategy that has the term."""
 
     @model_validator(mode="after")
     def _sweeps(self) -> "UpdateConfig":

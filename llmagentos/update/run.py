@@ -33,8 +33,8 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     Raises ConfigError for an unknown strategy, IntegrityError for damaged weights, TrainingError for nothing to train on.
     """
     chosen = strategy(config.update.strategy)
+    make_terms(config.update.terms)  # refuses what no term has, whichever strategy is chosen
     terms = chosen.configured(config.update.terms)
-    made = make_terms(terms)
     verify(Path(champion.dir), champion.manifest_hash)
     rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
     if not rows.exists():
@@ -64,7 +64,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         rows=str(rows),
         plan=str(plan),
         terms=terms,
-        annotation=_annotation(made, home, champion, folder / "update" / "old_model.arrow"),
+        annotation=_annotation(make_terms(terms), home, champion, folder / "update" / "old_model.arrow"),
         caches=str(home.cache("training", "")),
         learning_rate=update.learning_rate,
         warmup=update.warmup,

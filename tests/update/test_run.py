@@ -102,7 +102,8 @@ def test_what_outlives_the_run_lies_under_the_caches(day: tuple[Home, Snapshot],
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("update.terms.l2_anchor.weight=1", "has no such term"),
+        ("update.terms.magic.weight=1", "unknown loss term 'magic'.*ewc"),
+        ("update.terms.l2_anchor.samples=1", "no setting 'samples'"),
         ("update.terms.ewc.lambda=1", "no setting 'lambda'"),
         ("update.terms.ewc.weight=much", "is 'much'"),
     ],

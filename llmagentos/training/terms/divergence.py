@@ -22,7 +22,11 @@ Divergence = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.T
 
 
 def with_tail(logps: torch.Tensor) -> torch.Tensor:
-    """[N, k] log-probabilities of distinct tokens -> [N, k + 1] with the rest's log-probability last."""
+    """[N, k] log-probabilities of distinct tokens -> [N, k + 1] with the rest's log-probability last.
+
+    In float32 the rest is known to about 1e-7 and taken for at least that, so `reverse_kl` cannot tell how far below it a
+    sure teacher's rest lies.
+    """
     rest = (1 - logps.exp().sum(dim=-1, keepdim=True)).clamp_min(_FLOOR).log()
     return torch.cat([logps, rest], dim=-1)
 

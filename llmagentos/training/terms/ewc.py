@@ -28,6 +28,7 @@ class EWC(Term):
 
     name = "ewc"
     penalty = True
+    needs_logits = False
 
     def __init__(self, weight: float = 0.1, samples: int = 256) -> None:
         super().__init__(weight)

@@ -14,6 +14,7 @@ from llmagentos.training.terms.term import Outputs, Start, Term
 class L2Anchor(Term):
     name = "l2_anchor"
     penalty = True
+    needs_logits = False
 
     def __init__(self, weight: float = 0.01) -> None:
         super().__init__(weight)

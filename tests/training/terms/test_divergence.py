@@ -17,10 +17,10 @@ def top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, logps
 
 
-def two(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def two(seed: int, spread: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of a teacher and of a model."""
     torch.manual_seed(seed)
-    return torch.randn(7, VOCABULARY) * 3, torch.randn(7, VOCABULARY) * 3
+    return torch.randn(7, VOCABULARY) * spread, torch.randn(7, VOCABULARY) * spread
 
 
 def full(name: str, model: torch.Tensor, teacher: torch.Tensor) -> float:
@@ -44,14 +44,14 @@ def test_it_is_never_negative_and_zero_for_the_same_model(name: str, seed: int, 
 
 @given(names, seeds, st.sampled_from([VOCABULARY - 1, VOCABULARY]))
 def test_with_all_tokens_kept_it_is_the_full_divergence(name: str, seed: int, k: int):
-    teacher, model = two(seed)
+    teacher, model = two(seed, 1.0)  # a rest below 1e-6 would be known too badly
     ids, logps = top(teacher, k)
     assert float(divergence(name)(model, ids, logps, 1.0)) == pytest.approx(full(name, model, teacher), rel=2e-3, abs=2e-3)
 
 
 @given(names, seeds, st.integers(1, VOCABULARY - 2))
 def test_a_bucket_only_lowers_it(name: str, seed: int, k: int):
-    teacher, model = two(seed)
+    teacher, model = two(seed, 1.0)
     ids, logps = top(teacher, k)
     assert float(divergence(name)(model, ids, logps, 1.0)) <= full(name, model, teacher) + 1e-2
 
