@@ -216,8 +216,8 @@ class EvaluateConfig(Section):
     """Longest generated answer."""
     max_retention: int = Field(2000, ge=100)
     """Most live old items asked."""
-    threads: int = Field(2, ge=1)
-    """CPU threads of the evaluation."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of the evaluation; two on two busy cores wait for one another more than they gain."""
     drift_rows: int = Field(200, ge=1)
     """Most rows, new and old each, on which the drift from the champion is measured."""
 
