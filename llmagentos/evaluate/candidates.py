@@ -1,4 +1,4 @@
-"""Choose the challenger among interpolated weights: the best on the new of those that keep the old.
+"""Choose the challenger among interpolated weights: of those that keep the old, the best on new and old together.
 
 The gate's own retention rule, on a forced pass without texts, for all candidates; the one chosen is then asked in full
 and judged as it is.
@@ -87,11 +87,9 @@ def stand(
 
 
 def prefer(standings: Sequence[Standing]) -> Standing:
-    """Best on the new among those that keep the old, then fewest lost, then the smallest step; else the best bound.
+    """Of those that keep the old, else of all, the best on new and old together; then fewest lost, then the smallest step.
 
-    Where none keeps the old the challenger is the one that comes nearest to it, for the gate to judge.
+    A new item gained by losing an old share of the same size is no gain: over a year the losses would add up.
     """
-    keeping = [s for s in standings if s.keeps]
-    if keeping:
-        return max(keeping, key=lambda s: (s.new, -s.lost, -s.alpha))
-    return max(standings, key=lambda s: (s.bound, s.new, -s.alpha))
+    pool = [s for s in standings if s.keeps] or standings
+    return max(pool, key=lambda s: (round(s.new + s.old, 9), -s.lost, -s.alpha))
