@@ -55,11 +55,15 @@ def _all(
     lives = []
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(live, config, *one, *size) for one in wanted]
-        for done in as_completed(waiting):
-            life = done.result()
-            acc = continual.figures(life["matrix"], life["lasting"])["acc"]
-            say(f"{life['strategy']} on {life['family']} {life['seed']}: ACC {acc:.3f}, {sum(life['seconds']):.0f} s")
-            lives.append(life)
+        try:
+            for done in as_completed(waiting):
+                life = done.result()
+                acc = continual.figures(life["matrix"], life["lasting"])["acc"]
+                say(f"{life['strategy']} on {life['family']} {life['seed']}: ACC {acc:.3f}, {sum(life['seconds']):.0f} s")
+                lives.append(life)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return lives
 
 
