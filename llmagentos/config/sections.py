@@ -165,8 +165,8 @@ class UpdateConfig(Section):
     """Passes over the new rows."""
     max_steps: int = Field(600, ge=1)
     """Most optimiser steps of one update."""
-    min_steps: int = Field(60, ge=1)
-    """Fewest optimiser steps, so that a small increment is still learned."""
+    min_steps: int = Field(300, ge=1)
+    """Fewest optimiser steps: a small increment is learned with its usual passes, and the past fills the rest."""
     min_epochs: float = Field(3.0, gt=0)
     """Passes over the new rows that `max_steps` never cuts short."""
     warmup: float = Field(0.05, ge=0, lt=1)
@@ -197,6 +197,8 @@ class DistillConfig(Section):
     """Peak learning rate of the student."""
     max_steps: int = Field(700, ge=1)
     """Most optimiser steps."""
+    min_steps: int = Field(300, ge=1)
+    """Fewest optimiser steps; the past fills what the new rows' passes leave."""
     epochs: float = Field(14.0, gt=0)
     """Passes over the new rows."""
     top_k: int = Field(8, ge=1)

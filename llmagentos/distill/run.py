@@ -43,6 +43,7 @@ def prepare(
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
         max_steps=settings.max_steps,
+        min_steps=settings.min_steps,
         ranks=max(1, training.workers),
         accumulation=training.accumulation,
         seed=config.update.seed + 1,

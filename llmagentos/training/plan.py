@@ -62,6 +62,7 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     shares = {s: w for s, w in recipe.shares.items() if w > 0 and len(members[s])}
     if "new" not in shares:
         raise TrainingError("no new row has a supervised token: there is nothing to update on.")
+    shares = _filled(shares, recipe, float(lengths[members["new"]].sum()))
     epoch_tokens = lengths[members["new"]].sum() / (shares["new"] / sum(shares.values()))
     steps = _steps(recipe, float(epoch_tokens))
     capacity = max(recipe.batch_tokens // (recipe.ranks * recipe.accumulation), 1)
@@ -75,6 +76,18 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     batches = _deal(micro, supervised, recipe)
     write_arrow(path, [record_batch(batches, PLAN)], PLAN)
     return _facts(batches, sources, lengths, steps, float(steps * recipe.batch_tokens / epoch_tokens))
+
+
+def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict[str, float]:
+    """Shares with which `min_steps` gives the new rows their passes and no more: the past fills what they leave.
+
+    A small increment would else move the weights and be over before most of what they hold was asked again.
+    """
+    new = recipe.epochs * new_tokens / (min(recipe.min_steps, recipe.max_steps) * recipe.batch_tokens)
+    past = sum(shares.values()) - shares["new"]
+    if not past or new >= shares["new"] / (shares["new"] + past):
+        return shares
+    return {s: new if s == "new" else (1 - new) * w / past for s, w in shares.items()}
 
 
 def _steps(recipe: Recipe, epoch_tokens: float) -> int:

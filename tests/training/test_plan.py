@@ -39,6 +39,17 @@ def test_a_missing_source_gives_its_share_to_the_others(tmp_path: Path):
     assert facts.ratio["new"] == pytest.approx(5 / 9, abs=0.03)
 
 
+def test_the_past_fills_what_a_small_increment_leaves_of_the_least_steps(tmp_path: Path):
+    rows = write_rows(tmp_path / "r", {"new": 10, "memory": 300, "general": 300})
+    recipe = Recipe(MIX, epochs=8, batch_tokens=256, max_steps=500, min_steps=100)
+    facts = make_plan(rows, recipe, tmp_path / "p")
+    assert facts.steps == 100
+    assert 70 <= facts.rows["new"] <= 100  # eight passes over ten rows, not a half of all tokens
+    assert facts.tokens["memory"] == pytest.approx(4 * facts.tokens["general"], rel=0.1)
+    alone = write_rows(tmp_path / "a", {"new": 10})
+    assert make_plan(alone, recipe, tmp_path / "q").steps == 100
+
+
 def test_nothing_new_is_an_error(tmp_path: Path):
     rows = write_rows(tmp_path / "r", {"memory": 10})
     with pytest.raises(TrainingError, match="nothing to update on"):
