@@ -44,7 +44,7 @@ def test_the_past_fills_what_a_small_increment_leaves_of_the_least_steps(tmp_pat
     recipe = Recipe(MIX, epochs=8, batch_tokens=256, max_steps=500, min_steps=100)
     facts = make_plan(rows, recipe, tmp_path / "p")
     assert facts.steps == 100
-    assert 70 <= facts.rows["new"] <= 100  # eight passes over ten rows, not a half of all tokens
+    assert 60 <= facts.rows["new"] <= 100  # eight passes over ten rows, not a half of all tokens
     assert facts.tokens["memory"] == pytest.approx(4 * facts.tokens["general"], rel=0.1)
     alone = write_rows(tmp_path / "a", {"new": 10})
     assert make_plan(alone, recipe, tmp_path / "q").steps == 100
