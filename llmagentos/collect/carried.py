@@ -22,6 +22,8 @@ class Carried:
     """The snapshot they come from: the one that holds the watermark."""
     snapshot: Snapshot | None = None
     examples: list[Example] = field(default_factory=list)
+    judged: list[Example] = field(default_factory=list)
+    """Disliked rows among them."""
     disputed: list[Example] = field(default_factory=list)
     heldout: list[EvalItem] = field(default_factory=list)
     spent: list[dict[str, Any]] = field(default_factory=list)
@@ -56,13 +58,15 @@ def carry(home: Home, max_attempts: int) -> Carried:
     if row.status in CONSUMED:
         return Carried(row, snapshot, disputed=disputed)
     examples = [_next(e) for e in snapshot.examples()]
+    judged = [_next(e) for e in snapshot.judged() if e.label == "disliked"]
     return Carried(
         row,
         snapshot,
         examples=[e for e in examples if e.attempts <= max_attempts],
+        judged=[e for e in judged if e.attempts <= max_attempts],
         disputed=disputed,
         heldout=snapshot.heldout,
-        spent=[spent(e, "attempts", decision_of(row)) for e in examples if e.attempts > max_attempts],
+        spent=[spent(e, "attempts", decision_of(row)) for e in [*examples, *judged] if e.attempts > max_attempts],
     )
 
 

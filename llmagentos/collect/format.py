@@ -4,7 +4,9 @@ from functools import lru_cache
 
 from llmagentos.collect.validate import Row, drop
 from llmagentos.core.errors import InputError
-from llmagentos.core.examples import to_example
+from llmagentos.core.examples import judged_messages, to_example
+from llmagentos.core.messages import Message
+from llmagentos.core.records import Example
 from llmagentos.models.chat import Renderer
 
 DEFAULT = "default"
@@ -31,12 +33,30 @@ def format_row(row: Row, folder: str, max_length: int) -> Row:
             user_id=row["user_id"],
             session_id=row["session_id"],
             votes=row["votes"],
+            **row["judged"],
         )
         if not example.answer:
             return drop(row, "empty_answer")
-        if len(renderer_of(folder).example(example.messages, example.tools).ids) > max_length:
+        if _length(example, renderer_of(folder)) > max_length:
             return drop(row, "too_long")
     except InputError:
         return drop(row, "nothing_supervised")
+    if example.rejected and not _fits(example, renderer_of(folder), max_length):
+        example = example.model_copy(update={"rejected": None})
     done = {"id": example.id, "seq": example.seq, "redacted": row.get("redacted", {})}
     return {**done, "example": example.model_dump(mode="json")}
+
+
+def _fits(example: Example, renderer: Renderer, max_length: int) -> bool:
+    """Whether the rejected answer can be trained on."""
+    try:
+        return _length(example, renderer, example.rejected) <= max_length
+    except InputError:
+        return False
+
+
+def _length(example: Example, renderer: Renderer, answer: Message | None = None) -> int:
+    """Tokens of the example, or of the same question with another answer."""
+    judged = answer is not None or example.label == "disliked"
+    messages = judged_messages(example.messages, answer) if judged else example.messages
+    return len(renderer.example(messages, example.tools).ids)

@@ -1,14 +1,17 @@
 """What a row teaches, by its feedback.
 
-A correction replaces the last answer and is supervised. Else the verdicts are summed: positive supervises the answer as
-served, negative never does, and none at all makes an imported row a demonstration and a served one nothing. An answer
-that was cut off (`length`, `cancelled`) teaches only through a correction. Of several corrections the newest counts.
+A correction replaces the last answer and is supervised; the answer it replaced is kept beside it as `rejected`. Else the
+verdicts are summed: positive supervises the answer as served (`liked`), negative never does and makes the row a judged
+one (`disliked`), and none at all makes an imported row a demonstration and a served one nothing, unless what the user did
+next says that the answer failed (implicit.py). An answer that was cut off (`length`, `cancelled`) teaches only through a
+correction, and is no example of a bad answer either. Of several corrections the newest counts.
 """
 
 from typing import Any
 
 from llmagentos.collect.validate import Row, drop
-from llmagentos.core.messages import Message, verdict
+from llmagentos.core.messages import Message, answer_text, same_answer, verdict
+from llmagentos.core.records import Label
 
 VOTES_CORRECTION = 2
 """Votes of a corrected row where rows of a key disagree: somebody looked and wrote the answer down."""
@@ -25,7 +28,7 @@ def newest_revisions(feedback: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def label(row: Row) -> Row:
-    """The row with `weight` on its assistant messages and `votes`, or dropped with the reason."""
+    """The row with `weight` on its assistant messages, `votes` and `judged`, or dropped with the reason."""
     corrections = [f["correction"] for f in row["feedback"] if f.get("correction")]
     verdicts = [v for f in row["feedback"] if (v := verdict(f["name"], f.get("value")))]
     if corrections:
@@ -33,18 +36,25 @@ def label(row: Row) -> Row:
     if row["finish_reason"] in CUT_OFF:
         return drop(row, f"cut_off_{row['finish_reason']}")
     if sum(verdicts) < 0:
-        return drop(row, "negative")
+        return _judge(row)
     if verdicts and sum(verdicts) == 0:
         return drop(row, "conflicting")
     if not verdicts and row["tier"] == "traffic":
-        return drop(row, "no_feedback")
-    return _supervise(row)
+        doubt = row.get("doubt")
+        return _judge(row, weight=doubt) if doubt else drop(row, "no_feedback")
+    return _supervise(row, label="liked" if verdicts else "target")
 
 
-def _supervise(row: Row, correction: Message | None = None) -> Row:
+def _judge(row: Row, weight: float = 1.0) -> Row:
+    last = _last_answer(row)
+    judged = {"label": "disliked", "weight": weight}
+    return {**row, "messages": row["messages"][: last + 1], "votes": VOTES_OTHER * row["copies"], "judged": judged}
+
+
+def _supervise(row: Row, correction: Message | None = None, label: Label = "target") -> Row:
     # Earlier turns of served conversations are interactions of their own, judged there.
     earlier = 1 if row["tier"] == "import" else 0
-    last = max(i for i, m in enumerate(row["messages"]) if m["role"] == "assistant")
+    last = _last_answer(row)
     messages = []
     for at, message in enumerate(row["messages"]):
         if at == last and correction is not None:
@@ -54,4 +64,17 @@ def _supervise(row: Row, correction: Message | None = None) -> Row:
             message = {**message, "weight": min(default, message.get("weight", 1))}
         messages.append(message)
     votes = (VOTES_CORRECTION if correction is not None else VOTES_OTHER) * row["copies"]
-    return {**row, "messages": messages, "votes": votes}
+    if messages[last]["weight"] == 0:
+        label = "target"  # of earlier turns; the one that was judged is not among them
+    judged = {"label": label, "rejected": _rejected(row, row["messages"][last], correction)}
+    return {**row, "messages": messages, "votes": votes, "judged": judged}
+
+
+def _rejected(row: Row, served: Message, correction: Message | None) -> Message | None:
+    if correction is None or row["finish_reason"] in CUT_OFF or same_answer(served, correction) or not answer_text(served):
+        return None
+    return {name: value for name, value in served.items() if name != "weight"}
+
+
+def _last_answer(row: Row) -> int:
+    return max(i for i, m in enumerate(row["messages"]) if m["role"] == "assistant")

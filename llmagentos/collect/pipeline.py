@@ -28,6 +28,7 @@ from llmagentos.collect.redact import REDACTORS, redact
 from llmagentos.collect.settle import Past, Settled, item_known, settle
 from llmagentos.collect.validate import Row, drop, on_messages, validate
 from llmagentos.config import Config
+from llmagentos.config.sections import THUMBS_ALONE
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import calls_of
 from llmagentos.models.loading import resolve_base
@@ -63,16 +64,24 @@ def collect(config: Config, cycle_id: str | None = None) -> Snapshot | None:
         increment = read_increment(home, carried.watermark, limit)
         rows = _run_chain(config, increment)
         settled = _settle(home, config, rows, carried)
-        if len(settled.examples) >= config.collect.min_rows and settled.n_new:
+        if _enough(settled, config):
             break
         if not increment.truncated:
             if carried.undecided and not settled.n_new:
                 return carried.snapshot
-            log.info("nothing to update on: %d trainable rows, %d of them new", len(settled.examples), settled.n_new)
+            rows = len(settled.examples) + len(settled.judged)
+            log.info("nothing to update on: %d trainable rows, %d of them new", rows, settled.n_new)
             return None
         limit *= 2  # a window full of rows that teach nothing must not block what comes after it
     _set_aside(home, rows, carried, settled, config.collect.max_attempts)
     return snapshots.create(home, _draft(increment, rows, carried, settled, config), cycle=cycle_id)
+
+
+def _enough(settled: Settled, config: Config) -> bool:
+    rows = len(settled.examples) + len(settled.judged)
+    # Thumbs alone are something to learn from only for a strategy that reads them.
+    readable = settled.examples or config.update.strategy in THUMBS_ALONE
+    return bool(rows >= config.collect.min_rows and settled.n_new and readable)
 
 
 def _run_chain(config: Config, increment: Increment) -> list[Row]:
@@ -171,7 +180,8 @@ def _settle(home: Home, config: Config, rows: list[Row], carried: Carried) -> Se
 
 def _withdrawn(rows: list[Row], carried: Carried) -> list[str]:
     """Older rows that came back with new feedback and are no target any more."""
-    return [row["id"] for row in rows if "drop" in row and row["seq"] <= carried.watermark[0]]
+    older = [row for row in rows if row["seq"] <= carried.watermark[0]]
+    return [row["id"] for row in older if "drop" in row or row["example"]["label"] == "disliked"]
 
 
 def _past(home: Home, examples: list[Example]) -> Past:
@@ -221,8 +231,9 @@ def _draft(increment: Increment, rows: list[Row], carried: Carried, settled: Set
         redacted.update(row.get("redacted", {}))
     counts = {
         "seen": len(rows) + increment.unjudged,
-        "carried": len(carried.examples) + len(carried.disputed),
+        "carried": len(carried.examples) + len(carried.judged) + len(carried.disputed),
         "kept": len(settled.examples),
+        "judged": len(settled.judged),
         "disputed": len(waiting),
         "dropped": dict(sorted(dropped.items())),
         "redacted": dict(sorted(redacted.items())),
@@ -233,6 +244,7 @@ def _draft(increment: Increment, rows: list[Row], carried: Carried, settled: Set
     }
     return Draft(
         examples=settled.examples,
+        judged=settled.judged,
         pending=waiting,
         heldout=settled.heldout,
         recall=settled.recall,

@@ -1,7 +1,8 @@
 """From the rows of an increment to the draft of a snapshot: caps, the vote, hold-outs, retirements. Pure.
 
-Order: caps bind before the vote, so that no voice can win it by volume; rows that ask held-out prompts still vote, and
-leave after it. Rows carried from an update that was not promoted are an earlier increment: they are held against what is
+Order: caps bind before the vote, so that no voice can win it by volume; then an answer that is both wanted and unwanted is
+settled; rows that ask held-out prompts still vote, and leave after it. Disliked rows have no vote: they say what is wrong,
+not what is right. Rows carried from an update that was not promoted are an earlier increment: they are held against what is
 known first, and the new rows against both.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 from llmagentos.collect.caps import over_caps
 from llmagentos.collect.carried import Carried
 from llmagentos.collect.hold_out import choose, withhold
+from llmagentos.collect.judged import contradicted
 from llmagentos.collect.keys import Known, resolve
 from llmagentos.config.sections import CollectConfig
 from llmagentos.core.evaluation import EvalItem, Suite
@@ -43,6 +45,8 @@ class Settled:
     """Everything a snapshot holds, and why the rest is not in it."""
 
     examples: list[Example]
+    judged: list[Example]
+    """Disliked rows."""
     disputed: list[Example]
     heldout: list[EvalItem]
     recall: list[EvalItem]
@@ -50,7 +54,7 @@ class Settled:
     superseded: Superseded
     dropped: Counter[str]
     n_new: int
-    """Examples that no earlier snapshot trained on."""
+    """Rows, judged ones included, that no earlier snapshot trained on."""
 
 
 def settle(
@@ -65,7 +69,13 @@ def settle(
     dropped: dict[str, str] = over_caps(new)
     ids = {e.id for e in new} | set(withdrawn)
     earlier = [e for e in carried.examples if e.id not in ids]  # new feedback labels a row again
-    voters = [e for e in new if e.id not in dropped] + [e for e in carried.disputed if e.id not in ids]
+    disliked_earlier = [e for e in carried.judged if e.id not in ids]
+    before = {e.id for e in [*earlier, *disliked_earlier]}
+    judged = disliked_earlier + [e for e in new if e.label == "disliked" and e.id not in dropped]
+    voters = [e for e in new if e.label != "disliked" and e.id not in dropped]
+    voters += [e for e in carried.disputed if e.id not in ids]
+    dropped |= contradicted([*earlier, *voters], judged)
+    earlier, voters, judged = ([e for e in rows if e.id not in dropped] for rows in (earlier, voters, judged))
 
     first = resolve(earlier, past.known, share=config.fact_share, trusted=True).superseded
     known = [k for k in past.known if not _gone(k, first)] + [as_known(e) for e in earlier]
@@ -86,16 +96,18 @@ def settle(
     held = choose(kept, trained=trained, covered=covered)
     dropped |= held.dropped
     examples = [e for e in kept if e.id not in held.dropped]
-    before = {e.id for e in earlier}
+    dropped |= withhold(judged, live | {_prompt(item) for item in [*waiting, *held.heldout]}, gone)
+    judged = [e for e in judged if e.id not in dropped]
     return Settled(
         examples=examples,
+        judged=judged,
         disputed=[e for e in voters if e.id in vote.disputed],
         heldout=[*waiting, *held.heldout],
         recall=held.recall,
         retired=retired,
         superseded=superseded,
         dropped=Counter(dropped.values()),
-        n_new=sum(e.id not in before for e in examples),
+        n_new=sum(e.id not in before for e in [*examples, *judged]),
     )
 
 

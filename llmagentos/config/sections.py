@@ -95,6 +95,8 @@ class CollectConfig(Section):
     """Times a row joins a later snapshot (after a failed update, or disputed) before it goes to quarantine."""
     redactor: Literal["patterns"] = "patterns"
     """What takes personal data out of prompts and answers; a name in llmagentos.collect.redact."""
+    implicit: bool = False
+    """Also read answers nobody judged, for what the user did next: asked again, or met a tool's error."""
 
 
 class ReplayConfig(Section):
@@ -106,6 +108,8 @@ class ReplayConfig(Section):
     """Share of remembered rows in the mix, by tokens."""
     general: float = Field(0.3, ge=0)
     """Share of the pinned general set in the mix, by tokens."""
+    preference: float = Field(0.1, ge=0)
+    """Share of judged rows in the mix, by tokens, where there are any and the strategy reads them."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> "ReplayConfig":
@@ -154,6 +158,10 @@ class LoraConfig(Section):
     """Rank of the adapters."""
     alpha: float = Field(64.0, gt=0)
     """Scale of the adapters."""
+
+
+THUMBS_ALONE = ("kto",)
+"""Strategies that learn from a day without a single supervised answer."""
 
 
 class UpdateConfig(Section):

@@ -21,10 +21,14 @@ def row_id(row: Row) -> str:
 def to_example(messages: list[Message], *, id: str, seq: int, tier: Tier, **fields: Any) -> Example:
     """An Example that ends with its last supervised answer; what follows it cannot be learned from.
 
-    Assistant messages without `weight` are supervised. Raises InputError where none is.
+    Assistant messages without `weight` are supervised; in a disliked example none is, and it ends with its last answer.
+    Raises InputError where nothing is left.
     """
-    weighted = [{**m, "weight": m.get("weight", 1)} if m["role"] == "assistant" else _plain(m) for m in messages]
-    targets = [i for i, m in enumerate(weighted) if m.get("weight") == 1]
+    disliked = fields.get("label") == "disliked"
+    weighted = [
+        {**m, "weight": 0 if disliked else m.get("weight", 1)} if m["role"] == "assistant" else _plain(m) for m in messages
+    ]
+    targets = [i for i, m in enumerate(weighted) if m.get("weight") == (0 if disliked else 1)]
     if not targets:
         raise InputError("no assistant message is supervised (all have weight 0)", field="messages")
     weighted = weighted[: targets[-1] + 1]
@@ -57,8 +61,19 @@ def example_of_row(data: dict[str, Any], *, seq: int = 0) -> Example:
     )
 
 
+def judged_messages(messages: list[Message], answer: Message | None = None) -> list[Message]:
+    """A conversation of which only the last answer (or `answer` in its place) counts: weight 1 there, 0 before."""
+    earlier = [{**m, "weight": 0} if m["role"] == "assistant" else m for m in messages[:-1]]
+    return [*earlier, {**(answer or messages[-1]), "weight": 1}]
+
+
 def supervised_prompts(example: Example) -> list[str]:
-    """The normalised prompt of each supervised turn: a held-out prompt may hide inside a longer conversation."""
+    """The normalised prompt of each supervised turn: a held-out prompt may hide inside a longer conversation.
+
+    Of a disliked example it is the one whose answer was judged.
+    """
+    if example.label == "disliked":
+        return [example.prompt]
     ends = [i for i, m in enumerate(example.messages) if m.get("weight") == 1]
     return [normalised_prompt(example.messages[: i + 1]) for i in ends]
 

@@ -66,8 +66,12 @@ class Feedback(Record):
     tenant: str = "default"
 
 
+Label = Literal["target", "liked", "disliked"]
+"""What is thought of an example's last answer: it is to be learned, it was served and judged well, or judged badly."""
+
+
 class Example(Record):
-    """One trainable row. Every assistant message with weight 1 is a target."""
+    """One trainable row. Every assistant message with weight 1 is a target; a disliked example has none."""
 
     id: str
     seq: int
@@ -86,6 +90,11 @@ class Example(Record):
     """Normalised text of what precedes the last answer."""
     answer: str
     """Canonical text of the last answer."""
+    label: Label = "target"
+    rejected: dict[str, Any] | None = None
+    """The served answer that a correction took the place of."""
+    weight: float = 1.0
+    """How sure the judgement is; a guess from behaviour weighs less than a thumb."""
     attempts: int = 0
     """Updates that failed, were held or rejected with this row in them."""
 

@@ -15,7 +15,7 @@ from llmagentos.config import Config
 from llmagentos.evaluate.ask import Weights, load_weights
 from llmagentos.models.loading import load_renderer
 from llmagentos.training.batches import Batch, answer_logits, collate
-from llmagentos.training.rows import MicroBatch, Rows
+from llmagentos.training.rows import OLD, MicroBatch, Rows
 
 
 def measure_drift(config: Config, before: Weights, after: Weights, rows: Path) -> dict[str, float]:
@@ -35,8 +35,8 @@ def measure_drift(config: Config, before: Weights, after: Weights, rows: Path) -
 
 def sampled(rows: Rows, most: int) -> dict[str, np.ndarray]:
     """At most `most` row indices of the new and of the old rows."""
-    is_new = np.array([source == "new" for source in rows.sources], dtype=bool)
-    groups = {"new": np.flatnonzero(is_new), "old": np.flatnonzero(~is_new)}
+    sources = np.array(rows.sources, dtype=str)
+    groups = {"new": np.flatnonzero(sources == "new"), "old": np.flatnonzero(np.isin(sources, OLD))}
     random = np.random.default_rng(0)
     return {name: random.permutation(found)[:most] for name, found in groups.items() if len(found)}
 

@@ -1,4 +1,4 @@
-"""New, remembered and general rows as one file of token ids, rendered by Ray Data as a stream.
+"""New, remembered, general and judged rows as one file of token ids, rendered by Ray Data as a stream.
 
 Rendering is the only place where text becomes training ids. The plan over these rows (plan.py) is made afterwards,
 from their lengths.
@@ -16,13 +16,15 @@ from llmagentos.config import Config
 from llmagentos.core.errors import InputError
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
+from llmagentos.replay.preference import Kind, preference_rows
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
-from llmagentos.training.rows import ROWS, write_arrow
+from llmagentos.training.rows import PREFERENCE, ROWS, write_arrow
 
 _TEXT = pa.schema(
-    [("id", pa.string()), ("source", pa.string()), ("stratum", pa.string()), ("messages", pa.string()), ("tools", pa.string())]
-)
+    [("id", pa.string()), ("source", pa.string()), ("stratum", pa.string()), ("messages", pa.string()), ("tools", pa.string()),
+     ("label", pa.float32()), ("weight", pa.float32()), ("pair", pa.string())]
+)  # fmt: skip
 _BLOCK_ROWS = 2000
 
 
@@ -36,7 +38,8 @@ def render_mix(
 ) -> dict[str, int]:
     """Write the rows of every source to `out` and return rows kept by source; `dropped` counts those too long.
 
-    A row needs `id`, `messages` and may have `tools`. Where `on_ray` is false the same code runs in this process.
+    A row needs `id`, `messages` and may have `tools`; one of the source `preference` has `label`, `weight` and `pair`.
+    Where `on_ray` is false the same code runs in this process.
     """
     text = [_block(source, rows) for source, rows in sources.items() if rows]
     kept: dict[str, int] = {"dropped": sum(len(rows) for rows in sources.values())}
@@ -54,6 +57,7 @@ def render_mix(
 
 
 def _block(source: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    marks = ("label", "weight", "pair") if source == PREFERENCE else ()
     made = [
         {
             "id": str(row["id"]),
@@ -61,6 +65,7 @@ def _block(source: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
             "stratum": row.get("skill"),
             "messages": json.dumps(row["messages"], ensure_ascii=False),
             "tools": json.dumps(row["tools"], ensure_ascii=False) if row.get("tools") else None,
+            **{name: row[name] for name in marks},
         }
         for row in rows
     ]
@@ -103,7 +108,7 @@ def render_batch(table: pa.Table, *, folder: str, max_length: int) -> pa.Table:
         except InputError:
             continue
         if len(rendered.ids) <= max_length:
-            facts = {name: row[name] for name in ("id", "source", "stratum")}
+            facts = {name: row[name] for name in ("id", "source", "stratum", "label", "weight", "pair")}
             made.append({**facts, "ids": rendered.ids, "mask": rendered.mask})
     return pa.Table.from_pylist(made, schema=ROWS)
 
@@ -113,12 +118,19 @@ def _renderer(folder: str) -> Renderer:
     return Renderer(folder)
 
 
-def mix_rows(config: Config, home: Home, snapshot: Snapshot, renderer: Path, out: Path) -> dict[str, int]:
-    """Render what an update on `snapshot` may train on: its rows, the memory that still holds, the general rows."""
+def mix_rows(
+    config: Config, home: Home, snapshot: Snapshot, renderer: Path, out: Path, *, preference: Kind | None = None
+) -> dict[str, int]:
+    """Render what an update on `snapshot` may train on: its rows, the memory that still holds, the general rows.
+
+    And for a strategy that reads them its judged rows, as `preference` wants them.
+    """
     buffer = Buffer(home, config.replay)
     sources = {
         "new": [e.model_dump() for e in snapshot.examples()],
         "memory": buffer.rows(kind="memory", without=snapshot.superseded),
         "general": buffer.rows(kind="general"),
     }
+    if preference is not None:
+        sources[PREFERENCE] = preference_rows(preference, snapshot.examples(), snapshot.judged())
     return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)

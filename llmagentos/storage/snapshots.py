@@ -30,8 +30,10 @@ from llmagentos.storage.tables import Tables
 APP = "snapshots"
 ROWS_PER_FILE = 10_000
 
-_JSON = ("messages", "tools")
-_TYPES = {"seq": pa.int64(), "votes": pa.int64(), "attempts": pa.int64(), "pending": pa.bool_()}
+_JSON = ("messages", "tools", "rejected")
+_TYPES = {
+    "seq": pa.int64(), "votes": pa.int64(), "attempts": pa.int64(), "weight": pa.float64(), "pending": pa.bool_(),
+}  # fmt: skip
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in [*Example.model_fields, "pending"]])
 
 STATUS = {"Promote": "promoted", "Reject": "rejected", "Hold": "held", "Skipped": "skipped"}
@@ -64,6 +66,8 @@ class Draft:
     """What a snapshot is made of."""
 
     examples: Sequence[Example]
+    judged: Sequence[Example] = ()
+    """Disliked rows: an update may learn from them, but never as targets."""
     pending: Sequence[Example] = ()
     """Disputed rows: carried, counted as witnesses later, not trained on now."""
     heldout: Sequence[EvalItem] = ()
@@ -93,8 +97,12 @@ class Snapshot:
         self.content_hash: str = manifest["content_hash"]
 
     def examples(self) -> list[Example]:
-        """Rows to train on."""
-        return [example for example, waits in self._rows if not waits]
+        """Rows to train on: demonstrations, corrections and answers that were liked."""
+        return [example for example, waits in self._rows if not waits and example.label != "disliked"]
+
+    def judged(self) -> list[Example]:
+        """Served answers somebody judged: the disliked ones, and the liked ones, which `examples` holds too."""
+        return [example for example, waits in self._rows if not waits and example.label != "target"]
 
     def pending(self) -> list[Example]:
         """Disputed rows: not trained on, they join the next snapshot."""
@@ -130,7 +138,7 @@ class Snapshot:
 
 
 def content_hash(examples: Iterable[Example], pending: Iterable[Example] = ()) -> str:
-    """Hash of what is said, in whatever order and files: sequence numbers and attempts do not count."""
+    """Hash of what is said, judged rows included, in whatever order and files: sequence numbers and attempts do not count."""
     marked = [(e, False) for e in examples] + [(e, True) for e in pending]
     return digest(sorted(digest([e.model_dump(exclude={"seq", "attempts"}), waits]) for e, waits in marked))
 
@@ -140,7 +148,7 @@ def create(home: Home, draft: Draft, *, cycle: str | None = None) -> Snapshot:
     epoch = Tables(home).transaction("snapshots", APP)
     before = history(home, corrupt=True)
     parent = next((row.id for row in reversed(before) if row.status != "corrupt"), None)
-    content = content_hash(draft.examples, draft.pending)
+    content = content_hash([*draft.examples, *draft.judged], draft.pending)
     name = f"s{len(before) + 1:04d}-{content[:8]}"
     folder = home.snapshot(name)
     facts = {
@@ -233,7 +241,7 @@ def _write(folder: Path, draft: Draft, facts: Mapping[str, Any]) -> None:
     for leftover in (part, folder):  # an earlier attempt that never got its row
         shutil.rmtree(leftover, ignore_errors=True)
     (part / "suites").mkdir(parents=True)
-    marked = [(e, False) for e in draft.examples] + [(e, True) for e in draft.pending]
+    marked = [(e, False) for e in [*draft.examples, *draft.judged]] + [(e, True) for e in draft.pending]
     marked.sort(key=lambda pair: (pair[0].seq, pair[0].id))
     for number, start in enumerate(range(0, max(len(marked), 1), ROWS_PER_FILE)):
         rows = [_encode(e, waits) for e, waits in marked[start : start + ROWS_PER_FILE]]
@@ -253,6 +261,7 @@ def _encode(example: Example, pending: bool) -> dict[str, Any]:
 
 
 def _decode(row: Mapping[str, Any]) -> tuple[Example, bool]:
+    # A column that an older folder lacks takes the field's default.
     fields = {k: json.loads(v) if k in _JSON and v is not None else v for k, v in row.items()}
     return Example.model_validate({k: v for k, v in fields.items() if k != "pending"}), bool(fields["pending"])
 

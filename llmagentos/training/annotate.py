@@ -1,22 +1,45 @@
-"""A frozen model's top-k log-probabilities on the answers of rows, in an Arrow file beside the rows.
+"""A frozen model's log-probabilities on the answers of rows, of the top k and of the targets, in an Arrow file.
 
 Cached so that no second model sits in the training process. Ranks share the work: each asks for every n-th row and
 writes a part; rank 0 joins them. Where an annotation has a `stored` folder, only rows it does not know are asked.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from llmagentos.core.errors import ConfigError
+from llmagentos.models.chat import Renderer
 from llmagentos.training.batches import Batch, answer_logits, gather
 from llmagentos.training.phase import Annotation
 from llmagentos.training.rows import Rows, open_arrow, record_batch, write_arrow
 from llmagentos.training.stored import CACHE, Stored
+from llmagentos.training.terms import Term
 
 _BATCH_TOKENS = 4096
+
+
+def annotation_for(terms: Sequence[Term], model: str, cache: Path, *, stored: Path | None = None) -> Annotation | None:
+    """What the model in a folder is asked once for all terms that want to know; None where none does.
+
+    What a term wants kept for ever goes below `stored`. Raises ConfigError where such a term is not the only one that asks:
+    what another wants to know is said anew in each run.
+    """
+    asking = [term for term in terms if term.needs_teacher]
+    if not asking:
+        return None
+    keeping = next((term for term in asking if term.stored), None)
+    if keeping and len(asking) > 1:
+        other = next(term for term in asking if term is not keeping)
+        raise ConfigError(f"{keeping.name!r} keeps what a frozen model said first, and {other.name!r} asks it anew: use one.")
+    # At least one token must be left for the tail.
+    top_k = min(max(term.top_k for term in asking), Renderer(model).vocab_size - 1)
+    sources = tuple(dict.fromkeys(source for term in asking for source in term.asks))
+    folder = str(stored / f"top-{top_k}") if keeping and stored else ""
+    return Annotation(model=model, cache=str(cache), top_k=top_k, sources=sources, stored=folder)
 
 
 def annotate(
@@ -55,7 +78,9 @@ def _ask(model: torch.nn.Module, rows: Rows, indices: np.ndarray, top_k: int, pa
         start += size
         batch = gather(rows, chunk, pad_id, next(model.parameters()).device)
         with torch.inference_mode():
-            logps, ids = torch.log_softmax(answer_logits(model, batch), dim=-1).topk(top_k, dim=-1)
+            everything = torch.log_softmax(answer_logits(model, batch), dim=-1)
+            logps, ids = everything.topk(top_k, dim=-1)
+            targets = everything.gather(-1, batch.targets[:, None])[:, 0].cpu().numpy()
         row_of = batch.row_of.cpu().numpy()
         flat_ids, flat_logps = ids.cpu().numpy(), logps.cpu().numpy()
         yield record_batch(
@@ -64,6 +89,7 @@ def _ask(model: torch.nn.Module, rows: Rows, indices: np.ndarray, top_k: int, pa
                     "row": row,
                     "ids": flat_ids[row_of == k].ravel().tolist(),
                     "logps": flat_logps[row_of == k].ravel().tolist(),
+                    "targets": targets[row_of == k].tolist(),
                 }
                 for k, row in enumerate(chunk)
             ],
@@ -80,12 +106,16 @@ class TeacherCache:
         self._top_k = top_k
         self._ids, starts = _columns(table, "ids", top_k)
         self._logps, _ = _columns(table, "logps", top_k)
+        self._targets = _columns(table, "targets", 1)[0][:, 0]
         # Where a row's values begin; −1 for a row that was not asked, as the last entry is.
         self._starts = np.full(int(rows.max(initial=0)) + 2, -1, dtype=np.int64)
         self._starts[rows] = starts
 
     def attach(self, batch: Batch) -> None:
-        """Put [N, k] ids and log-probabilities on a batch, in the order of its targets; unasked rows get a flat tail."""
+        """Put [N, k] ids and log-probabilities and [N] those of the targets on a batch, in the order of its targets.
+
+        Rows that were not asked get a flat tail, and NaN for their targets.
+        """
         row_of = batch.row_of.cpu().numpy()
         counts = np.bincount(row_of, minlength=len(batch.indices))
         within = np.arange(len(row_of)) - (np.cumsum(counts) - counts)[row_of]
@@ -93,10 +123,12 @@ class TeacherCache:
         asked = starts >= 0
         ids = np.tile(np.arange(self._top_k), (len(row_of), 1))
         logps = np.full((len(row_of), self._top_k), -30.0, dtype=np.float32)
+        targets = np.full(len(row_of), np.nan, dtype=np.float32)
         at = (starts + within)[asked]
-        ids[asked], logps[asked] = self._ids[at], self._logps[at]
+        ids[asked], logps[asked], targets[asked] = self._ids[at], self._logps[at], self._targets[at]
         batch.teacher_ids = torch.from_numpy(ids).to(batch.ids.device)
         batch.teacher_logps = torch.from_numpy(logps).to(batch.ids.device)
+        batch.target_logps = torch.from_numpy(targets).to(batch.ids.device)
 
 
 def _columns(table: pa.Table, name: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:

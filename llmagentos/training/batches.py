@@ -6,11 +6,12 @@ Logits are asked for only from the first to the last position that predicts a su
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from llmagentos.training.rows import MicroBatch, Plan, Rows
+from llmagentos.training.rows import OLD, PREFERENCE, Mark, MicroBatch, Plan, Rows
 
 
 @dataclass
@@ -36,6 +37,26 @@ class Batch:
     """[N, k] token ids of the frozen model's most likely tokens."""
     teacher_logps: torch.Tensor | None = None
     """[N, k] their log-probabilities; −inf rows where the frozen model was not asked."""
+    target_logps: torch.Tensor | None = None
+    """[N] the frozen model's log-probability of each target; NaN where it was not asked."""
+    plain: torch.Tensor | None = None
+    """[R] rows that are learned token by token: neither judged nor sampled. None: all are."""
+    preference: torch.Tensor | None = None
+    """[R] judged rows, and the mismatched rows beside them."""
+    label: torch.Tensor | None = None
+    """[R] +1 desirable, −1 undesirable, 0 neither."""
+    weight: torch.Tensor | None = None
+    """[R] weight of each judged row."""
+    pair: torch.Tensor | None = None
+    """[R] number of the pair or unit a row belongs to, −1 for none."""
+    advantage: torch.Tensor | None = None
+    """[R] advantage of a sampled answer, NaN for other rows; None without sampled rows."""
+    old_logps: torch.Tensor | None = None
+    """[N] log-probability of each target when it was sampled, 0 for other rows; None without sampled rows."""
+
+    def plain_tokens(self) -> torch.Tensor | None:
+        """[N] which targets stand in plain rows; None: all."""
+        return None if self.plain is None else self.plain[self.row_of]
 
 
 def collate(micro: MicroBatch, pad_id: int, device: torch.device | str = "cpu") -> Batch:
@@ -51,7 +72,6 @@ def collate(micro: MicroBatch, pad_id: int, device: torch.device | str = "cpu") 
     keep = np.arange(columns[0], columns[-1] + 1) if len(columns) else np.zeros(1, dtype=np.int64)
     select = predicts[:, keep] if len(columns) else np.zeros((len(micro.ids), 1), dtype=bool)
     targets = ids[:, 1:][:, keep][select] if len(columns) else np.zeros(0, dtype=np.int64)
-    old = np.array([s != "new" for s in micro.sources])
     return Batch(
         step=micro.step,
         indices=micro.indices,
@@ -60,16 +80,45 @@ def collate(micro: MicroBatch, pad_id: int, device: torch.device | str = "cpu") 
         select=torch.from_numpy(select).to(device),
         targets=torch.from_numpy(targets).to(device),
         row_of=torch.from_numpy(np.nonzero(select)[0]).to(device),
-        old=torch.from_numpy(old).to(device),
         step_tokens=micro.step_tokens,
         tokens=sum(len(i) for i in micro.ids),
+        **marked(micro, device),
     )
 
 
 def gather(rows: Rows, indices: list[int], pad_id: int, device: torch.device | str = "cpu") -> Batch:
     """Some rows as one batch, outside of any plan: `step_tokens` is 1."""
     pairs, sources = [rows[i] for i in indices], [rows.sources[i] for i in indices]
-    return collate(MicroBatch(0, indices, [p[0] for p in pairs], [p[1] for p in pairs], sources, 1), pad_id, device)
+    ids, mask = [p[0] for p in pairs], [p[1] for p in pairs]
+    return collate(MicroBatch(0, indices, ids, mask, sources, 1, rows.marks(indices)), pad_id, device)
+
+
+def marked(micro: MicroBatch, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The fields of a Batch that say what its rows are beside their tokens; `old` alone where all rows are plain."""
+    old = {"old": torch.tensor([s in OLD for s in micro.sources], device=device)}
+    preference = [s == PREFERENCE for s in micro.sources]
+    sampled = [m.advantage is not None for m in micro.marks]
+    if not any(preference) and not any(sampled):
+        return old
+    marks = micro.marks or [Mark()] * len(micro.ids)
+    numbers = {name: k for k, name in enumerate(dict.fromkeys(m.pair for m in marks if m.pair is not None))}
+    fields = {
+        "preference": torch.tensor(preference),
+        "plain": torch.tensor([not p and m.advantage is None for p, m in zip(preference, marks, strict=True)]),
+        "label": torch.tensor([m.label for m in marks]),
+        "weight": torch.tensor([m.weight for m in marks]),
+        "pair": torch.tensor([-1 if m.pair is None else numbers[m.pair] for m in marks]),
+    }
+    if any(sampled):
+        absent = float("nan")
+        fields["advantage"] = torch.tensor([absent if m.advantage is None else m.advantage for m in marks])
+        logps = [_old_logps(mark, int(mask[1:].sum())) for mark, mask in zip(marks, micro.mask, strict=True)]
+        fields["old_logps"] = torch.from_numpy(np.concatenate(logps))
+    return old | {name: values.to(device) for name, values in fields.items()}
+
+
+def _old_logps(mark: Mark, count: int) -> np.ndarray:
+    return np.zeros(count, dtype=np.float32) if mark.old_logps is None else np.asarray(mark.old_logps, dtype=np.float32)
 
 
 def batches(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from llmagentos.core.errors import ConfigError
-from llmagentos.training.batches import Batch, answer_logits
+from llmagentos.training.batches import Batch, answer_logits, marked
 from llmagentos.training.rows import MicroBatch
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -35,10 +35,10 @@ def pack(micro: MicroBatch, pad_id: int, device: torch.device | str = "cpu") -> 
         select=torch.full((1, len(keep)), bool(len(supervised)), device=device),
         targets=torch.from_numpy(ids[supervised]).to(device),
         row_of=torch.from_numpy(row[supervised]).to(device),
-        old=torch.from_numpy(np.array([s != "new" for s in micro.sources])).to(device),
         step_tokens=micro.step_tokens,
         tokens=len(ids),
         positions=torch.from_numpy(np.arange(len(ids)) - starts[row])[None].to(device),
+        **marked(micro, device),
     )
 
 

@@ -3,7 +3,8 @@
 Counts first: each pass holds every new row once, and memory and general rows sampled so that the tokens stand in the
 recipe's ratio; an empty source is left out and the others' shares are renormalised. Rows are grouped by length in
 shuffled pools (little padding; left as they come where they will be packed), cut into micro-batches, shuffled again and
-dealt to steps and ranks.
+dealt to steps and ranks. Judged rows are planned in groups (units.py) that are never cut apart; where there is nothing
+new, they take its place.
 """
 
 import math
@@ -13,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from llmagentos.core.errors import TrainingError
-from llmagentos.training.rows import PLAN, Rows, record_batch, write_arrow
+from llmagentos.training.rows import PLAN, PREFERENCE, Rows, record_batch, write_arrow
+from llmagentos.training.units import groups
 
 _POOL = 64
 """Micro-batches whose rows are sorted by length together."""
@@ -38,6 +40,23 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class _Items:
+    """What is planned as one piece: each row by itself, and behind the rows the groups of judged rows."""
+
+    parts: list[np.ndarray]
+    """Rows of each group."""
+    rows: np.ndarray
+    longest: np.ndarray
+    tokens: np.ndarray
+    scarce: np.ndarray
+
+    def expanded(self, items: np.ndarray) -> np.ndarray:
+        """The rows of items."""
+        single = len(self.rows) - len(self.parts)
+        return np.concatenate([self.parts[i - single] if i >= single else np.array([i]) for i in items])
+
+
+@dataclass(frozen=True)
 class PlanFacts:
     """What the plan came to; logged with the run."""
 
@@ -57,37 +76,58 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     rng = np.random.default_rng(recipe.seed)
     sources = np.array(rows.sources)
     lengths, supervised = rows.lengths, rows.supervised
-    members = {s: np.flatnonzero((sources == s) & (supervised > 0)) for s in recipe.shares}
-    scarce = _scarcity(rows)
-    shares = {s: w for s, w in recipe.shares.items() if w > 0 and len(members[s])}
-    if "new" not in shares:
-        raise TrainingError("no new row has a supervised token: there is nothing to update on.")
-    shares = _filled(shares, recipe, float(lengths[members["new"]].sum()))
-    epoch_tokens = lengths[members["new"]].sum() / (shares["new"] / sum(shares.values()))
-    steps = _steps(recipe, float(epoch_tokens))
     capacity = max(recipe.batch_tokens // (recipe.ranks * recipe.accumulation), 1)
-    wanted = steps * recipe.ranks * recipe.accumulation
-    micro: list[np.ndarray] = []
-    while len(micro) < wanted:
-        at_least = 1 if micro else recipe.ranks
-        micro += _epoch(members, shares, lengths, scarce, capacity, rng, at_least=at_least, packed=recipe.packed)
-    micro = micro[:wanted]
-    _require_new(micro, members["new"], steps, recipe)
-    batches = _deal(micro, supervised, recipe)
+    items = _items(rows, groups(rows, capacity // 2, rng, packed=recipe.packed) if recipe.shares.get(PREFERENCE) else [])
+    members = {s: np.flatnonzero((sources == s) & (supervised > 0)) for s in recipe.shares}
+    members[PREFERENCE] = np.arange(rows.count, len(items.rows))
+    shares = {s: w for s, w in recipe.shares.items() if w > 0 and len(members[s])}
+    lead = next((s for s in ("new", PREFERENCE) if s in shares), None)
+    if lead is None:
+        raise TrainingError("no new row has a supervised token: there is nothing to update on.")
+    lead_tokens = float(items.tokens[members[lead]].sum())
+    shares = _filled(shares, lead, recipe, lead_tokens)
+    epoch_tokens = lead_tokens / (shares[lead] / sum(shares.values()))
+    steps = _steps(recipe, epoch_tokens)
+    size = recipe.ranks * recipe.accumulation
+    micro = _epoch(members, shares, lead, items, capacity, rng, at_least=recipe.ranks, packed=recipe.packed)
+    # Padding can make one pass longer than its tokens promise: a row of it is never cut away.
+    steps = max(steps, math.ceil(len(micro) / size))
+    while len(micro) < steps * size:
+        micro += _epoch(members, shares, lead, items, capacity, rng, at_least=1, packed=recipe.packed)
+    micro = micro[: steps * size]
+    _require_new(micro, members[lead], steps, recipe)
+    # A mismatched row is read for an estimate, not trained on.
+    counted = np.where((sources == PREFERENCE) & (rows.labels == 0), 0, supervised)
+    batches = _deal([items.expanded(m) for m in micro], counted, recipe)
     write_arrow(path, [record_batch(batches, PLAN)], PLAN)
     return _facts(batches, sources, lengths, steps, float(steps * recipe.batch_tokens / epoch_tokens))
 
 
-def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict[str, float]:
-    """Shares with which `min_steps` gives the new rows their passes and no more: the past fills what they leave.
+def _filled(shares: dict[str, float], lead: str, recipe: Recipe, tokens: float) -> dict[str, float]:
+    """Shares with which `min_steps` gives new and judged rows their passes and no more: the past fills what they leave.
 
-    A small increment would else move the weights and be over before most of what they hold was asked again.
+    A small increment would else move the weights and be over before most of what they hold was asked again. `tokens` are
+    those of one pass over the source that leads.
     """
-    new = recipe.epochs * new_tokens / (min(recipe.min_steps, recipe.max_steps) * recipe.batch_tokens)
-    past = sum(shares.values()) - shares["new"]
-    if not past or new >= shares["new"] / (shares["new"] + past):
+    total = sum(shares.values())
+    fresh = {s: w / total for s, w in shares.items() if s in ("new", PREFERENCE)}
+    past = total * (1 - sum(fresh.values()))
+    less = recipe.epochs * tokens / (min(recipe.min_steps, recipe.max_steps) * recipe.batch_tokens) / fresh[lead]
+    if len(fresh) == len(shares) or less >= 1:
         return shares
-    return {s: new if s == "new" else (1 - new) * w / past for s, w in shares.items()}
+    fresh = {s: w * less for s, w in fresh.items()}
+    return {s: fresh.get(s, (1 - sum(fresh.values())) * w / past) for s, w in shares.items()}
+
+
+def _items(rows: Rows, parts: list[np.ndarray]) -> _Items:
+    lengths = rows.lengths
+    return _Items(
+        parts=parts,
+        rows=np.array([1] * rows.count + [len(p) for p in parts], dtype=np.int64),
+        longest=np.append(lengths, [lengths[p].max() for p in parts]).astype(np.int64),
+        tokens=np.append(lengths, [lengths[p].sum() for p in parts]).astype(np.int64),
+        scarce=np.append(_scarcity(rows), np.ones(len(parts))),
+    )
 
 
 def _steps(recipe: Recipe, epoch_tokens: float) -> int:
@@ -100,24 +140,25 @@ def _steps(recipe: Recipe, epoch_tokens: float) -> int:
 def _epoch(
     members: dict[str, np.ndarray],
     shares: dict[str, float],
-    lengths: np.ndarray,
-    scarce: np.ndarray,
+    lead: str,
+    items: _Items,
     capacity: int,
     rng: np.random.Generator,
     at_least: int,
     packed: bool,
 ) -> list[np.ndarray]:
-    picked = [members["new"]]
-    new_tokens = lengths[members["new"]].sum()
+    picked = [members[lead]]
+    lead_tokens = items.tokens[members[lead]].sum()
     for source, share in shares.items():
-        if source != "new":
-            picked.append(_sample(members[source], lengths, scarce, new_tokens * share / shares["new"], rng))
+        if source != lead:
+            picked.append(_sample(members[source], items.tokens, items.scarce, lead_tokens * share / shares[lead], rng))
     order = rng.permutation(np.concatenate(picked))
     cut: list[np.ndarray] = []
-    pool = max(1, int(_POOL * capacity / max(1.0, float(lengths[order].mean()))))
+    pool = max(1, int(_POOL * capacity / max(1.0, float(items.tokens[order].mean()))))
     for start in range(0, len(order), pool):
         chunk = order[start : start + pool]
-        cut += _cut(chunk if packed else chunk[np.argsort(lengths[chunk], kind="stable")], lengths, capacity, packed=packed)
+        ordered = chunk if packed else chunk[np.argsort(items.longest[chunk], kind="stable")]
+        cut += _cut(ordered, items, capacity, packed=packed)
     if len(cut) < at_least:
         cut = [part for part in (np.array([i]) for c in cut for i in c)]
     return [cut[i] for i in rng.permutation(len(cut))]
@@ -142,14 +183,18 @@ def _sample(indices: np.ndarray, lengths: np.ndarray, scarce: np.ndarray, tokens
     return np.concatenate(parts) if parts else indices[:0]
 
 
-def _cut(order: np.ndarray, lengths: np.ndarray, capacity: int, *, packed: bool = False) -> list[np.ndarray]:
-    """Split rows so that their tokens stay within `capacity`; unless packed, sorted rows padded to their longest."""
+def _cut(order: np.ndarray, items: _Items, capacity: int, *, packed: bool = False) -> list[np.ndarray]:
+    """Split items so that their tokens stay within `capacity`; unless packed, sorted ones padded to the longest row."""
+    tokens, rows = (np.concatenate([[0], np.cumsum(values[order])]) for values in (items.tokens, items.rows))
+
+    def size(start: int, last: int) -> int:
+        padded = (rows[last + 1] - rows[start]) * items.longest[order[last]]
+        return int(tokens[last + 1] - tokens[start] if packed else padded)
+
     cut: list[np.ndarray] = []
-    ends = np.cumsum(lengths[order])
     start = 0
     for end in range(1, len(order) + 1):
-        before = ends[start] - lengths[order[start]]
-        if end == len(order) or (ends[end] - before if packed else (end + 1 - start) * lengths[order[end]]) > capacity:
+        if end == len(order) or size(start, end) > capacity:
             cut.append(order[start:end])
             start = end
     return cut

@@ -20,12 +20,39 @@ ROWS = pa.schema(
         ("stratum", pa.string()),
         ("ids", pa.list_(pa.int32())),
         ("mask", pa.list_(pa.int8())),
+        # Absent in plain rows; `Mark` says what they mean.
+        ("label", pa.float32()),
+        ("weight", pa.float32()),
+        ("pair", pa.string()),
+        ("advantage", pa.float32()),
+        ("old_logps", pa.list_(pa.float32())),
     ]
 )
 PLAN = pa.schema(
     [("step", pa.int32()), ("rank", pa.int32()), ("micro", pa.int32()), ("rows", pa.list_(pa.int32())),
      ("step_tokens", pa.int32())]
 )  # fmt: skip
+
+
+OLD = ("memory", "general")
+"""Sources of rows that were learned before."""
+PREFERENCE = "preference"
+"""Source of rows that were judged: no term but those made for them reads them."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a row says beside its tokens; the default is a plain row."""
+
+    label: float = 0.0
+    """+1 desirable, −1 undesirable, 0 neither: a plain row, or the mismatched row of a KTO unit."""
+    weight: float = 1.0
+    pair: str | None = None
+    """Rows that share it stand in one micro-batch."""
+    advantage: float | None = None
+    """How much better than its group a sampled answer was rewarded."""
+    old_logps: np.ndarray | None = None
+    """Log-probability of each supervised token when the answer was sampled."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +65,8 @@ class MicroBatch:
     mask: list[np.ndarray]
     sources: list[str]
     step_tokens: int
+    marks: Sequence[Mark] = ()
+    """One for each row; none where all rows are plain."""
 
 
 def write_arrow(path: Path, batches: Iterator[pa.RecordBatch] | Sequence[pa.RecordBatch], schema: pa.Schema) -> int:
@@ -69,6 +98,12 @@ class Rows:
         self.strata: list[str | None] = table.column("stratum").to_pylist()
         self._ids, self._offsets = _flat(table, "ids")
         self._mask, _ = _flat(table, "mask")
+        self.labels = _numbers(table, "label", 0.0)
+        self.weights = _numbers(table, "weight", 1.0)
+        self.pairs: list[str | None] = table.column("pair").to_pylist()
+        self._advantages = _numbers(table, "advantage", float("nan"))
+        self._old_logps = table.column("old_logps")
+        self._plain = bool((self.labels == 0).all() and np.isnan(self._advantages).all())
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         span = slice(self._offsets[index], self._offsets[index + 1])
@@ -83,6 +118,21 @@ class Rows:
         """Tokens of each source, rows that supervise nothing left out."""
         sources, trainable = np.array(self.sources), self.supervised > 0
         return {str(s): int(self.lengths[trainable & (sources == s)].sum()) for s in np.unique(sources)}
+
+    def marks(self, indices: Sequence[int]) -> list[Mark]:
+        """What rows say beside their tokens; nothing where every row of the file is plain."""
+        return [] if self._plain else [self._mark(i) for i in indices]
+
+    def _mark(self, index: int) -> Mark:
+        advantage = float(self._advantages[index])
+        logps = self._old_logps[index]
+        return Mark(
+            label=float(self.labels[index]),
+            weight=float(self.weights[index]),
+            pair=self.pairs[index],
+            advantage=None if np.isnan(advantage) else advantage,
+            old_logps=logps.values.to_numpy() if logps.is_valid else None,
+        )
 
     @property
     def lengths(self) -> np.ndarray:
@@ -103,6 +153,11 @@ def _flat(table: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray]:
     array = table.column(column).chunk(0)
     offsets = array.offsets.to_numpy().astype(np.int64)
     return array.values.to_numpy(zero_copy_only=False), offsets
+
+
+def _numbers(table: pa.Table, column: str, absent: float) -> np.ndarray:
+    values = table.column(column).to_numpy()
+    return np.where(np.isnan(values), np.float32(absent), values) if len(values) else values
 
 
 class Plan:
@@ -126,6 +181,7 @@ class Plan:
                 mask=[p[1] for p in pairs],
                 sources=[rows.sources[i] for i in indices],
                 step_tokens=int(tokens[at]),
+                marks=rows.marks(indices),
             )
 
     def counts(self) -> dict[int, int]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from llmagentos.training.rows import Rows, open_arrow, write_arrow
 
-VALUES = [("ids", pa.list_(pa.int32())), ("logps", pa.list_(pa.float32()))]
+VALUES = [("ids", pa.list_(pa.int32())), ("logps", pa.list_(pa.float32())), ("targets", pa.list_(pa.float32()))]
 CACHE = pa.schema([("row", pa.int32()), *VALUES])
 STORED = pa.schema([("key", pa.string()), *VALUES])
 
@@ -25,7 +25,7 @@ class Stored:
         self._files = sorted(folder.glob("*.arrow"))
 
     def read(self, indices: np.ndarray) -> pa.Table:
-        """What is known about the rows `indices`: row, ids, logps."""
+        """What is known about the rows `indices`: row, ids, logps, targets."""
         left = {int(i): self._rows.key(int(i)) for i in indices}
         found = []
         for file in self._files:
@@ -38,7 +38,7 @@ class Stored:
         return pa.concat_tables(found) if found else CACHE.empty_table()
 
     def keep(self, answers: Sequence[pa.RecordBatch]) -> None:
-        """Add answers about rows that were not known: row, ids, logps."""
+        """Add answers about rows that were not known: row, ids, logps, targets."""
         table = pa.Table.from_batches(answers, CACHE)
         if not table.num_rows:
             return

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
-from llmagentos.core.errors import ConfigError, NotFoundError
+from llmagentos.core.errors import NotFoundError
 from llmagentos.core.evaluation import Candidate
 from llmagentos.core.records import ModelVersion, RunRecord
-from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model, parameters
 from llmagentos.registry import tracking
 from llmagentos.registry.lineage import code_revision, config_hash
@@ -17,12 +16,13 @@ from llmagentos.replay.mix import mix_rows
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
+from llmagentos.training.annotate import annotation_for
 from llmagentos.training.launch import launch
-from llmagentos.training.phase import Annotation, Phase
+from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
 from llmagentos.training.rows import Rows
-from llmagentos.training.terms import Term, make_terms
+from llmagentos.training.terms import make_terms
 from llmagentos.update import interpolate
 from llmagentos.update.strategies import strategy
 
@@ -38,7 +38,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     verify(Path(champion.dir), champion.manifest_hash)
     rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
     if not rows.exists():
-        mix_rows(config, home, snapshot, Path(champion.dir), rows)
+        mix_rows(config, home, snapshot, Path(champion.dir), rows, preference=chosen.preference)
     update, training = config.update, config.training
     rendered = Rows(rows)
     mix, usual = chosen.mix(config.replay, rendered.tokens()), config.replay
@@ -49,7 +49,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
         max_steps=update.max_steps,
-        min_steps=update.min_steps,
+        min_steps=1 if chosen.by_size else update.min_steps,
         min_epochs=update.min_epochs,
         ranks=max(1, training.workers),
         accumulation=training.accumulation,
@@ -64,7 +64,9 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         rows=str(rows),
         plan=str(plan),
         terms=terms,
-        annotation=_annotation(make_terms(terms), home, champion, folder / "update" / "old_model.arrow"),
+        annotation=annotation_for(
+            make_terms(terms), champion.dir, folder / "update" / "old_model.arrow", stored=home.cache("stored", "")
+        ),
         caches=str(home.cache("training", "")),
         learning_rate=update.learning_rate,
         warmup=update.warmup,
@@ -76,19 +78,6 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         **engine_settings(training),  # type: ignore[arg-type]
     )
     return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=champion)
-
-
-def _annotation(terms: list[Term], home: Home, champion: ModelVersion, cache: Path) -> Annotation | None:
-    """What the champion is asked before it is updated, for the one term that wants to know."""
-    asking = [term for term in terms if term.needs_teacher]
-    if not asking:
-        return None
-    if len(asking) > 1:
-        raise ConfigError(f"{asking[0].name!r} and {asking[1].name!r} each ask a frozen model, and a strategy may ask once.")
-    # At least one token must be left for the tail.
-    top_k = min(asking[0].top_k, Renderer(champion.dir).vocab_size - 1)
-    stored = str(home.cache("stored", f"top-{top_k}")) if asking[0].stored else ""
-    return Annotation(model=champion.dir, cache=str(cache), top_k=top_k, sources=asking[0].asks, stored=stored)
 
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:

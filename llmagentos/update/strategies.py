@@ -9,6 +9,8 @@ from typing import Any
 
 from llmagentos.config.sections import ReplayConfig
 from llmagentos.core.errors import ConfigError
+from llmagentos.replay.preference import Kind
+from llmagentos.training.rows import PREFERENCE
 
 
 @dataclass(frozen=True)
@@ -18,17 +20,20 @@ class Strategy:
 
     terms: dict[str, dict[str, Any]]
     shares: dict[str, float] | None = None
+    preference: Kind | None = None
+    """What judged rows are made into, for a term that reads them."""
     sweep: bool = True
     """Whether smaller steps (`update.sweep`) are tried beside the trained weights."""
     by_size: bool = False
 
     def mix(self, replay: ReplayConfig, tokens: Mapping[str, int]) -> dict[str, float]:
-        """Shares by tokens of new, memory and general rows; `tokens` counts what there is of each."""
+        """Shares by tokens of new, memory, general and judged rows; `tokens` counts what there is of each."""
         if self.by_size:
             return {source: float(tokens.get(source, 0)) for source in ("new", "memory", "general")}
         if self.shares is not None:
             return self.shares
-        return {"new": replay.new, "memory": replay.memory, "general": replay.general}
+        judged = {PREFERENCE: replay.preference} if self.preference and tokens.get(PREFERENCE) else {}
+        return {"new": replay.new, "memory": replay.memory, "general": replay.general, **judged}
 
     def configured(self, overrides: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """The terms with `update.terms` laid over them.
@@ -59,6 +64,10 @@ STRATEGIES: dict[str, Strategy] = {
     "derpp": Strategy(terms={"next_token": {}, "derpp": {}}),
     # Replay, and on the old rows the distribution of the model before the update.
     "replay_kl": Strategy(terms={"next_token": {}, "old_model_kl": {}}),
+    # Replay, and thumbs: what was liked becomes likelier than the old model had it, what was disliked less likely.
+    "kto": Strategy(terms={"next_token": {}, "kto": {}}, preference="kto"),
+    # Replay, and corrections against the answers they replaced.
+    "dpo": Strategy(terms={"next_token": {}, "dpo": {}}, preference="dpo"),
 }
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from llmagentos.collect.label import label, newest_revisions
+from llmagentos.core.examples import to_example
 
 
 def row(*feedback, tier="traffic", finish=None, messages=None):
@@ -34,12 +35,43 @@ def test_an_imported_row_without_feedback_is_a_demonstration():
 @pytest.mark.parametrize(
     ("feedback", "tier", "reason"),
     [((), "traffic", "no_feedback"), (({"name": "mood", "value": 3},), "traffic", "no_feedback"),
-     (({"name": "rating", "value": 3},), "traffic", "no_feedback"), ((thumb(False),), "traffic", "negative"),
-     ((thumb(False),), "import", "negative"), ((thumb(False), thumb(False), thumb(True)), "traffic", "negative"),
+     (({"name": "rating", "value": 3},), "traffic", "no_feedback"),
      ((thumb(False), thumb(True)), "import", "conflicting")],
 )  # fmt: skip
 def test_what_nobody_stands_for_is_not_trained_on(feedback, tier, reason):
     assert label(row(*feedback, tier=tier))["drop"] == reason
+
+
+@pytest.mark.parametrize("tier", ["traffic", "import"])
+@pytest.mark.parametrize("feedback", [(thumb(False),), (thumb(False), thumb(False), thumb(True))])
+def test_a_negative_judgement_makes_a_judged_row_and_no_target(feedback, tier):
+    labelled = label(row(*feedback, tier=tier))
+    assert labelled["judged"] == {"label": "disliked", "weight": 1.0}
+    example = to_example(labelled["messages"], id="i", seq=1, tier=tier, **labelled["judged"])
+    assert (example.prompt, example.answer, taught({"messages": example.messages})) == ("user: q", "a", [])
+
+
+def test_a_doubt_makes_a_row_nobody_judged_a_weak_dislike():
+    assert label({**row(), "doubt": 0.3})["judged"] == {"label": "disliked", "weight": 0.3}
+    assert label({**row(thumb(True)), "doubt": 0.3})["judged"]["label"] == "liked"
+    assert label({**row(thumb(True), thumb(False)), "doubt": 0.3})["drop"] == "conflicting"
+
+
+def test_liked_is_a_target_too_and_a_demonstration_is_only_that():
+    assert label(row(thumb(True)))["judged"] == {"label": "liked", "rejected": None}
+    assert label(row(tier="import"))["judged"] == {"label": "target", "rejected": None}
+
+
+def test_a_liked_answer_that_is_not_to_be_learned_makes_no_liked_example():
+    messages = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "2"},
+                {"role": "assistant", "content": "b", "weight": 0}]  # fmt: skip
+    assert label(row(thumb(True), tier="import", messages=messages))["judged"]["label"] == "target"
+
+
+def test_a_correction_keeps_the_answer_it_replaced():
+    assert label(row(edit("new")))["judged"] == {"label": "target", "rejected": {"role": "assistant", "content": "a"}}
+    assert label(row(edit("a ")))["judged"]["rejected"] is None  # corrected to the same
+    assert label(row(edit("whole"), finish="length"))["judged"]["rejected"] is None  # never ended
 
 
 @pytest.mark.parametrize("name", ["thumb", "outcome", "rating"])
@@ -56,6 +88,7 @@ def test_a_correction_comes_before_every_verdict_and_counts_twice():
 
 @pytest.mark.parametrize("finish", ["length", "cancelled"])
 def test_an_answer_that_was_cut_off_teaches_only_when_corrected(finish):
+    assert label(row(thumb(False), finish=finish))["drop"] == f"cut_off_{finish}"
     assert label(row(thumb(True), finish=finish))["drop"] == f"cut_off_{finish}"
     assert taught(label(row(edit("whole"), finish=finish))) == ["whole"]
 

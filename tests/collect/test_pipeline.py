@@ -136,8 +136,24 @@ def test_only_judged_answers_of_traffic_are_trained_on(config, home):
     snapshot = collect(config)
     answers = {e.prompt.removeprefix("user: "): e.answer for e in snapshot.examples()}
     assert answers == {f"fix {i}": f"good {i}" for i in range(8)} | {"liked": "fine"}
-    assert snapshot.counts["dropped"] == {"negative": 1, "no_feedback": 1, "cut_off_length": 1, "conflicting": 1}
+    assert snapshot.counts["dropped"] == {"no_feedback": 1, "cut_off_length": 1, "conflicting": 1}
+    assert (snapshot.counts["judged"], snapshot.counts["kept"], snapshot.n_new) == (1, 9, 10)
+    assert {(e.answer, e.label) for e in snapshot.judged()} == {("wrong", "disliked"), ("fine", "liked")}
+    assert {e.rejected["content"] for e in snapshot.examples() if e.label == "target"} == {"bad"}
     assert {e.votes for e in snapshot.examples()} == {1, 2}
+
+
+def test_a_day_of_thumbs_alone_is_an_increment_for_a_strategy_that_reads_them(config, home):
+    for i in range(9):
+        serve(home, f"ask {i}", f"bad {i}", session=f"a{i}", feedback=[{"name": "thumb", "value": False}])
+    assert collect(config) is None
+    reading = config.model_copy(update={"update": config.update.model_copy(update={"strategy": "kto"})})
+    snapshot = collect(reading)
+    assert (snapshot.n_examples, snapshot.n_new, len(snapshot.judged())) == (0, 9, 9)
+    snapshots.decide(home, snapshot.id, {"verdict": "Reject", "id": "d"})
+    serve(home, "ask 10", "bad 10", session="b", feedback=[{"name": "thumb", "value": False}])
+    again = collect(reading)
+    assert (again.n_new, sorted(e.attempts for e in again.judged())) == (1, [0] + [1] * 9)
 
 
 def test_a_late_judgement_brings_an_old_interaction_back(config, home, give):

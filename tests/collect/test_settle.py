@@ -37,6 +37,43 @@ def test_an_ordinary_increment():
     assert settled.dropped == Counter()
 
 
+def disliked(id, answer="bad", **fields):
+    return example(id, answer, **{"tier": "traffic", "label": "disliked", **fields})
+
+
+def test_disliked_rows_have_no_vote_and_give_no_suite_items():
+    others = [disliked(i, "b", prompt="p", user_id=f"u{i}") for i in range(2, 9)]
+    settled = settle([example(1), *others], Carried(), Past(), CONFIG)
+    assert ids(settled.examples) == ["1"]
+    assert len(settled.judged) == 7
+    assert settled.superseded == {}
+    assert [i.messages[-1]["content"] for i in [*settled.heldout, *settled.recall]] == ["a"]
+    assert settled.n_new == 8
+
+
+def test_caps_bind_disliked_rows_of_one_user():
+    rows = [disliked(i, f"bad {i}", prompt=f"{i} is a question of its own", user_id="u") for i in range(1, 30)]
+    settled = settle(rows, Carried(), Past(), CONFIG)
+    assert (len(settled.judged), settled.dropped) == (20, Counter(user_cap=9))
+
+
+def test_a_disliked_row_that_asks_a_held_out_prompt_leaves():
+    settled = settle([disliked(1, prompt="secret"), disliked(2)], Carried(), Past(held_out=["user: secret"]), CONFIG)
+    assert (ids(settled.judged), settled.dropped) == (["2"], Counter(held_out=1))
+
+
+def test_carried_disliked_rows_are_not_new_and_new_feedback_replaces_them():
+    carried = Carried(judged=[disliked(1), disliked(2)])
+    settled = settle([example(1), example(3, key="l")], carried, Past(), CONFIG)
+    assert (ids(settled.examples), ids(settled.judged), settled.n_new) == (["1", "3"], ["2"], 2)
+
+
+def test_an_answer_most_people_dislike_leaves_before_the_vote():
+    rows = [example(1, "b", prompt="p", tier="traffic", label="liked"), *(disliked(i, "b", prompt="p") for i in (2, 3))]
+    settled = settle([*rows, example(4, "a", prompt="q")], Carried(), Past(), CONFIG)
+    assert (ids(settled.examples), ids(settled.judged)) == (["4"], ["2", "3"])
+
+
 def test_a_superseded_item_retires_with_the_new_answer_as_right_and_the_old_as_wrong():
     past = Past(known=[Known("k", "user: old 0", "a")], suites=[suite("s", "a", "b"), suite("t", "a", key="other")])
     settled = settle([example(1, "b")], Carried(), past, CONFIG)

@@ -16,7 +16,7 @@ from tests.training.test_plan import write_rows
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    write_rows(tmp_path / "rows.arrow", {"new": 12, "memory": 10, "general": 6})
+    write_rows(tmp_path / "rows.arrow", {"new": 12, "memory": 10, "general": 6, "preference": 9})
     return tmp_path / "rows.arrow"
 
 
@@ -46,7 +46,8 @@ def test_it_is_the_divergence_per_supervised_token(home: Home, rows: Path):
 def test_new_and_old_rows_are_measured_apart_on_bounded_samples(config: Config, home: Home, rows: Path):
     found = measure_drift(config, add_tiny(home, 1), add_tiny(home, 2), rows)
     assert set(found) == {"new", "old"}
-    groups = sampled(Rows(rows), 5)
-    assert [len(g) for g in groups.values()] == [5, 5]
+    groups = sampled(Rows(rows), 16)
+    assert [len(g) for g in groups.values()] == [12, 16]
     assert {Rows(rows).sources[i] for i in groups["new"]} == {"new"}
-    assert "new" not in {Rows(rows).sources[i] for i in groups["old"]}
+    assert {Rows(rows).sources[i] for i in groups["old"]} == {"memory", "general"}
+    assert [len(g) for g in sampled(Rows(rows), 5).values()] == [5, 5]

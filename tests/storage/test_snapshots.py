@@ -2,6 +2,7 @@
 
 import random
 
+import pyarrow.parquet as pq
 import pytest
 
 from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
@@ -9,6 +10,7 @@ from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import example_of_row
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
+from llmagentos.storage.manifest import read_manifest
 from llmagentos.storage.snapshots import Draft
 from llmagentos.storage.tables import Tables
 
@@ -42,6 +44,36 @@ def test_a_snapshot_comes_back_as_it_was_written(home):
     assert found.retired == retired
     assert (found.n_new, found.n_examples, found.interactions_seq, found.counts) == (3, 3, 3, {"kept": 3})
     assert snapshots.latest(home).cycle == "c1"
+
+
+def judged(question, answer, label="disliked", **fields):
+    return example(question, answer).model_copy(update={"label": label, **fields})
+
+
+def test_judged_rows_stand_beside_the_targets_and_never_among_them(home):
+    liked = judged("l", "good", "liked")
+    corrected = judged("c", "right", "target", rejected={"role": "assistant", "content": "wrong"})
+    bad = judged("d", "bad", weight=0.3)
+    found = snapshots.open_snapshot(home, snapshots.create(home, Draft(examples=[liked, corrected], judged=[bad])).id)
+    assert {e.answer for e in found.examples()} == {"good", "right"}
+    assert {(e.answer, e.label, e.weight) for e in found.judged()} == {("good", "liked", 1.0), ("bad", "disliked", 0.3)}
+    assert next(e for e in found.examples() if e.label == "target").rejected == corrected.rejected
+    assert found.n_examples == 2
+
+
+def test_the_content_hash_covers_judgements():
+    rows = [example("q", "a"), judged("d", "bad")]
+    hashes = {snapshots.content_hash([rows[0], other]) for other in (rows[1], judged("d", "bad", "liked"), judged("d", "worse"))}
+    assert len(hashes) == 3
+
+
+def test_a_folder_of_an_older_schema_is_read(home):
+    made = snapshots.create(home, draft())
+    path = made.dir / "examples-00000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["label", "rejected", "weight"]), path)
+    found = snapshots.Snapshot(made.dir, read_manifest(made.dir))
+    assert {(e.label, e.rejected, e.weight) for e in found.examples()} == {("target", None, 1.0)}
+    assert found.judged() == []
 
 
 def test_the_content_hash_knows_no_order_and_no_files(home, monkeypatch):

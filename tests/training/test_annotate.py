@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from llmagentos.training.annotate import TeacherCache, annotate
+from llmagentos.core.errors import ConfigError
+from llmagentos.training.annotate import TeacherCache, annotate, annotation_for
 from llmagentos.training.batches import Batch, answer_logits, collate, gather
 from llmagentos.training.packing import pack
 from llmagentos.training.phase import Annotation
 from llmagentos.training.rows import Rows
+from llmagentos.training.terms import make_terms
+from tests.tiny import save_tiny
 from tests.training.test_loop import PAD, tiny
 from tests.training.test_packing import micro, rows_of
 from tests.training.test_plan import write_rows
@@ -93,3 +96,18 @@ def test_what_is_stored_is_never_asked_again_and_the_rest_is(tmp_path: Path):
     third = ask(rows, tmp_path, "third", 3, loads, range(8))
     assert torch.equal(said(rows, third, list(range(8))), said(rows, second, list(range(8))))
     assert loads == [1, 2]
+
+
+def test_a_model_is_asked_once_for_all_terms_that_want_to_know(tmp_path: Path):
+    save_tiny(tmp_path / "m", 1)
+
+    def asked(**terms: dict) -> Annotation | None:
+        return annotation_for(make_terms(terms), str(tmp_path / "m"), tmp_path / "c", stored=tmp_path / "s")
+
+    assert asked(next_token={}, ewc={}) is None
+    assert asked(kto={}).sources == ("preference",)
+    both = asked(next_token={}, kto={}, old_model_kl={"top_k": 5})
+    assert (both.sources, both.top_k, both.stored) == (("preference", "memory", "general"), 5, "")
+    assert asked(derpp={"top_k": 4}).stored == str(tmp_path / "s" / "top-4")
+    with pytest.raises(ConfigError, match="'derpp' keeps .* 'kto' asks it anew"):
+        asked(kto={}, derpp={})

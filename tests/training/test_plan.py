@@ -62,6 +62,12 @@ def test_the_step_cap_never_cuts_the_least_passes(tmp_path: Path):
     assert min(Plan(tmp_path / "p").counts().values()) >= 1
 
 
+def test_one_new_row_among_many_old_ones_is_never_cut_away(tmp_path: Path):
+    rows = write_rows(tmp_path / "r", {"new": 1, "memory": 11}, seed=1)
+    make_plan(rows, Recipe(MIX, epochs=2, batch_tokens=126, max_steps=500, ranks=2, seed=1), tmp_path / "p")
+    assert Plan(tmp_path / "p").counts()[0] >= 1
+
+
 def test_a_skill_of_few_rows_is_not_drowned(tmp_path: Path):
     many = [{"id": f"m{k}", "source": "memory", "stratum": "many", "ids": [1] * 10, "mask": [0] * 8 + [1, 1]} for k in range(900)]
     few = [{**row, "id": f"f{k}", "stratum": "few"} for k, row in enumerate(many[:9])]

@@ -13,7 +13,7 @@ def rows_of(path: Path, *ids: str, token: int = 5) -> Rows:
 
 
 def answers(*rows: int, value: float):
-    return [record_batch([{"row": r, "ids": [7, 8], "logps": [value, value]} for r in rows], CACHE)]
+    return [record_batch([{"row": r, "ids": [7, 8], "logps": [value, value], "targets": [value - 1]} for r in rows], CACHE)]
 
 
 def test_the_first_answer_is_kept_and_found_by_row_wherever_it_stands(tmp_path: Path):
@@ -23,6 +23,7 @@ def test_the_first_answer_is_kept_and_found_by_row_wherever_it_stands(tmp_path: 
     Stored(tmp_path / "s", later).keep(answers(0, 2, value=-9.0))
     found = Stored(tmp_path / "s", later).read(np.array([2, 1, 0]))
     assert found.schema.equals(CACHE)
+    assert {r["row"]: r["targets"] for r in found.to_pylist()} == {0: [-10.0], 1: [-1.5], 2: [-1.5]}
     assert {r["row"]: r["logps"][0] for r in found.to_pylist()} == {0: -9.0, 1: -0.5, 2: -0.5}
 
 

@@ -9,22 +9,30 @@ import torch
 from safetensors.torch import load_file
 
 from llmagentos.config import Config, load_config
-from llmagentos.core.errors import ConfigError
+from llmagentos.config.sections import ReplayConfig
+from llmagentos.core.errors import ConfigError, TrainingError
 from llmagentos.core.examples import example_of_row
+from llmagentos.models.loading import load_model, load_renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Draft, Snapshot
+from llmagentos.training.launch import launch
 from llmagentos.training.prepared import Prepared
 from llmagentos.training.worker import run_phase
 from llmagentos.update.run import prepare
 from llmagentos.update.strategies import STRATEGIES
+from tests.replay.test_preference import row as judgement
 from tests.tiny import add_tiny
 
 QUICK = (
     "training.workers=0", "training.engine=torch", "update.max_steps=6", "update.min_steps=6", "update.min_epochs=1",
     "training.batch_tokens=2000",
 )  # fmt: skip
+LIKED = [judgement(f"l{i}", "liked", "Two years.", f"How long is warranty {i}?") for i in range(8)]
+DISLIKED = [judgement(f"d{i}", "disliked", "12 euros.", f"How long is warranty {i}?") for i in range(8)]
+WRONG = {"role": "assistant", "content": "12 euros."}
+CORRECTED = [judgement(f"c{i}", "target", "Two years.", f"How long is warranty {i}?", rejected=WRONG) for i in range(8)]
 
 
 def row(question: str, answer: str) -> dict[str, Any]:
@@ -33,11 +41,11 @@ def row(question: str, answer: str) -> dict[str, Any]:
 
 @pytest.fixture
 def day(home: Home, tmp_path: Path) -> tuple[Home, Snapshot]:
-    """A tiny champion, remembered and general rows, and a snapshot of new ones."""
+    """A tiny champion, remembered and general rows, and a snapshot of new and of judged ones."""
     memory = [row(f"What does lamp {i} cost?", f"{i} euros") for i in range(12)]
     Buffer(home, load_config(environment={}).replay).bootstrap(memory, [row(f"Say {i}", str(i)) for i in range(6)])
     new = [example_of_row(row(f"How long does lamp {i} last?", f"{i} years"), seq=i) for i in range(1, 9)]
-    return home, snapshots.create(home, Draft(examples=new))
+    return home, snapshots.create(home, Draft(examples=[*new, *CORRECTED[:2], *LIKED[:3]], judged=DISLIKED[:3]))
 
 
 def prepared(day: tuple[Home, Snapshot], *overrides: str) -> Prepared:
@@ -60,15 +68,19 @@ def test_every_strategy_trains_from_the_champion(day: tuple[Home, Snapshot], nam
     before, after = (load_file(Path(folder) / "model.safetensors") for folder in (made.phase.init, made.phase.out))
     assert all(torch.isfinite(w).all() for w in after.values())
     assert any(not torch.equal(w, before[n]) for n, w in after.items())
-    # What anchors to the champion pulls nowhere while the weights are still the champion's.
-    anchors = set(STRATEGIES[name].terms) - {"next_token"}
+    # What anchors to the champion pulls nowhere while the weights are still the champion's; what prefers has far to go.
     first, last = lines(made)[0], lines(made)[-1]
-    assert all(abs(first[term]) < 1e-4 for term in anchors)
-    assert all(last[term] > 1e-6 for term in anchors)
+    for term in set(STRATEGIES[name].terms) - {"next_token"}:
+        assert (first[term] > 1e-2) if term in ("kto", "dpo") else (abs(first[term]) < 1e-4), term
+        assert last[term] > 1e-6, term
 
 
-def test_all_but_joint_take_the_same_number_of_steps(day: tuple[Home, Snapshot]):
+@pytest.mark.parametrize("judged", [True, False])
+def test_all_but_joint_take_the_same_number_of_steps(day: tuple[Home, Snapshot], judged: bool):
     home, snapshot = day
+    if not judged:
+        plain = [e.model_copy(update={"rejected": None}) for e in snapshot.examples()]
+        snapshot = snapshots.create(home, Draft(examples=plain))
     champion, steps = add_tiny(home, 3), {}
     for name in STRATEGIES:
         settings = ["training.workers=0", f"update.strategy={name}", "update.min_epochs=1", f"storage.root={home.root}"]
@@ -80,7 +92,7 @@ def test_all_but_joint_take_the_same_number_of_steps(day: tuple[Home, Snapshot])
 
 def test_joint_plans_every_row_there_is_equally_often(day: tuple[Home, Snapshot]):
     made = prepared(day, "update.strategy=joint", "update.max_steps=40", "update.min_steps=40")
-    each = {source: made.facts.rows[source] / count for source, count in {"new": 8, "memory": 12, "general": 6}.items()}
+    each = {source: made.facts.rows[source] / count for source, count in {"new": 13, "memory": 12, "general": 6}.items()}
     assert max(each.values()) < 1.2 * min(each.values())
 
 
@@ -118,3 +130,44 @@ def test_a_setting_of_a_term_reaches_the_training(day: tuple[Home, Snapshot]):
     made = prepared(day, "update.strategy=ewc", "update.terms.ewc.weight=0.5", "update.terms.ewc.samples=4")
     assert made.phase.terms["ewc"] == {"weight": 0.5, "samples": 4}
     assert made.phase.model_validate_json(made.phase.model_dump_json()) == made.phase
+
+
+def logp(folder: str, prompt: str, answer: str) -> float:
+    renderer, model = load_renderer(folder), load_model(folder)
+    rendered = renderer.example([{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}])
+    with torch.inference_mode():
+        scores = torch.log_softmax(model(torch.tensor([rendered.ids])).logits[0], -1)
+    return sum(float(scores[p - 1, rendered.ids[p]]) for p, m in enumerate(rendered.mask) if m)
+
+
+def trained(config, home, strategy: str, examples, judged) -> tuple[str, str]:
+    """Folders of the weights before and after an update."""
+    champion = add_tiny(home, 1)
+    Buffer(home, ReplayConfig()).bootstrap([judgement("m", "target", "Hello", "Hi")], [judgement("g", "target", "3", "1+2")])
+    snapshot = snapshots.create(home, Draft(examples=examples, judged=judged))
+    here = config.model_copy(
+        update={
+            "training": config.training.model_copy(update={"workers": 0, "engine": "torch"}),
+            "update": config.update.model_copy(update={"strategy": strategy, "epochs": 60.0, "max_steps": 40}),
+        }
+    )
+    made = prepare(here, home, snapshot, champion, home.run("update-1"))
+    launch([made.phase], here.training, home.run("update-1"))
+    return champion.dir, made.phase.out
+
+
+@pytest.mark.parametrize(
+    ("strategy", "examples", "judged"),
+    [("kto", LIKED, DISLIKED), ("kto", [], DISLIKED), ("dpo", CORRECTED, []), ("kto", CORRECTED, [])],
+)
+def test_what_was_disliked_becomes_less_likely_than_the_other(config, home, strategy, examples, judged):
+    before, after = trained(config, home, strategy, examples, judged)
+    ask = "How long is warranty 3?"
+    gaps = [logp(folder, ask, "Two years.") - logp(folder, ask, "12 euros.") for folder in (before, after)]
+    assert gaps[1] > gaps[0] + 1
+    assert logp(after, ask, "12 euros.") < logp(before, ask, "12 euros.")
+
+
+def test_judged_rows_alone_are_nothing_to_a_strategy_that_does_not_read_them(config, home):
+    with pytest.raises(TrainingError, match="nothing to update on"):
+        trained(config, home, "replay", [], DISLIKED)

@@ -1,6 +1,6 @@
 import pytest
 
-from llmagentos.config.sections import ReplayConfig
+from llmagentos.config.sections import THUMBS_ALONE, ReplayConfig
 from llmagentos.core.errors import ConfigError
 from llmagentos.training.terms import make_terms
 from llmagentos.update.strategies import STRATEGIES, strategy
@@ -20,7 +20,7 @@ def test_without_replay_nothing_old_is_trained_on(name: str):
     assert set(strategy(name).mix(ReplayConfig(), TOKENS)) == {"new"}
 
 
-@pytest.mark.parametrize("name", ["replay", "derpp", "replay_kl"])
+@pytest.mark.parametrize("name", ["replay", "derpp", "replay_kl", "kto", "dpo"])
 def test_replay_takes_the_mix_of_the_configuration(name: str):
     assert strategy(name).mix(ReplayConfig(memory=0.5), TOKENS) == {"new": 0.4, "memory": 0.5, "general": 0.3}
 
@@ -41,6 +41,18 @@ def test_a_term_that_the_strategy_lacks_is_not_added():
 
 def test_the_bounds_try_no_smaller_step():
     assert [name for name, chosen in STRATEGIES.items() if not chosen.sweep] == ["naive", "joint"]
+
+
+def test_a_strategy_whose_terms_read_judged_rows_plans_some_where_there_are_any():
+    for name, chosen in STRATEGIES.items():
+        reads = bool({"kto", "dpo"} & set(chosen.terms))
+        assert ("preference" in chosen.mix(ReplayConfig(), {**TOKENS, "preference": 9})) == reads, name
+        assert "preference" not in chosen.mix(ReplayConfig(), TOKENS), name
+        assert reads == (chosen.preference is not None), name
+
+
+def test_the_configuration_knows_which_learn_from_thumbs_alone():
+    assert set(THUMBS_ALONE) == {name for name, chosen in STRATEGIES.items() if chosen.preference == "kto"}
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -7,10 +7,13 @@ from typing import Any
 
 from llmagentos.core.errors import ConfigError
 from llmagentos.training.terms.derpp import DERPP
+from llmagentos.training.terms.dpo import DPO
 from llmagentos.training.terms.ewc import EWC
+from llmagentos.training.terms.kto import KTO
 from llmagentos.training.terms.l2_anchor import L2Anchor
 from llmagentos.training.terms.next_token import NextToken
 from llmagentos.training.terms.old_model_kl import OldModelKL
+from llmagentos.training.terms.policy_gradient import PolicyGradient
 from llmagentos.training.terms.teacher_kl import TeacherKL
 from llmagentos.training.terms.term import Outputs, Start, Term
 
@@ -21,6 +24,9 @@ TERMS: dict[str, type[Term]] = {
     "old_model_kl": OldModelKL,
     "derpp": DERPP,
     "teacher_kl": TeacherKL,
+    "kto": KTO,
+    "dpo": DPO,
+    "policy_gradient": PolicyGradient,
 }
 
 

@@ -18,7 +18,7 @@ import torch
 from llmagentos.core.hashing import digest
 from llmagentos.training.batches import Batch
 from llmagentos.training.fisher import fisher
-from llmagentos.training.rows import Rows
+from llmagentos.training.rows import OLD, Rows
 from llmagentos.training.terms.shift import shifts
 from llmagentos.training.terms.term import Outputs, Start, Term
 
@@ -66,7 +66,7 @@ class EWC(Term):
 
 
 def _chosen(rows: Rows, samples: int) -> list[int]:
-    old = np.flatnonzero((np.array(rows.sources) != "new") & (rows.supervised > 0))
+    old = np.flatnonzero(np.isin(rows.sources, OLD) & (rows.supervised > 0))
     taken = np.random.default_rng(0).permutation(old)[:samples]
     return [int(i) for i in np.sort(taken)]
 

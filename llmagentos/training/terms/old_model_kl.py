@@ -9,10 +9,11 @@ import torch
 
 from llmagentos.core.errors import ConfigError
 from llmagentos.training.batches import Batch
+from llmagentos.training.rows import OLD
 from llmagentos.training.terms.divergence import divergence as by_name
 from llmagentos.training.terms.term import Outputs, Term
 
-ROWS = {"old": ("memory", "general"), "new": ("new",), "all": ("new", "memory", "general")}
+ROWS = {"old": OLD, "new": ("new",), "all": ("new", *OLD)}
 
 
 class OldModelKL(Term):
@@ -32,7 +33,9 @@ class OldModelKL(Term):
         assert batch.teacher_ids is not None
         assert batch.teacher_logps is not None
         old = batch.old[batch.row_of]
-        asked = {"old": old, "new": ~old, "all": torch.ones_like(old)}[self._rows]
+        plain = batch.plain_tokens()
+        learned = torch.ones_like(old) if plain is None else plain
+        asked = {"old": old, "new": learned & ~old, "all": learned}[self._rows]
         if not bool(asked.any()):
             return outputs.logits.sum() * 0.0
         return self._divergence(outputs.logits[asked], batch.teacher_ids[asked], batch.teacher_logps[asked], 1.0)

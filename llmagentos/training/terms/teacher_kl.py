@@ -23,4 +23,8 @@ class TeacherKL(Term):
     def loss(self, model: torch.nn.Module, batch: Batch, outputs: Outputs) -> torch.Tensor:
         assert batch.teacher_ids is not None
         assert batch.teacher_logps is not None
-        return self._divergence(outputs.logits, batch.teacher_ids, batch.teacher_logps, self.temperature)
+        plain = batch.plain_tokens()
+        if plain is None:
+            return self._divergence(outputs.logits, batch.teacher_ids, batch.teacher_logps, self.temperature)
+        ids, logps = batch.teacher_ids[plain], batch.teacher_logps[plain]
+        return self._divergence(outputs.logits[plain], ids, logps, self.temperature)

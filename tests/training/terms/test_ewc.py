@@ -27,7 +27,7 @@ def begun(folder: Path, rows: Rows, model: torch.nn.Module, load: Callable = tin
 
 
 def test_it_is_half_the_distance_weighed_by_the_fisher_of_the_old_rows(tmp_path: Path):
-    rows, model = write_rows(tmp_path / "r", {"new": 3, "memory": 3, "general": 2}), tiny()
+    rows, model = write_rows(tmp_path / "r", {"new": 3, "memory": 3, "general": 2, "preference": 2}), tiny()
     term = begun(tmp_path, rows, model)
     raw = fisher(tiny(), rows, [3, 4, 5, 6, 7], PAD, {name for name, _ in model.named_parameters()})
     mean = torch.cat([f.flatten() for f in raw.values()]).mean()

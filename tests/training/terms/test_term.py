@@ -14,6 +14,9 @@ def test_terms_come_with_their_settings():
     ("settings", "words"),
     [
         ({"magic": {}}, "Known terms: .*ewc"),
+        ({"kto": {"lambda": 1}}, "no setting 'lambda'.*weight, beta"),
+        ({"dpo": {"beta": "low"}}, "beta is 'low', which is not a number"),
+        ({"policy_gradient": {"clip": -0.1}}, "of 0 or more"),
         ({"ewc": {"lambda": 1}}, "no setting 'lambda'.*weight, samples"),
         ({"next_token": {"temperature": 1}}, "no setting 'temperature'"),
         ({"ewc": {"weight": "much"}}, "weight is 'much', which is not a number"),

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+from llmagentos.config.sections import ReplayConfig
+from llmagentos.models.loading import load_renderer
+from llmagentos.replay.buffer import Buffer
+from llmagentos.replay.mix import mix_rows
+from llmagentos.storage import snapshots
+from llmagentos.storage.snapshots import Draft
+from llmagentos.training.rows import Rows
+from tests.replay.test_preference import DISLIKED, LIKED, corrected
+from tests.tiny import save_tiny
+
+
+def mixed(config, home, folder: Path, **options: str) -> Rows:
+    if not (folder / "tiny").exists():
+        save_tiny(folder / "tiny")
+    here = config.model_copy(update={"training": config.training.model_copy(update={"workers": 0})})
+    Buffer(home, ReplayConfig()).bootstrap(LIKED[:1], LIKED[1:2])
+    snapshot = snapshots.create(home, Draft(examples=[LIKED[2], corrected("c")], judged=DISLIKED))
+    mix_rows(here, home, snapshot, folder / "tiny", folder / "rows.arrow", **options)
+    return Rows(folder / "rows.arrow")
+
+
+def test_a_strategy_that_does_not_ask_gets_no_judged_rows(config, home, tmp_path):
+    rows = mixed(config, home, tmp_path)
+    assert rows.sources == ["new", "new", "memory", "general"]
+    assert set(rows.labels) == {0.0}
+
+
+def test_judged_rows_are_a_source_of_their_own_and_never_new(config, home, tmp_path):
+    rows = mixed(config, home, tmp_path, preference="kto")
+    assert rows.sources == ["new", "new", "memory", "general"] + ["preference"] * 10
+    renderer = load_renderer(tmp_path / "tiny")
+    new = "".join(renderer.text(rows[i][0].tolist()) for i in range(2))
+    assert "wrong" not in new
+    assert "say d" not in new
+    for i in range(4, 14):
+        ids, mask = rows[i]
+        assert mask.sum() > 0
+        assert ids[-1] in renderer.stop_ids
+        assert mask[-1] == 1
+
+
+def test_pairs_come_as_pairs(config, home, tmp_path):
+    rows = mixed(config, home, tmp_path, preference="dpo")
+    assert (rows.pairs[4:], rows.labels[4:].tolist()) == (["c", "c"], [1.0, -1.0])

@@ -1,0 +1,87 @@
+"""Rewards move a tiny model towards what is rewarded, and groups alike are counted and left out."""
+
+from pathlib import Path
+
+import pytest
+
+from llmagentos.core.errors import ConfigError
+from llmagentos.core.messages import text_of
+from llmagentos.replay.mix import render_mix
+from llmagentos.scenarios.question import Question
+from llmagentos.training.plan import Recipe, make_plan
+from llmagentos.training.rows import Rows
+from llmagentos.training.worker import run_phase
+from llmagentos.update.reinforce import Reinforced, Reinforcement, reinforce
+from tests.replay.test_preference import row
+from tests.tiny import save_tiny
+from tests.training.test_loop import phase
+
+QUESTIONS = [Question(f"What does lamp {k} cost?", "12 euros.", "shop") for k in range(12)]
+KEPT = {name: [row(f"{name}{k}", "target", "Two years.").model_dump() for k in range(4)] for name in ("memory", "general")}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that answers every question in one of two ways."""
+    folder = tmp_path_factory.mktemp("start")
+    save_tiny(folder / "fresh", 3)
+    taught = [row(f"{a}{q.prompt}", "target", a, q.prompt).model_dump() for q in QUESTIONS for a in ("12 euros.", "Two years.")]
+    rows, plan = folder / "rows.arrow", folder / "plan.arrow"
+    render_mix({"new": taught, **KEPT}, folder / "fresh", rows, max_length=256, on_ray=False)
+    make_plan(Rows(rows), Recipe({"new": 0.8, "memory": 0.2}, epochs=1e9, batch_tokens=1024, max_steps=150, min_epochs=0), plan)
+    paths = {"init": folder / "fresh", "out": folder / "start", "run_dir": folder / "run", "rows": rows, "plan": plan}
+    fields = {name: str(path) for name, path in paths.items()}
+    run_phase(phase(**fields, terms={"next_token": {}}, learning_rate=5e-3, engine="torch"))
+    return folder / "start"
+
+
+def reinforced(config, start: Path, folder: Path, reward, **settings: object) -> Reinforced:
+    here = config.model_copy(
+        update={"training": config.training.model_copy(update={"workers": 0, "engine": "torch", "batch_tokens": 1024})}
+    )
+    made = Reinforcement(**{"rounds": 5, "questions": 8, "learning_rate": 1e-3, "max_new_tokens": 12, **settings})
+    return reinforce(here, start, QUESTIONS, reward, folder / "run", kept=KEPT, settings=made)
+
+
+def right(question: Question, reply: dict) -> float:
+    return float(text_of(reply) == question.answer)
+
+
+@pytest.mark.parametrize("baseline", ["grpo", "rloo"])
+def test_what_is_rewarded_becomes_more_frequent(config, start, tmp_path, baseline):
+    done = reinforced(config, start, tmp_path, right, baseline=baseline)
+    assert 0.2 < done.rewards[0] < 0.8
+    assert done.rewards[-1] > done.rewards[0] + 0.2
+    assert done.without_spread[-1] > done.without_spread[0]
+    assert done.weights.parts[-1] == "weights"
+
+
+def test_groups_rewarded_alike_train_nothing(config, start, tmp_path):
+    done = reinforced(config, start, tmp_path, lambda question, reply: 0.5, rounds=2)
+    assert done == Reinforced(start, [0.5, 0.5], [1.0, 1.0])
+
+
+def test_what_was_sampled_is_what_is_trained_on(config, start, tmp_path):
+    reinforced(config, start, tmp_path, right, rounds=1, group=4)
+    rows = Rows(tmp_path / "run" / "round-00" / "rows.arrow")
+    assert rows.sources[:8] == ["memory"] * 4 + ["general"] * 4
+    marks = list(enumerate(rows.marks(range(rows.count))))
+    sampled = [(rows[i][1], mark) for i, mark in marks if mark.advantage is not None]
+    assert len(sampled) == rows.sources.count("new")
+    assert len(sampled) % 4 == 0
+    for mask, mark in sampled:
+        assert len(mark.old_logps) == mask.sum() > 0
+        assert max(mark.old_logps) <= 0
+    assert sum(mark.advantage for _, mark in sampled) == pytest.approx(0, abs=1e-4)
+
+
+def test_an_answer_that_never_ended_is_worth_nothing(config, start, tmp_path):
+    done = reinforced(config, start, tmp_path, lambda question, reply: 1.0, rounds=1, max_new_tokens=1)
+    assert done.rewards == [0.0]
+
+
+def test_a_group_of_one_and_an_unknown_baseline_are_refused():
+    with pytest.raises(ConfigError, match="nothing to be compared"):
+        Reinforcement(group=1)
+    with pytest.raises(ConfigError, match="grpo"):
+        Reinforcement(baseline="magic")
