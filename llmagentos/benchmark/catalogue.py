@@ -12,6 +12,7 @@ BENCHMARKS = {
     "loop": "the whole loop once: seconds a step, overhead, the switch under load, the engine",
     "days": "the demo on several days, protected and naive: the figures of the README",
     "forgetting": "every strategy on the same streams: what is learned, kept, forgotten",
+    "preference": "what thumbs (KTO) and rewards (GRPO) move, and what they cost elsewhere",
     "year": "a year of daily updates through the gate, sabotage included",
     "training": "the training engine against a plain loop, a Trainer, and its own distillation step",
 }

@@ -2,6 +2,7 @@
 
 New are interactions with a greater `seq`, and older ones that new feedback refers to. A served interaction that nobody
 judged cannot be trained on, so its text is never read: it only counts, and a later judgement brings it back by its seq.
+Only where implicit signals are wanted is all of the window read.
 """
 
 from collections import defaultdict
@@ -36,8 +37,9 @@ class Increment:
     """More is waiting than `limit` allowed."""
 
 
-def read_increment(home: Home, after: tuple[int, int], limit: int) -> Increment:
-    """Choose at most `limit` new interactions after the watermarks (interactions, feedback)."""
+def read_increment(home: Home, after: tuple[int, int], limit: int, *, unjudged: bool = False) -> Increment:
+    """Choose at most `limit` new interactions after the watermarks (interactions, feedback); also those nobody judged
+    where `unjudged`."""
     tables = Tables(home)
     # In this order: what the feedback read here refers to was flushed before it.
     feedback_top = tables.last_seq("feedback")
@@ -47,7 +49,7 @@ def read_increment(home: Home, after: tuple[int, int], limit: int) -> Increment:
     fresh = _since(tables, "feedback", _FEEDBACK, "seq", after[1])
     known = {r["interaction_seq"] for r in judged if r["seq"] <= feedback_top}
     window = sorted((r["seq"], r["tier"]) for r in new if r["seq"] <= top)
-    wanted = [seq for seq, tier in window if tier == "import" or seq in known]
+    wanted = [seq for seq, tier in window if unjudged or tier == "import" or seq in known]
     truncated = len(wanted) > limit
     chosen = wanted[:limit]
     last = chosen[-1] if truncated else top

@@ -21,6 +21,7 @@ from llmagentos.collect.carried import Carried, carry, spent
 from llmagentos.collect.clean import clean
 from llmagentos.collect.deduplicate import deduplicate
 from llmagentos.collect.format import format_row, renderer_of
+from llmagentos.collect.implicit import doubted
 from llmagentos.collect.increment import Increment, read_increment
 from llmagentos.collect.keys import Known
 from llmagentos.collect.label import label, newest_revisions
@@ -61,7 +62,7 @@ def collect(config: Config, cycle_id: str | None = None) -> Snapshot | None:
     carried = carry(home, config.collect.max_attempts)
     limit = config.collect.max_rows
     while True:
-        increment = read_increment(home, carried.watermark, limit)
+        increment = read_increment(home, carried.watermark, limit, unjudged=config.collect.implicit)
         rows = _run_chain(config, increment)
         settled = _settle(home, config, rows, carried)
         if _enough(settled, config):
@@ -104,7 +105,7 @@ def _run_chain(config: Config, increment: Increment) -> list[Row]:
         .map_batches(each(partial(_redact, redactor=redactor)), **_WHOLE)
     )
     together = clean_rows.repartition(1) if blocks > 1 else clean_rows
-    unique = together.map_batches(_all(deduplicate), **_WHOLE)
+    unique = together.map_batches(_all(_doubted_unique if config.collect.implicit else deduplicate), **_WHOLE)
     spread = unique.repartition(blocks) if blocks > 1 else unique
     formatted = partial(format_row, folder=folder, max_length=config.model.max_length)
     done = spread.map_batches(each(label), **_WHOLE).map_batches(each(formatted), **_WHOLE)
@@ -146,6 +147,11 @@ def _read(table: pa.Table, seqs: list[int], feedback: dict[int, list[dict[str, A
     dataset = ds.dataset(table.column("file").to_pylist(), schema=SCHEMAS["interactions"], format="parquet")
     rows = dataset.to_table(columns=COLUMNS, filter=ds.field("seq").isin(seqs)).to_pylist()
     return _pack({**row, "feedback": newest_revisions(feedback.get(row["seq"], []))} for row in rows)
+
+
+def _doubted_unique(rows: list[Row]) -> list[Row]:
+    # In this order: the plainest sign of a bad answer, the same request once more, is a duplicate afterwards.
+    return deduplicate(doubted(rows))
 
 
 def _clean(row: Row) -> Row:

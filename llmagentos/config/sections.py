@@ -169,6 +169,8 @@ class UpdateConfig(Section):
     """What fights forgetting; a name in llmagentos.update.strategies."""
     learning_rate: float = Field(1.2e-3, gt=0)
     """Peak learning rate; tiny models want about 1e-3, billions of parameters 1e-5 (full) or 1e-4 (LoRA)."""
+    thumbs_rate: float = Field(0.3, gt=0, le=1)
+    """Factor of it on a day of thumbs alone: without targets to fit, every full step pushes an answer further away."""
     epochs: float = Field(20.0, gt=0)
     """Passes over the new rows."""
     max_steps: int = Field(600, ge=1)

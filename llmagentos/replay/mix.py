@@ -38,7 +38,7 @@ def render_mix(
 ) -> dict[str, int]:
     """Write the rows of every source to `out` and return rows kept by source; `dropped` counts those too long.
 
-    A row needs `id`, `messages` and may have `tools`; one of the source `preference` has `label`, `weight` and `pair`.
+    A row needs `id`, `messages` and may have `tools`; one of the source `preference` has `label`, `weight` and `pair` too.
     Where `on_ray` is false the same code runs in this process.
     """
     text = [_block(source, rows) for source, rows in sources.items() if rows]

@@ -101,13 +101,18 @@ def _tool(name: str, *arguments: str) -> dict[str, object]:
     return {"type": "function", "function": {"name": name, "parameters": parameters}}
 
 
+def order_tools() -> tuple[dict[str, object], ...]:
+    """The tools of `tool`, for other questions about orders."""
+    return (_tool("track_order", "order"), _tool("cancel_order", "order"))
+
+
 def tool(rng: random.Random) -> Question:
     """Which tool to call, and with which order number."""
     order = str(rng.randint(1000, 9999))
     cancel = rng.random() < 0.5
     frames = _CANCELS if cancel else _ORDERS
     k = rng.randrange(len(frames))
-    tools = (_tool("track_order", "order"), _tool("cancel_order", "order"))
+    tools = order_tools()
     call = ("cancel_order" if cancel else "track_order", (("order", order),))
     frame = f"tool/{'cancel' if cancel else 'track'}/{k}"
     return Question(frames[k].format(o=order), "", "tool", frame=frame, tools=tools, call=call)

@@ -8,7 +8,7 @@ new, they take its place.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,10 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     if lead is None:
         raise TrainingError("no new row has a supervised token: there is nothing to update on.")
     lead_tokens = float(items.tokens[members[lead]].sum())
-    shares = _filled(shares, lead, recipe, lead_tokens)
+    if lead == "new":
+        shares = _filled(shares, recipe, lead_tokens)
+    else:  # a thumb says which way to go, not how far: alone, judged rows are passed over once
+        recipe = replace(recipe, epochs=1.0, min_epochs=1.0)
     epoch_tokens = lead_tokens / (shares[lead] / sum(shares.values()))
     steps = _steps(recipe, epoch_tokens)
     size = recipe.ranks * recipe.accumulation
@@ -103,16 +106,15 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     return _facts(batches, sources, lengths, steps, float(steps * recipe.batch_tokens / epoch_tokens))
 
 
-def _filled(shares: dict[str, float], lead: str, recipe: Recipe, tokens: float) -> dict[str, float]:
+def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict[str, float]:
     """Shares with which `min_steps` gives new and judged rows their passes and no more: the past fills what they leave.
 
-    A small increment would else move the weights and be over before most of what they hold was asked again. `tokens` are
-    those of one pass over the source that leads.
+    A small increment would else move the weights and be over before most of what they hold was asked again.
     """
     total = sum(shares.values())
     fresh = {s: w / total for s, w in shares.items() if s in ("new", PREFERENCE)}
     past = total * (1 - sum(fresh.values()))
-    less = recipe.epochs * tokens / (min(recipe.min_steps, recipe.max_steps) * recipe.batch_tokens) / fresh[lead]
+    less = recipe.epochs * new_tokens / (min(recipe.min_steps, recipe.max_steps) * recipe.batch_tokens) / fresh["new"]
     if len(fresh) == len(shares) or less >= 1:
         return shares
     fresh = {s: w * less for s, w in fresh.items()}

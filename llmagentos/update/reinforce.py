@@ -6,6 +6,7 @@ very ids that were sampled, with the log-probabilities they were drawn with: not
 left out.
 """
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,8 +39,8 @@ Reward = Callable[[Question, Message], float]
 class Reinforcement:
     """How to learn from rewards."""
 
-    rounds: int = 8
-    questions: int = 32
+    rounds: int = 12
+    questions: int = 48
     """Questions of one round."""
     group: int = 8
     """Answers sampled to each."""
@@ -51,9 +52,10 @@ class Reinforcement:
     """Weight of the divergence from the weights at the start, on remembered and general rows."""
     kept: float = 0.5
     """Share of remembered and general rows, by tokens."""
-    learning_rate: float = 3e-4
-    passes: float = 1.0
-    """Passes over a round's answers."""
+    learning_rate: float = 1e-3
+    """Peak rate of the first round; it falls in a straight line over the rounds."""
+    steps: int = 4
+    """Optimiser steps that a round's answers are dealt to, each seen once: more of them stray from where it was sampled."""
     max_new_tokens: int = 64
     seed: int = 0
 
@@ -163,31 +165,34 @@ def _rows(groups: Sequence[_Group], settings: Reinforcement) -> Any:
 
 
 def _phase(config: Config, start: Path, weights: Path, here: Path, settings: Reinforcement, number: int) -> Phase:
-    rows, plan = here / "rows.arrow", here / "plan.arrow"
+    rows, plan = Rows(here / "rows.arrow"), here / "plan.arrow"
+    tokens = sum(int(n) for n, source in zip(rows.lengths, rows.sources, strict=True) if source == "new")
+    # Micro-batches stay as large as elsewhere; a step takes as many as it needs.
+    accumulation = math.ceil(tokens / (1 - settings.kept) / settings.steps / config.training.batch_tokens)
     recipe = Recipe(
         shares={"new": 1 - settings.kept, "memory": settings.kept / 2, "general": settings.kept / 2},
-        epochs=settings.passes,
-        batch_tokens=config.training.batch_tokens,
+        epochs=1.0,
+        batch_tokens=accumulation * config.training.batch_tokens,
         packed=config.training.packing == "packed",
-        max_steps=10**6,
+        max_steps=settings.steps,
         min_epochs=0,
         ranks=max(1, config.training.workers),
-        accumulation=config.training.accumulation,
+        accumulation=accumulation,
         seed=settings.seed * 1000 + number,
     )
-    make_plan(Rows(rows), recipe, plan)
+    make_plan(rows, recipe, plan)
     terms = {"policy_gradient": {"clip": settings.clip}, "old_model_kl": {"weight": settings.leash}}
     return Phase(
         name=f"round-{number:02d}",
         init=str(weights),
         out=str(here / "weights"),
         run_dir=str(here),
-        rows=str(rows),
+        rows=str(here / "rows.arrow"),
         plan=str(plan),
         terms=terms,
         annotation=annotation_for(make_terms(terms), str(start), here / "start.arrow"),
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate * (1 - number / settings.rounds),
         clip=config.update.clip,
         seed=settings.seed,
-        **engine_settings(config.training),  # type: ignore[arg-type]
+        **{**engine_settings(config.training), "accumulation": accumulation},  # type: ignore[arg-type]
     )

@@ -68,7 +68,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
             make_terms(terms), champion.dir, folder / "update" / "old_model.arrow", stored=home.cache("stored", "")
         ),
         caches=str(home.cache("training", "")),
-        learning_rate=update.learning_rate,
+        learning_rate=update.learning_rate * (1.0 if facts.rows.get("new") else update.thumbs_rate),
         warmup=update.warmup,
         weight_decay=update.weight_decay,
         clip=update.clip,

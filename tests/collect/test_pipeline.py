@@ -156,6 +156,21 @@ def test_a_day_of_thumbs_alone_is_an_increment_for_a_strategy_that_reads_them(co
     assert (again.n_new, sorted(e.attempts for e in again.judged())) == (1, [0] + [1] * 9)
 
 
+def test_what_people_do_next_judges_only_when_asked_for(config, home):
+    for i in range(9):
+        serve(home, f"where is the parcel number {i}", f"no idea {i}", session=f"s{i}")
+    serve(home, "where is my parcel number 3?", "no idea", session="s3")
+    serve(home, "where is the parcel number 4?", "no idea 4", session="s4")
+    reading = config.model_copy(update={"collect": config.collect.model_copy(update={"min_rows": 1})})
+    reading = reading.model_copy(update={"update": config.update.model_copy(update={"strategy": "kto"})})
+    assert collect(reading) is None
+    implicit = reading.model_copy(update={"collect": reading.collect.model_copy(update={"implicit": True})})
+    snapshot = collect(implicit)
+    assert {(e.answer, e.weight) for e in snapshot.judged()} == {("no idea 3", 0.3), ("no idea 4", 0.3)}
+    assert snapshot.examples() == []
+    assert snapshot.counts["dropped"] == {"no_feedback": 9}
+
+
 def test_a_late_judgement_brings_an_old_interaction_back(config, home, give):
     old = serve(home, "old question", "wrong", session="s")
     flush(home)

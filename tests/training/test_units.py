@@ -85,6 +85,12 @@ def test_a_day_of_thumbs_alone_can_be_planned(tmp_path: Path):
     assert facts.rows.get("new", 0) == 0
 
 
+def test_judged_rows_alone_are_passed_over_once_however_many_epochs_there_are(tmp_path: Path):
+    rows = write_judged(tmp_path / "r", new=0)
+    make_plan(rows, Recipe(MIX, epochs=20, batch_tokens=300, max_steps=500), tmp_path / "p")
+    assert np.mean([Plan(tmp_path / "p").counts()[i] for i in range(60, 96)]) < 2
+
+
 def test_without_a_share_judged_rows_are_left_out(tmp_path: Path):
     rows = write_judged(tmp_path / "r")
     make_plan(rows, Recipe({"new": 1.0}, epochs=2, batch_tokens=300, max_steps=500), tmp_path / "p")
