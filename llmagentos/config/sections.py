@@ -171,9 +171,9 @@ class UpdateConfig(Section):
     """Peak learning rate; tiny models want about 1e-3, billions of parameters 1e-5 (full) or 1e-4 (LoRA)."""
     thumbs_rate: float = Field(0.3, gt=0, le=1)
     """Factor of it on a day of thumbs alone: without targets to fit, every full step pushes an answer further away."""
-    epochs: float = Field(20.0, gt=0)
+    epochs: float = Field(24.0, gt=0)
     """Passes over the new rows."""
-    max_steps: int = Field(600, ge=1)
+    max_steps: int = Field(720, ge=1)
     """Most optimiser steps of one update."""
     min_steps: int = Field(300, ge=1)
     """Fewest optimiser steps: a small increment is learned with its usual passes, and the past fills the rest."""
@@ -205,11 +205,11 @@ class DistillConfig(Section):
     """Train a student after each update."""
     learning_rate: float = Field(1.3e-3, gt=0)
     """Peak learning rate of the student."""
-    max_steps: int = Field(700, ge=1)
+    max_steps: int = Field(900, ge=1)
     """Most optimiser steps."""
-    min_steps: int = Field(300, ge=1)
+    min_steps: int = Field(400, ge=1)
     """Fewest optimiser steps; the past fills what the new rows' passes leave."""
-    epochs: float = Field(14.0, gt=0)
+    epochs: float = Field(24.0, gt=0)
     """Passes over the new rows."""
     top_k: int = Field(8, ge=1)
     """Teacher log-probabilities kept per token; the rest is one tail bucket."""
