@@ -42,9 +42,11 @@ def verify(folder: Path, expected: str | None = None) -> dict[str, Any]:
         raise IntegrityError(f"{folder} is not the one asked for: {manifest['hash'][:12]}, not {expected[:12]}.")
     for name, wanted in files.items():
         path = folder / name
-        if not path.is_file():
-            raise IntegrityError(f"{path} is missing.")
-        if _hash(path) != wanted:
+        try:
+            found = _hash(path)
+        except OSError as error:  # gone before or while it was read, or not readable
+            raise IntegrityError(f"{path} is missing ({error.strerror}).") from None
+        if found != wanted:
             raise IntegrityError(f"{path} was changed or damaged since it was written.")
     return manifest
 
