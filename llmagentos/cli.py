@@ -278,6 +278,7 @@ def rollback(overrides: Overrides = None, reason: Reason = "", config: File = No
 def cycle(
     overrides: Overrides = None,
     every: Annotated[str | None, typer.Option(help="again and again: 30m, 24h, 7d")] = None,
+    when_due: Annotated[bool, typer.Option("--when-due", help="skipped unless enough is new, old or alarming")] = False,
     config: File = None,
     json: Json = False,
 ) -> None:
@@ -285,7 +286,7 @@ def cycle(
     from llmagentos.local import show, steps
     from llmagentos.local.progress import Progress
 
-    settings, say = _config(config, overrides), Progress().say
+    settings, say = _config(config, [*(overrides or ()), *(["trigger.mode=due"] * when_due)]), Progress().say
     if every is None:
         _tell(steps.cycle(settings, say=say), show.cycle)
         return
@@ -343,15 +344,17 @@ def quarantine(
 
 @app.command()
 def benchmark(
-    name: Annotated[str, typer.Argument(help="loop, for instance")],
+    name: Annotated[str, typer.Argument(help="forgetting, for instance")],
     overrides: Overrides = None,
+    option: Annotated[list[str] | None, typer.Option("--option", "-o", help="key=value of the benchmark's own")] = None,
     config: File = None,
     json: Json = False,
 ) -> None:
-    """Measure something."""
-    from llmagentos.local import steps
+    """Measure something: loop, days, forgetting."""
+    from llmagentos.local import show, steps
+    from llmagentos.local.progress import Progress
 
-    _tell(steps.benchmark(_config(config, overrides), name))
+    _tell(steps.benchmark(_config(config, overrides), name, option or [], say=Progress().say), show.benchmark)
 
 
 @app.command()

@@ -31,6 +31,7 @@ from llmagentos.collect.label import label
 from llmagentos.collect.settle import Past, Settled, settle
 from llmagentos.config import Config
 from llmagentos.core.evaluation import EvalItem, Suite
+from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, same_answer
 from llmagentos.core.records import Example
 from llmagentos.engines.batch import generate_greedy, generate_sampled
@@ -238,9 +239,13 @@ def _kept_scores(world: _World, weights: Path) -> dict[str, float]:
 
 def _accuracies(world: _World, weights: Path, asked: Sequence[Suite]) -> dict[str, float]:
     results = score(
-        lambda: (load_model(weights), world.renderer), asked, cache=ScoreCache(weights / "answers"),
-        batch_tokens=world.config.evaluate.batch_tokens, max_new_tokens=64, generate=False,
-    )  # fmt: skip
+        lambda: (load_model(weights), world.renderer),
+        asked,
+        cache=ScoreCache(world.home.cache("answers", digest(str(weights), length=16))),
+        batch_tokens=world.config.evaluate.batch_tokens,
+        max_new_tokens=64,
+        generate=False,
+    )
     return {s.name: round(fmean(r.right for r in results if r.suite == s.name), 4) for s in asked}
 
 

@@ -23,6 +23,7 @@ from llmagentos.config.sections import (
     ServeConfig,
     StorageConfig,
     TrainingConfig,
+    TriggerConfig,
     UpdateConfig,
 )
 from llmagentos.config.sizes import SIZES
@@ -51,6 +52,7 @@ class Config(Section):
     registry: RegistryConfig = RegistryConfig()
     local: LocalConfig = LocalConfig()
     cycle: CycleConfig = CycleConfig()
+    trigger: TriggerConfig = TriggerConfig()
 
 
 def load_config(
@@ -78,7 +80,10 @@ def load_config(
         config = Config.model_validate(merged)
     except ValidationError as error:
         raise _config_error(error) from None
-    root = str(Path(config.storage.root).expanduser().resolve())
+    try:
+        root = str(Path(config.storage.root).expanduser().resolve())
+    except (ValueError, RuntimeError, OSError) as error:  # a null byte, a user nobody knows, a loop of links
+        raise ConfigError(f"storage.root is {config.storage.root!r}, which is no path: {error}.") from None
     return config.model_copy(update={"storage": config.storage.model_copy(update={"root": root})})
 
 

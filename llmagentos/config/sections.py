@@ -139,6 +139,8 @@ class TrainingConfig(Section):
     """Micro-batches per optimiser step and worker."""
     batch_tokens: int = Field(768, ge=16)
     """Tokens of one optimiser step, all workers and micro-batches together."""
+    packing: Literal["bucketed", "packed"] = "bucketed"
+    """Rows of like length padded, or rows end to end in one, each with attention to itself only (same losses)."""
     checkpoint_steps: int = Field(200, ge=1)
     """Optimiser steps between resumable checkpoints."""
     max_failures: int = Field(2, ge=0)
@@ -169,12 +171,12 @@ class UpdateConfig(Section):
     """Peak learning rate; tiny models want about 1e-3, billions of parameters 1e-5 (full) or 1e-4 (LoRA)."""
     thumbs_rate: float = Field(0.1, gt=0, le=1)
     """Factor of it on a day of thumbs alone: without targets to fit, every full step pushes an answer further away."""
-    epochs: float = Field(20.0, gt=0)
+    epochs: float = Field(24.0, gt=0)
     """Passes over the new rows."""
-    max_steps: int = Field(600, ge=1)
+    max_steps: int = Field(720, ge=1)
     """Most optimiser steps of one update."""
-    min_steps: int = Field(60, ge=1)
-    """Fewest optimiser steps, so that a small increment is still learned."""
+    min_steps: int = Field(300, ge=1)
+    """Fewest optimiser steps: a small increment is learned with its usual passes, and the past fills the rest."""
     min_epochs: float = Field(3.0, gt=0)
     """Passes over the new rows that `max_steps` never cuts short."""
     warmup: float = Field(0.05, ge=0, lt=1)
@@ -185,7 +187,17 @@ class UpdateConfig(Section):
     """Largest gradient norm."""
     seed: int = 0
     """Order of rows, dropout and sampling."""
+    sweep: tuple[float, ...] = (0.5, 0.75, 1.0)
+    """Shares α of the step from the champion to the trained weights that are tried; (1.0,) tries the trained ones alone."""
     lora: LoraConfig = LoraConfig()
+    terms: dict[str, dict[str, float | int | str]] = {}
+    """Settings of loss terms, e.g. `update.terms.ewc.weight=1`, laid over those of a strategy that has the term."""
+
+    @model_validator(mode="after")
+    def _sweeps(self) -> "UpdateConfig":
+        if not 1 <= len(set(self.sweep)) == len(self.sweep) <= 4 or not all(0 < alpha <= 1 for alpha in self.sweep):
+            raise ValueError("update.sweep wants one to four different shares above 0 and up to 1")
+        return self
 
 
 class DistillConfig(Section):
@@ -193,9 +205,11 @@ class DistillConfig(Section):
     """Train a student after each update."""
     learning_rate: float = Field(1.3e-3, gt=0)
     """Peak learning rate of the student."""
-    max_steps: int = Field(700, ge=1)
+    max_steps: int = Field(900, ge=1)
     """Most optimiser steps."""
-    epochs: float = Field(14.0, gt=0)
+    min_steps: int = Field(400, ge=1)
+    """Fewest optimiser steps; the past fills what the new rows' passes leave."""
+    epochs: float = Field(24.0, gt=0)
     """Passes over the new rows."""
     top_k: int = Field(8, ge=1)
     """Teacher log-probabilities kept per token; the rest is one tail bucket."""
@@ -214,8 +228,10 @@ class EvaluateConfig(Section):
     """Longest generated answer."""
     max_retention: int = Field(2000, ge=100)
     """Most live old items asked."""
-    threads: int = Field(2, ge=1)
-    """CPU threads of the evaluation."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of the evaluation; two on two busy cores wait for one another more than they gain."""
+    drift_rows: int = Field(200, ge=1)
+    """Most rows, new and old each, on which the drift from the champion is measured."""
 
 
 class GateConfig(Section):
@@ -233,6 +249,8 @@ class GateConfig(Section):
     """Fewer old items than this: Hold."""
     ceiling: float = Field(0.95, gt=0, le=1)
     """A champion at or above this on the new has nothing left to learn there."""
+    drift_budget: float = Field(0.5, gt=0)
+    """Divergence from the champion on old rows, in nats per token, above which an alarm asks for consolidation."""
 
 
 class RegistryConfig(Section):
@@ -242,6 +260,8 @@ class RegistryConfig(Section):
     """Port of the local MLflow server; 0 picks a free one."""
     experiment: str = "llmagentos"
     """MLflow experiment and registered model prefix."""
+    enabled: bool = True
+    """false leaves MLflow as it is (the tables know all the same); a later cycle with true catches up."""
 
 
 class LocalConfig(Section):
@@ -262,3 +282,14 @@ class CycleConfig(Section):
     """Cycles of one name exclude one another."""
     scenario: str = "customer_service"
     """Whose simulator `make demo` talks with."""
+
+
+class TriggerConfig(Section):
+    mode: Literal["always", "due"] = "always"
+    """always runs a cycle whenever it is asked for; due runs it only when there is a reason to, else it is Skipped."""
+    min_rows: int = Field(200, ge=1)
+    """New trainable rows that are reason enough."""
+    max_wait_hours: float = Field(24.0, gt=0)
+    """A new row that waits longer than this is reason enough."""
+    every_hours: float = Field(0.0, ge=0)
+    """Hours since the last cycle that are reason enough, where anything new waits at all; 0 has no schedule."""

@@ -32,6 +32,8 @@ class Suite(Record):
 
 
 class ItemResult(Record):
+    """What one version made of one item."""
+
     item_id: str
     suite: str
     right: bool
@@ -39,15 +41,31 @@ class ItemResult(Record):
     """Canonical text of what the version said."""
     degenerate: bool = False
     """Empty, endless or repeating."""
+    score: float | None = None
+    """How good the answer is, 0 to 1; None where it is right or wrong and nothing between."""
+
+    @property
+    def grade(self) -> float:
+        return float(self.right) if self.score is None else self.score
 
 
 class EvalReport(Record):
     """One version's answers to a list of suites."""
 
-    version: int
+    version: int | None
+    """None for weights that are no version: a candidate's."""
     results: list[ItemResult]
     suites: dict[str, str]
     """Suite name -> hash it was answered under."""
+
+
+class Candidate(Record):
+    """Weights that may become the challenger: θ_α = θ⁻ + α(θ − θ⁻) in a folder with a manifest."""
+
+    alpha: float
+    """1 is what training left."""
+    dir: str
+    manifest_hash: str
 
 
 class Flip(Record):

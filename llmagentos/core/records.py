@@ -116,6 +116,8 @@ class ModelVersion(Record):
     teacher: int | None = None
     snapshot: str | None = None
     cycle: str | None = None
+    interpolation: float | None = None
+    """α where the weights are parent + α·(trained − parent); 1 is what training left."""
     status: Literal["registered", "promoted", "rejected", "held", "bad"] = "registered"
     dir: str
     manifest_hash: str

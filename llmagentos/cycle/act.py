@@ -8,6 +8,7 @@ from llmagentos.release.promotion import promote
 from llmagentos.release.releases import Fence, Releases
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
+from llmagentos.storage.maintenance import maintain
 from llmagentos.storage.snapshots import Snapshot
 
 
@@ -20,7 +21,7 @@ def act(
     student: ModelVersion | None,
     fence: Fence,
 ) -> None:
-    """Promote, or mark the challenger and leave the champion; then write the decision on the snapshot."""
+    """Promote, or mark the challenger and leave the champion; write the decision on the snapshot, and tidy up."""
     home = Home(config.storage.root)
     reason = decision.reasons[0] if decision.reasons else decision.verdict
     record = {**decision.model_dump(mode="json"), "cycle": cycle, "challenger": challenger.id}
@@ -34,6 +35,7 @@ def act(
         Versions(home).change(challenger.id, status="held" if decision.verdict == "Hold" else "rejected")
     snapshots.decide(home, snapshot.id, record, promoted=promoted)
     prune(home, config.storage.keep_versions, Releases(home).current())
+    maintain(home)
 
 
 def record_failure(home: Home, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from llmagentos.config import Config
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import ModelVersion
+from llmagentos.evaluate.candidates import Choice
+from llmagentos.evaluate.gate import DRIFT_ALARM
 from llmagentos.evaluate.metrics import backward_transfer, forgetting, r_matrix
 from llmagentos.evaluate.run import Judgement, table
 from llmagentos.registry.versions import Versions
@@ -76,17 +78,19 @@ def training_parameters(config: Config, prepared: Prepared) -> dict[str, Any]:
 
 
 def keep_training(folder: Path, to: Path) -> None:
-    """The phase's metrics become those of its run; its checkpoints are no longer needed."""
+    """The phase's metrics become those of its run; its checkpoints and candidates are no longer needed."""
     metrics = folder / "metrics.jsonl"
     if metrics.exists():
         shutil.copyfile(metrics, to / "metrics.jsonl")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for done in ("checkpoints", "candidates"):
+        shutil.rmtree(folder / done, ignore_errors=True)
 
 
 def report(
     verdict: Judgement,
     phases: Sequence[Prepared],
     trained: Results,
+    choice: Choice,
     champion: ModelVersion,
     challenger: ModelVersion,
     student: ModelVersion | None,
@@ -97,25 +101,45 @@ def report(
         "suites": table(verdict, names),
         "versions": names,
         "gate": verdict.decision.checks,
+        "reasons": verdict.decision.reasons,
         "flips": [f.model_dump(mode="json") for f in verdict.flips[:_FLIPS_SHOWN]],
         "flips_total": {
             d: sum(f.direction == d for f in verdict.flips) for d in ("good_to_bad", "bad_to_good")
         },
         "stale": verdict.stale,
+        "candidates": choice.table(),
+        "drift": verdict.drift,
+        "shift": verdict.shift.model_dump() if verdict.shift else None,
         "mix": {p.phase.name: asdict(p.facts) for p in phases},
         "training": trained,
         "parameters": {"challenger": challenger.parameters, "student": student.parameters if student else None},
     }  # fmt: skip
 
 
+def evaluated(report: dict[str, Any]) -> dict[str, Any]:
+    """The outcome of the evaluate run: its metrics, and warnings as sentences that the next trigger reads."""
+    tags: dict[str, str] = {}
+    drifted = [r for r in report["reasons"] if r.startswith(DRIFT_ALARM)]
+    if drifted:
+        tags["drift_alarm"] = drifted[0]
+    if report["shift"]:
+        tags["shift_alarm" if report["shift"]["alarm"] else "shift"] = report["shift"]["said"]
+    return {"metrics": evaluation_metrics(report), "tags": tags}
+
+
 def evaluation_metrics(report: dict[str, Any]) -> dict[str, float]:
-    """Suite accuracies and gate figures as metrics."""
+    """Suite accuracies, gate figures, candidates, drift and shift as metrics."""
     found: dict[str, float] = {}
     for row in report["suites"]:
         found |= {f"{name}/{row['suite']}": row[name] for name in ("champion", "challenger", "student") if name in row}
     for name, check in report["gate"].items():
         if isinstance(check, dict):
             found |= {f"gate/{name}/{k}": float(v) for k, v in check.items() if isinstance(v, (int, float))}
+    for row in report["candidates"]:
+        found |= {f"candidate_{row['alpha']:g}/{k}": float(row[k]) for k in ("new", "old", "lost", "bound")}
+    found |= {f"drift/{name}": value for name, value in report["drift"].items()}
+    if report["shift"]:
+        found |= {f"shift/{name}": report["shift"][name] for name in ("skills", "lengths")}
     return found | {f"flips/{k}": float(v) for k, v in report["flips_total"].items()}
 
 

@@ -13,9 +13,11 @@ from llmagentos.core.errors import LeaseLostError
 from llmagentos.cycle import artifacts
 from llmagentos.cycle.act import act, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
+from llmagentos.cycle.due import not_due
 from llmagentos.cycle.progress import training_progress
 from llmagentos.cycle.walk import Walk
 from llmagentos.distill import run as distill
+from llmagentos.evaluate.candidates import choose
 from llmagentos.evaluate.run import judge
 from llmagentos.local.ray import connect
 from llmagentos.registry import tracking
@@ -53,6 +55,8 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
     home = Home(config.storage.root).open()
     bootstrap(config)
     walk, name = Walk(config, home, say), f"cycle-{config.cycle.name}"
+    if reason := not_due(config, home):
+        return skipped(walk, reason, Releases(home).current().champion)
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(Lease(home, name, seconds=config.storage.lease_seconds))
         stack.callback(tracking.sync, config)
@@ -67,10 +71,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
             outcome |= artifacts.collected(snapshot) if snapshot else {"status": "skipped"}
         if snapshot is None:
             whole |= {"status": "skipped"}
-            reason = f"Fewer than {config.collect.min_rows} new rows to learn from: nothing was updated."
-            return CycleResult(
-                cycle_id=walk.id, decision="Skipped", reasons=[reason], champion=now.champion, seconds=walk.seconds
-            )
+            return skipped(walk, f"Fewer than {config.collect.min_rows} new rows: nothing was updated.", now.champion)
 
         folder = home.run(artifacts.training_folder(config, snapshot))
         stack.enter_context(tracking_warmed_up(config))
@@ -78,12 +79,12 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
             with walk.step("update") as outcome:
                 runs = [update.prepare(config, home, snapshot, champion, folder)]
                 if config.distill.enabled:
-                    teacher = Path(runs[0].phase.out)
-                    runs.append(distill.prepare(config, home, snapshot, teacher, pupil, folder))
+                    runs.append(distill.prepare(config, home, snapshot, Path(runs[0].phase.out), pupil, folder))
                 with training_progress([r.phase for r in runs]):
                     trained = launch([r.phase for r in runs], config.training, folder)
+                choice = choose(config, home, snapshot, update.candidates(config, runs[0]), champion=champion, anchor=anchor)
                 lease.check()
-                challenger = update.register(config, home, runs[0], walk.id)
+                challenger = update.register(config, home, runs[0], walk.id, choice.candidate)
                 outcome |= artifacts.trained(config, challenger, runs[0], trained, walk.folder("update"))
             student = None
             if config.distill.enabled:
@@ -91,10 +92,11 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
                     student = distill.register(config, home, runs[1], challenger, walk.id)
                     outcome |= artifacts.trained(config, student, runs[1], trained, walk.folder("distill"))
             with walk.step("evaluate") as outcome:
-                verdict = judge(config, home, snapshot, champion=champion, challenger=challenger, anchor=anchor, student=student)
-                report = artifacts.report(verdict, runs, trained, champion, challenger, student)
+                asked = {"champion": champion, "challenger": challenger, "anchor": anchor, "student": student}
+                verdict = judge(config, home, snapshot, **asked, rows=Path(runs[0].phase.rows))
+                report = artifacts.report(verdict, runs, trained, choice, champion, challenger, student)
                 artifacts.write(walk.folder("evaluate"), home, verdict, report)
-                outcome |= {"version": challenger.id, "metrics": artifacts.evaluation_metrics(report)}
+                outcome |= {"version": challenger.id} | artifacts.evaluated(report)
         except LeaseLostError:
             raise
         except BaseException as problem:
@@ -112,3 +114,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         challenger=challenger.id, student=student.id if student else None, snapshot=snapshot.id, n_new=snapshot.n_new,
         seconds=walk.seconds, report=report,
     )  # fmt: skip
+
+
+def skipped(walk: Walk, reason: str, champion: int | None) -> CycleResult:
+    return CycleResult(cycle_id=walk.id, decision="Skipped", reasons=[reason], champion=champion, seconds=walk.seconds)

@@ -28,7 +28,9 @@ def prepare(
 ) -> Prepared:
     """Plan a distillation from the weights in `teacher`, which an earlier phase of the same start may still have to make.
 
-    The tokenizer is that of `student`, or of the snapshot's champion where a student is made from nothing.
+    In a cycle these are the trained weights (α = 1), also where a smaller step then becomes the challenger: both phases
+    share one start, before anybody is asked. The tokenizer is that of `student`, or of the snapshot's champion where a
+    student is made from nothing.
     """
     rows, plan = folder / "rows.arrow", folder / "distill" / "plan.arrow"
     tokenizer = Path(student.dir) if student else _newest_tokenizer(home)
@@ -39,7 +41,9 @@ def prepare(
         shares={"new": config.replay.new, "memory": config.replay.memory, "general": config.replay.general},
         epochs=settings.epochs,
         batch_tokens=training.batch_tokens,
+        packed=training.packing == "packed",
         max_steps=settings.max_steps,
+        min_steps=settings.min_steps,
         ranks=max(1, training.workers),
         accumulation=training.accumulation,
         seed=config.update.seed + 1,

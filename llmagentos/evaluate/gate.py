@@ -1,24 +1,26 @@
 """The gate: a pure rule on reports. It fails closed: what cannot be shown to be kept is not let through.
 
 Paired outcomes per item: `lost` were right and are wrong, `gained` the reverse. Old items are held to non-inferiority
-against the champion and a pinned anchor, each old suite to a one-sided exact test of harm, new items to superiority
-by an exact McNemar test [McNemar 1947; Clopper & Pearson 1934; Holm 1979].
+against the champion and a pinned anchor, each old suite to a one-sided exact test of harm, new items to superiority by
+an exact McNemar test, Holm-corrected [McNemar 1947; Holm 1979]; paired.py has the statistics.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-from scipy.stats import beta, binom
 
 from llmagentos.config.sections import GateConfig
 from llmagentos.core.evaluation import Decision, EvalReport, Suite
 from llmagentos.core.records import Record
+from llmagentos.evaluate import sanity
+from llmagentos.evaluate.paired import bootstrap, lower_bound, mcnemar, pairs
 
-_NORMAL_FROM = 25
 _SMALL_POOL = 149
 """Zero losses show a loss below 2 points from this many items on: 1 − .05^(1/149) = .02."""
 _FEW_NEW = 5
+_FEW_CLUSTERS = 5
+"""Draws of fewer clusters than this show nothing."""
+DRIFT_ALARM = "Drift alarm"
+"""How the reason begins that asks for consolidation."""
 _STRICT = ("safety", "format")
 
 
@@ -37,19 +39,8 @@ class GateFacts(Record):
     """The challenger's weights are those of the champion."""
     failures: list[str] = []
     """Broken hashes and the like, found while preparing."""
-
-
-class Pairs(NamedTuple):
-    """Outcomes of the same items under two versions."""
-
-    n: int
-    lost: int
-    gained: int
-
-    @property
-    def delta(self) -> float:
-        """Change of accuracy, a share."""
-        return (self.gained - self.lost) / self.n if self.n else 0.0
+    drift: dict[str, float] = {}
+    """Forward KL(champion ‖ challenger) in nats per supervised token on `new` and on `old` rows."""
 
 
 class _Check(NamedTuple):
@@ -58,16 +49,30 @@ class _Check(NamedTuple):
     reason: str
 
 
+class Retention(NamedTuple):
+    """How the old items fare against one opponent: `passed` None where there are too few to tell."""
+
+    opponent: str
+    n: int
+    lost: int
+    gained: int
+    delta: float
+    bound: float
+    margin: float
+    passed: bool | None
+
+
 def decide(facts: GateFacts, config: GateConfig) -> Decision:
     """Promote, Reject or Hold, with a sentence for every check."""
     figures: dict[str, Any] = {}
-    checks = [*_sanity(facts)]
+    checks = _sanity(facts, config)
     if facts.champion is None:
         checks.append(_first(facts))
     else:
-        checks += _retention(facts, config, figures)
+        checks += _kept(facts, config, figures)
         checks += _harm(facts, config, figures)
         checks.append(_learned(facts, config, figures))
+        checks += _drifted(facts, config)
     failed = [c for c in checks if c.passed is False]
     unsure = [c for c in checks if c.passed is None]
     verdict = "Reject" if failed else "Hold" if unsure else "Promote"
@@ -75,54 +80,56 @@ def decide(facts: GateFacts, config: GateConfig) -> Decision:
     return Decision(verdict=verdict, reasons=[c.reason for c in ordered if c.reason], checks=figures)
 
 
-def pairs(before: EvalReport, after: EvalReport, suites: Sequence[Suite]) -> Pairs:
-    """Count over the items of `suites` that both were asked."""
+def retention(facts: GateFacts, config: GateConfig) -> list[Retention]:
+    """Non-inferiority on the pooled old items, once per opponent: champion, and anchor where it is another version."""
+    opponents = {"champion": facts.champion, "anchor": facts.anchor}
+    found = []
+    for name, report in opponents.items():
+        if report is None or (name == "anchor" and facts.champion and report.version == facts.champion.version):
+            continue
+        pair = pairs(report, facts.challenger, facts.old)
+        margin = config.margin if pair.n >= _SMALL_POOL else min(0.05, 3 / max(1, pair.n))
+        bound = lower_bound(pair, config.z)
+        passed = None if pair.n < config.min_items else bound > -margin
+        found.append(Retention(name, *pair, pair.delta, bound, margin, passed))
+    return found
+
+
+def harmed_suites(facts: GateFacts, config: GateConfig) -> list[str]:
+    """A sentence for each old suite with a significant loss beyond its margin, Holm-corrected over the suites."""
+    if facts.champion is None:
+        return []
+    by_suite = {s.name: pairs(facts.champion, facts.challenger, [s]) for s in facts.old}
+    values = sorted((mcnemar(p.lost, p.gained), name) for name, p in by_suite.items() if p.n)
+    found = []
+    for rank, (p_value, name) in enumerate(values):
+        if p_value > config.alpha / (len(values) - rank):
+            break  # Holm: the first that is not significant ends the list
+        margin = config.safety_margin if any(word in name.lower() for word in _STRICT) else config.margin
+        pair = by_suite[name]
+        if pair.delta < -margin:
+            found.append(f"Suite {name} is harmed: {pair.delta:+.1%} of {pair.n} items (p = {p_value:.2g}).")
+    return found
+
+
+def accuracy_on(report: EvalReport, suites: Sequence[Suite]) -> float:
+    """Share of right answers over the items of `suites`, 0 for none."""
     wanted = {(s.name, i.id) for s in suites for i in s.items}
-    old = {(r.suite, r.item_id): r.right for r in before.results if (r.suite, r.item_id) in wanted}
-    both = [(old[k], r.right) for r in after.results if (k := (r.suite, r.item_id)) in old]
-    return Pairs(len(both), sum(a and not b for a, b in both), sum(b and not a for a, b in both))
+    results = [r.right for r in report.results if (r.suite, r.item_id) in wanted]
+    return sum(results) / len(results) if results else 0.0
 
 
-def lower_bound(pair: Pairs, z: float = 1.645) -> float:
-    """One-sided 95 % lower bound of the change in accuracy, a share.
-
-    From 25 discordant pairs on the normal approximation Δ − z·SE with SE = √(lost + gained − (gained − lost)²/n)/n;
-    below, exact: the Clopper–Pearson lower bound of the gains minus the upper bound of the losses.
-    """
-    if not pair.n:
-        return -1.0
-    if pair.lost + pair.gained >= _NORMAL_FROM:
-        net = pair.gained - pair.lost
-        spread = math.sqrt(max(0.0, pair.lost + pair.gained - net * net / pair.n)) / pair.n
-        return pair.delta - z * spread
-    level = 0.95
-    most_lost = float(beta.ppf(level, pair.lost + 1, pair.n - pair.lost)) if pair.lost < pair.n else 1.0
-    least_gained = float(beta.ppf(1 - level, pair.gained, pair.n - pair.gained + 1)) if pair.gained else 0.0
-    return least_gained - most_lost
-
-
-def mcnemar(wins: int, losses: int) -> float:
-    """One-sided exact p-value that wins are no more likely than losses among discordant pairs."""
-    total = wins + losses
-    return float(binom.sf(wins - 1, total, 0.5)) if total else 1.0
-
-
-def _sanity(facts: GateFacts) -> list[_Check]:
-    checks = [_Check(False, failure) for failure in facts.failures]
+def _sanity(facts: GateFacts, config: GateConfig) -> list[_Check]:
+    said = [*facts.failures, *sanity.missing_suites(facts.challenger, [*facts.old, *facts.new])]
+    said.append(sanity.degenerate_answers(facts.champion, facts.challenger) or "")
     if facts.same_weights:
-        checks.append(_Check(False, "The update changed nothing: the challenger's weights are the champion's."))
-    for suite in [*facts.old, *facts.new]:
-        if facts.challenger.suites.get(suite.name) != suite.hash:
-            checks.append(_Check(False, f"Suite {suite.name} is missing from the report or was changed."))
-    share = _degenerate(facts.challenger)
-    before = _degenerate(facts.champion) if facts.champion else 0.0
-    if share > before + 0.02:
-        checks.append(_Check(False, f"{share:.1%} of the answers are empty, endless or repeating ({before:.1%} before)."))
-    return checks
-
-
-def _degenerate(report: EvalReport) -> float:
-    return sum(r.degenerate for r in report.results) / len(report.results) if report.results else 0.0
+        said.append("The update changed nothing: the challenger's weights are the champion's.")
+    if facts.champion is not None:
+        said.append(sanity.collapsed_answers(facts.champion, facts.challenger) or "")
+        asked = [*facts.old, *facts.new]
+        if not _nothing_to_learn(facts, config) and sanity.same_answers(facts.champion, facts.challenger, asked):
+            said.append("The update changed nothing: every answer, old and new, is word for word the champion's.")
+    return [_Check(False, reason) for reason in said if reason]
 
 
 def _first(facts: GateFacts) -> _Check:
@@ -133,76 +140,72 @@ def _first(facts: GateFacts) -> _Check:
     return _Check(right > 0, f"First version: {right} of {total} answers right.")
 
 
-def _retention(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list[_Check]:
-    opponents = {"champion": facts.champion, "anchor": facts.anchor}
+def _kept(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list[_Check]:
     checks = []
-    for name, report in opponents.items():
-        if report is None or (name == "anchor" and facts.champion and report.version == facts.champion.version):
+    for found in retention(facts, config):
+        resolution = "full" if found.n >= _SMALL_POOL else "coarse"
+        shown = {name: value for name, value in found._asdict().items() if name not in ("opponent", "passed")}
+        figures[f"retention_{found.opponent}"] = {**shown, "resolution": resolution}
+        if found.passed is None:
+            if found.opponent == "champion":
+                checks.append(_Check(None, f"Only {found.n} old items to ask: fewer than {config.min_items} show nothing."))
             continue
-        pair = pairs(report, facts.challenger, facts.old)
-        margin = config.margin if pair.n >= _SMALL_POOL else min(0.05, 3 / max(1, pair.n))
-        bound = lower_bound(pair, config.z)
-        figures[f"retention_{name}"] = {
-            "n": pair.n, "lost": pair.lost, "gained": pair.gained, "delta": pair.delta, "bound": bound, "margin": margin,
-            "resolution": "full" if pair.n >= _SMALL_POOL else "coarse",
-        }  # fmt: skip
-        if pair.n < config.min_items:
-            if name == "champion":
-                checks.append(_Check(None, f"Only {pair.n} old items to ask: fewer than {config.min_items} show nothing."))
-            continue
-        kept = bound > -margin
-        checks.append(
-            _Check(
-                kept,
-                f"Old items against the {name}: {pair.lost} lost, {pair.gained} gained of {pair.n} "
-                f"({pair.delta:+.2%}, at worst {bound:+.2%}); {'within' if kept else 'not within'} −{margin:.1%}.",
-            )
+        word = "within" if found.passed else "not within"
+        reason = (
+            f"Old items against the {found.opponent}: {found.lost} lost, {found.gained} gained of {found.n} "
+            f"({found.delta:+.2%}, at worst {found.bound:+.2%}); {word} −{found.margin:.1%}."
         )
+        checks.append(_Check(found.passed, reason))
     return checks
 
 
 def _harm(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list[_Check]:
     assert facts.champion is not None
     by_suite = {s.name: pairs(facts.champion, facts.challenger, [s]) for s in facts.old}
-    values = sorted((mcnemar(p.lost, p.gained), name) for name, p in by_suite.items() if p.n)
     figures["suites"] = {n: {"n": p.n, "lost": p.lost, "gained": p.gained} for n, p in by_suite.items()}
-    checks = []
-    for rank, (p_value, name) in enumerate(values):
-        if p_value > config.alpha / (len(values) - rank):
-            break  # Holm: the first that is not significant ends the list
-        margin = config.safety_margin if any(word in name.lower() for word in _STRICT) else config.margin
-        pair = by_suite[name]
-        if pair.delta < -margin:
-            checks.append(_Check(False, f"Suite {name} is harmed: {pair.delta:+.1%} of {pair.n} items (p = {p_value:.2g})."))
-    return checks or [_Check(True, f"None of {len(values)} old suites is significantly harmed.")]
+    harmed = [_Check(False, reason) for reason in harmed_suites(facts, config)]
+    return harmed or [_Check(True, f"None of {sum(p.n > 0 for p in by_suite.values())} old suites is significantly harmed.")]
+
+
+def _nothing_to_learn(facts: GateFacts, config: GateConfig) -> bool:
+    assert facts.champion is not None
+    few = pairs(facts.champion, facts.challenger, facts.new).n < _FEW_NEW
+    return few or accuracy_on(facts.champion, facts.new) >= config.ceiling
 
 
 def _learned(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> _Check:
     assert facts.champion is not None
     pair = pairs(facts.champion, facts.challenger, facts.new)
     p_value = mcnemar(pair.gained, pair.lost)
-    before = _accuracy(facts.champion, facts.new)
-    after = _accuracy(facts.challenger, facts.new)
-    figures["new"] = {
-        "n": pair.n,
-        "gained": pair.gained,
-        "lost": pair.lost,
-        "before": before,
-        "after": after,
-        "p": p_value,
-    }
-    if pair.n < _FEW_NEW or before >= config.ceiling:
+    before, after = accuracy_on(facts.champion, facts.new), accuracy_on(facts.challenger, facts.new)
+    shown = {"n": pair.n, "gained": pair.gained, "lost": pair.lost, "before": before, "after": after, "p": p_value}
+    figures["new"] = shown
+    if _nothing_to_learn(facts, config):
         kept = pair.n == 0 or pair.delta >= -max(config.margin, 1.5 / pair.n)
         return _Check(kept, f"nothing_to_learn: {before:.1%} of {pair.n} new items were right before, {after:.1%} are now.")
-    learned = p_value <= config.alpha
+    learned, tests = p_value <= config.alpha, f"p = {p_value:.2g}"
+    graded = any(r.score is not None for report in (facts.champion, facts.challenger) for r in report.results)
+    drawn = bootstrap(facts.champion, facts.challenger, facts.new)
+    if graded or drawn.clusters < pair.n:
+        shown |= {"bootstrap_p": drawn.p, "bootstrap_bound": drawn.bound, "clusters": drawn.clusters}
+        tests += f", p = {drawn.p:.2g} over {drawn.clusters} keys"
+        if drawn.clusters >= _FEW_CLUSTERS:
+            # Grades say more than right and wrong; items that only share a key must convince both ways.
+            learned = drawn.p <= config.alpha and (graded or learned)
     return _Check(
         learned,
         f"New items: {before:.1%} -> {after:.1%} right of {pair.n} "
-        f"({pair.gained} gained, {pair.lost} lost, p = {p_value:.2g}); {'learned' if learned else 'not shown to be learned'}.",
+        f"({pair.gained} gained, {pair.lost} lost, {tests}); {'learned' if learned else 'not shown to be learned'}.",
     )
 
 
-def _accuracy(report: EvalReport, suites: Sequence[Suite]) -> float:
-    wanted = {(s.name, i.id) for s in suites for i in s.items}
-    results = [r.right for r in report.results if (r.suite, r.item_id) in wanted]
-    return sum(results) / len(results) if results else 0.0
+def _drifted(facts: GateFacts, config: GateConfig) -> list[_Check]:
+    """An alarm beside the verdict: how far the old rows' distribution moved says that forgetting is near."""
+    moved = facts.drift.get("old", 0.0)
+    if moved <= config.drift_budget:
+        return []
+    reason = (
+        f"{DRIFT_ALARM}: {moved:.2f} nats per token on old rows, more than the budget of {config.drift_budget:g}. "
+        "Consolidate: train again from the pinned base on the curated memory."
+    )
+    return [_Check(True, reason)]

@@ -1,29 +1,29 @@
 """Step 4: versions answer suites; the gate judges the challenger."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError, NotFoundError
-from llmagentos.core.evaluation import Decision, EvalItem, EvalReport, Flip, Suite, SuiteKind
-from llmagentos.core.hashing import digest, fraction
+from llmagentos.core.evaluation import Decision, EvalItem, EvalReport, Flip, Suite
+from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Row, answer_text, input_error
 from llmagentos.core.records import ModelVersion
+from llmagentos.evaluate.ask import ask
+from llmagentos.evaluate.drift import measure_drift
+from llmagentos.evaluate.exam import set_exam
 from llmagentos.evaluate.gate import GateFacts, decide
 from llmagentos.evaluate.metrics import accuracy, by_suite, flips, grouped, stale_rates
-from llmagentos.evaluate.score import ScoreCache, score
-from llmagentos.models.loading import load_model, load_renderer
+from llmagentos.evaluate.shift import Shift, input_shift
 from llmagentos.registry.versions import Versions
 from llmagentos.storage import suites as store
 from llmagentos.storage.layout import Home
-from llmagentos.storage.manifest import verify
 from llmagentos.storage.snapshots import Snapshot
+from llmagentos.training.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,10 @@ class Judgement:
     flips: list[Flip]
     stale: dict[str, float]
     """Shares of superseded items answered with the old and with the new value by the challenger."""
-
-
-def ask(config: Config, version: ModelVersion, suites: Sequence[Suite]) -> EvalReport:
-    """One version's answers. Raises IntegrityError for weights that are not as they were registered."""
-    home = Home(config.storage.root)
-    torch.set_num_threads(config.evaluate.threads)
-
-    def load() -> tuple[Any, Any]:
-        verify(Path(version.dir), version.manifest_hash)
-        return load_model(version.dir, config.model.dtype), load_renderer(version.dir)
-
-    results = score(
-        load,
-        suites,
-        cache=ScoreCache(home.cache("answers", version.manifest_hash)),
-        batch_tokens=config.evaluate.batch_tokens,
-        max_new_tokens=config.evaluate.max_new_tokens,
-    )
-    return EvalReport(version=version.id, results=results, suites={s.name: s.hash for s in suites})
+    drift: dict[str, float] = field(default_factory=dict)
+    """Forward KL(champion ‖ challenger) per supervised token on `new` and `old` rows."""
+    shift: Shift | None = None
+    """How the new rows' inputs differ from the remembered ones."""
 
 
 def judge(
@@ -67,32 +52,36 @@ def judge(
     challenger: ModelVersion,
     anchor: ModelVersion | None = None,
     student: ModelVersion | None = None,
+    rows: Path | None = None,
 ) -> Judgement:
-    """Ask everybody, decide on the challenger, and write each version's scores into its record."""
-    gone = {(r["suite"], r["item_id"]) for r in snapshot.retired}
-    live = [_without(s, gone) for s in store.live(home)]
-    old = _sampled([s for s in live if s.items], config.evaluate.max_retention)
-    made: list[tuple[SuiteKind, list[EvalItem]]] = [("heldout", snapshot.heldout), ("recall", snapshot.recall)]
-    new = [
-        Suite(name=f"{kind}-{snapshot.id}", kind=kind, hash=store.suite_hash(items), items=items) for kind, items in made if items
-    ]
-    stale = _stale(home, snapshot)
-    suites = [*old, *new, *([stale] if stale else [])]
+    """Ask everybody, decide on the challenger, and write each version's scores into its record.
+
+    `rows` are the rendered rows of the update: drift and the shift of the inputs are measured on them.
+    """
+    exam = set_exam(config.evaluate, home, snapshot)
     asked = {v.id: v for v in (champion, challenger, anchor, student) if v is not None}
-    reports = {number: ask(config, version, suites) for number, version in asked.items()}
+    reports = {number: ask(config, version, exam.suites) for number, version in asked.items()}
     for number, report in reports.items():
         _keep_scores(home, number, report)
+    moved = measure_drift(config, champion, challenger, rows) if champion and rows else {}
     facts = GateFacts(
         champion=reports[champion.id] if champion else None,
         challenger=reports[challenger.id],
         anchor=reports[anchor.id] if anchor else None,
-        old=old,
-        new=new,
+        old=exam.old,
+        new=exam.new,
         same_weights=champion is not None and champion.manifest_hash == challenger.manifest_hash,
+        drift=moved,
     )
-    decision = decide(facts, config.gate)
-    found = flips(reports[champion.id], reports[challenger.id], suites) if champion else []
-    return Judgement(decision, reports, suites, found, stale_rates(reports[challenger.id], stale))
+    return Judgement(
+        decision=decide(facts, config.gate),
+        reports=reports,
+        suites=exam.suites,
+        flips=flips(reports[champion.id], reports[challenger.id], exam.suites) if champion else [],
+        stale=stale_rates(reports[challenger.id], exam.stale),
+        drift=moved,
+        shift=input_shift(Rows(rows)) if rows else None,
+    )
 
 
 def evaluate(
@@ -166,39 +155,6 @@ def _item(line: bytes, number: int) -> EvalItem:
 
 def _renamed(suite: Suite, item: EvalItem) -> EvalItem:
     return item.model_copy(update={"id": f"{suite.name}/{item.id}"})
-
-
-def _without(suite: Suite, gone: set[tuple[str, str]]) -> Suite:
-    return suite.model_copy(update={"items": [i for i in suite.items if (suite.name, i.id) not in gone]})
-
-
-def _sampled(suites: list[Suite], most: int) -> list[Suite]:
-    """At most `most` items, each suite by its share, the same items every time."""
-    total = sum(len(s.items) for s in suites)
-    if total <= most:
-        return suites
-    return [
-        s.model_copy(
-            update={
-                "items": sorted(s.items, key=lambda i: fraction(i.id, salt="retention"))[
-                    : max(1, round(len(s.items) * most / total))
-                ]
-            }
-        )
-        for s in suites
-    ]
-
-
-def _stale(home: Home, snapshot: Snapshot) -> Suite | None:
-    """Superseded items, those of this snapshot included."""
-    before = store.stale(home)
-    items = {i.id: i for i in (before.items if before else [])}
-    for entry in snapshot.retired:
-        if entry.get("stale"):
-            item = EvalItem.model_validate(entry["stale"])
-            items[item.id] = item
-    listed = list(items.values())
-    return Suite(name=store.STALE, kind="stale", hash=store.suite_hash(listed), items=listed) if listed else None
 
 
 def _keep_scores(home: Home, number: int, report: EvalReport) -> None:

@@ -2,7 +2,8 @@
 
 For a fixed right answer, "every answer token is the teacher-forced argmax" is the same as greedy decoding giving that
 answer: one batched forward pass settles the right ones, and only the rest is generated. Results are cached by the
-version's weights and the item, so a version is asked a question once.
+version's weights and the item, so a version is asked a question once; the forced pass and the generated answers are
+cached apart, since a generated answer may be right in other words (a call with its arguments in another order).
 """
 
 import json
@@ -21,27 +22,36 @@ from llmagentos.models.chat import Renderer
 _REPEATS = 8
 """A last line, word or character group said this often in a row is a loop."""
 
+Answer = tuple[bool, str, bool]
+"""Right, what was said, degenerate."""
+
 
 class ScoreCache:
-    """Answers of one version: an append-only file of (item hash, right, answer, degenerate)."""
+    """Outcomes of one version: forced.jsonl of (item hash, right), answers.jsonl of (item hash, right, answer, degenerate)."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "answers.jsonl"
-        self._known: dict[str, tuple[bool, str, bool]] = {}
-        if self._path.exists():
-            for line in self._path.read_text("utf-8").split("\n"):
-                if line:
-                    key, right, answer, degenerate = json.loads(line)
-                    self._known[key] = (right, answer, degenerate)
+        self._folder = folder
+        self.forced: dict[str, bool] = {key: right for key, right in _lines(folder / "forced.jsonl")}
+        self.answers: dict[str, Answer] = {key: (right, *said) for key, right, *said in _lines(folder / "answers.jsonl")}
 
-    def get(self, key: str) -> tuple[bool, str, bool] | None:
-        return self._known.get(key)
+    def keep_forced(self, found: dict[str, bool]) -> None:
+        """Remember outcomes of the forced pass."""
+        self.forced |= found
+        self._append("forced.jsonl", [[key, right] for key, right in found.items()])
 
-    def put(self, found: dict[str, tuple[bool, str, bool]]) -> None:
-        self._known |= found
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as out:
-            out.writelines(json.dumps([key, *values], ensure_ascii=False) + "\n" for key, values in found.items())
+    def keep_answers(self, found: dict[str, Answer]) -> None:
+        """Remember what was said."""
+        self.answers |= found
+        self._append("answers.jsonl", [[key, *values] for key, values in found.items()])
+
+    def _append(self, name: str, rows: list[list[Any]]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / name).open("a", encoding="utf-8") as out:
+            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _lines(path: Path) -> list[list[Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line] if path.exists() else []
 
 
 def item_key(item: EvalItem) -> str:
@@ -60,33 +70,36 @@ def score(
 ) -> list[ItemResult]:
     """Results for every item of every suite, in order. `load` is called only where the cache does not know all.
 
-    With `generate` false a wrong answer's text is left empty, which saves most of the time.
+    With `generate` false a wrong answer's text is left empty, which saves most of the time; only results that were asked
+    for in the same way compare.
     """
-    missing = {item_key(i): i for s in suites for i in s.items if _unknown(cache.get(item_key(i)), generate)}
-    if missing:
-        model, renderer = load()
-        items = list(missing.values())
-        right = _forced(model, renderer, items, batch_tokens)
-        found = {k: (True, answer_text(i.messages[-1]), False) for (k, i), ok in zip(missing.items(), right, strict=True) if ok}
-        wrong = [(k, i) for (k, i), ok in zip(missing.items(), right, strict=True) if not ok]
-        if wrong and generate:
-            said = _generated(model, renderer, [i for _, i in wrong], batch_tokens, max_new_tokens)
-            found |= {k: values for (k, _), values in zip(wrong, said, strict=True)}
-        else:
-            found |= {k: (False, "", False) for k, _ in wrong}
-        cache.put(found)
-    results = []
-    for suite in suites:
-        for item in suite.items:
-            known = cache.get(item_key(item))
-            assert known is not None
-            results.append(ItemResult(item_id=item.id, suite=suite.name, right=known[0], answer=known[1], degenerate=known[2]))
-    return results
+    items = {item_key(i): i for s in suites for i in s.items}
+    known = cache.answers if generate else {}
+    unknown = {k: i for k, i in items.items() if k not in known}
+    loaded: list[tuple[Any, Renderer]] = []
+
+    def model() -> tuple[Any, Renderer]:
+        loaded[:] = loaded or [load()]
+        return loaded[0]
+
+    unforced = {k: i for k, i in unknown.items() if k not in cache.forced}
+    if unforced:
+        right = _forced(*model(), list(unforced.values()), batch_tokens)
+        cache.keep_forced(dict(zip(unforced, right, strict=True)))
+    wrong = {k: i for k, i in unknown.items() if not cache.forced[k]}
+    found = {k: (True, answer_text(i.messages[-1]), False) for k, i in unknown.items() if k not in wrong}
+    if wrong and generate:
+        said = _generated(*model(), list(wrong.values()), batch_tokens, max_new_tokens)
+        found |= dict(zip(wrong, said, strict=True))
+    if generate:
+        cache.keep_answers(found)
+    outcomes = {**dict.fromkeys(wrong, (False, "", False)), **known, **found}
+    return [_result(s, i, outcomes[item_key(i)]) for s in suites for i in s.items]
 
 
-def _unknown(known: tuple[bool, str, bool] | None, generate: bool) -> bool:
-    # A wrong answer without text was scored in a hurry: whoever needs the text asks again.
-    return known is None or (generate and not known[0] and not known[1] and not known[2])
+def _result(suite: Suite, item: EvalItem, outcome: Answer) -> ItemResult:
+    right, answer, degenerate = outcome
+    return ItemResult(item_id=item.id, suite=suite.name, right=right, answer=answer, degenerate=degenerate)
 
 
 @torch.inference_mode()

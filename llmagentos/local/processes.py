@@ -16,6 +16,7 @@ import psutil
 from pydantic import ValidationError
 
 from llmagentos.core.records import Record
+from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 
 TOKEN = "LLMAGENTOS_UP"
@@ -62,9 +63,7 @@ def read(home: Home) -> Processes | None:
 
 def write(home: Home, processes: Processes) -> None:
     home.local.mkdir(parents=True, exist_ok=True)
-    part = path(home).with_suffix(".part")
-    part.write_text(json.dumps(processes.model_dump(mode="json"), indent=1), "utf-8")
-    part.replace(path(home))
+    replace_text(path(home), json.dumps(processes.model_dump(mode="json"), indent=1))
 
 
 def token(home: Home) -> str:

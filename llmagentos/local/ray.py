@@ -24,6 +24,7 @@ QUIET = {
     "DO_NOT_TRACK": "true",
     # Logical CPUs are more than the real ones on purpose: no warning about the processes that follow from it.
     "RAY_worker_maximum_startup_concurrency": "8",
+    "RAY_DATA_LOG_LEVEL": "ERROR",  # for whoever imports ray.data only later
 }
 """No telemetry, and no warnings nobody can act on, from anything we start."""
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"

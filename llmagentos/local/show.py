@@ -39,6 +39,13 @@ def addresses(result: dict[str, Any]) -> None:
     _table("", ("what", "where"), result["addresses"].items())
 
 
+def benchmark(result: dict[str, Any]) -> None:
+    """A benchmark's own table where it has one, and its figures."""
+    if "table" in result:
+        _console().print(result["table"], markup=False)
+    facts({name: value for name, value in result.items() if name not in ("table", "lives", "runs")})
+
+
 def checks(result: dict[str, Any]) -> None:
     """The doctor's findings."""
     rows = [(_MARKS[c["state"]], c["name"], c["found"], c["todo"]) for c in result["checks"]]

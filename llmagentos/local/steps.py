@@ -6,7 +6,7 @@ Heavy packages are imported inside, so that a command pays only for what it does
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,18 +176,11 @@ def quarantine(config: Config, limit: int) -> dict[str, Any]:
     return {"n": len(everything), "reasons": dict(Counter(r["reason"] for r in everything)), "rows": everything[:limit]}
 
 
-def benchmark(config: Config, name: str, **options: Any) -> dict[str, Any]:
-    """One of llmagentos/benchmark by its file's name. Raises NotFoundError for another name."""
-    import importlib
-    import pkgutil
+def benchmark(config: Config, name: str, options: Sequence[str] = (), *, say: Callable[[str], None] = log.info) -> dict[str, Any]:
+    """One of llmagentos/benchmark/catalogue.py. Raises NotFoundError and ConfigError for what is not in it."""
+    from llmagentos.benchmark.catalogue import measure
 
-    import llmagentos.benchmark
-    from llmagentos.core.errors import NotFoundError
-
-    names = sorted(module.name for module in pkgutil.iter_modules(llmagentos.benchmark.__path__))
-    if name not in names:
-        raise NotFoundError(f"there is no benchmark {name!r}.", hint=f"Known: {', '.join(names) or 'none'}.")
-    return as_dict(importlib.import_module(f"llmagentos.benchmark.{name}").run(config, **options))
+    return measure(config, name, options, say)
 
 
 def as_dict(value: Any) -> dict[str, Any]:

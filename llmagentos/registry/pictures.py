@@ -1,6 +1,6 @@
 """Pictures of what was learned and what was forgotten: the matrix version × suite, and accuracy over versions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmagentos.core.records import ModelVersion
@@ -17,15 +17,22 @@ def forgetting_matrix(versions: Sequence[ModelVersion], *, role: str = "agent") 
     suites = _suites(rows)
     if not suites:
         return None
-    scores = np.array([[v.scores.get(s, np.nan) for s in suites] for v in rows], dtype=float)
-    figure, axes = _axes(1.8 + 0.85 * len(suites), 1.9 + 0.45 * len(rows))
-    axes.imshow(scores, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
-    for (y, x), score in np.ndenumerate(scores):
+    scores = [[v.scores.get(s, np.nan) for s in suites] for v in rows]
+    return heat_map(scores, [_label(v) for v in rows], suites, "What each version still knows")
+
+
+def heat_map(scores: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str) -> Any:
+    """Shares from 0 (red) to 1 (green) with their figures; NaN is left white."""
+    import numpy as np
+
+    figure, axes = _axes(1.8 + 0.85 * len(columns), 1.9 + 0.45 * len(rows))
+    axes.imshow(np.array(scores, dtype=float), vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+    for (y, x), score in np.ndenumerate(np.array(scores, dtype=float)):
         if not np.isnan(score):
             axes.text(x, y, f"{score:.2f}", ha="center", va="center", fontsize=8)
-    axes.set_xticks(range(len(suites)), suites, rotation=40, ha="right", fontsize=8)
-    axes.set_yticks(range(len(rows)), [_label(v) for v in rows], fontsize=8)
-    axes.set_title("What each version still knows", fontsize=10)
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.set_title(title, fontsize=10)
     return figure
 
 
@@ -45,6 +52,22 @@ def accuracy_over_versions(versions: Sequence[ModelVersion], *, role: str = "age
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
     axes.set_title("Accuracy over versions", fontsize=10)
+    return figure
+
+
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, float]]], across: str, up: str, title: str, marks: Sequence[float] = ()
+) -> Any:
+    """A line a name over (x, y) points with y from 0 to 1; `marks` are grey verticals."""
+    figure, axes = _axes(9.0, 4.2)
+    for mark in marks:
+        axes.axvline(mark, color="0.85", linewidth=1, zorder=0)
+    for name, points in lines.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], label=name, linewidth=1.2)
+    axes.set(xlabel=across, ylabel=up, ylim=(-0.03, 1.03))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2, loc="lower right")
+    axes.set_title(title, fontsize=10)
     return figure
 
 

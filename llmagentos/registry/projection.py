@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.records import ModelVersion, RunRecord
 from llmagentos.registry import pictures, released, tracking
 from llmagentos.registry.versions import Versions
+from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 
 if TYPE_CHECKING:
@@ -269,6 +269,4 @@ def _makes(record: RunRecord) -> bool:
 
 def _write_note(home: Home, where: str, note: Note) -> None:
     body = {where: {key: value for key, value in note.items() if key != "makers"}}
-    part = home.mlflow / "projected.json.part"
-    part.write_text(json.dumps(body), "utf-8")
-    os.replace(part, home.mlflow / "projected.json")
+    replace_text(home.mlflow / "projected.json", json.dumps(body))

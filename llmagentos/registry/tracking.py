@@ -129,6 +129,8 @@ def _open(config: Config) -> tuple["MlflowClient", str]:
 
 def sync(config: Config) -> bool:
     """Bring MLflow up to date with the tables. False, and a warning, where MLflow is away; the next one catches up."""
+    if not config.registry.enabled:
+        return False
     from llmagentos.registry import projection
 
     home = Home(config.storage.root)

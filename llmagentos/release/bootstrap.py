@@ -50,7 +50,7 @@ def bootstrap(config: Config) -> Release:
             return now
         champion = _version(home, config, agent, role="agent", teacher=None)
         pupil = _version(home, config, student, role="student", teacher=champion.id) if student else None
-        if not config.model.base:
+        if resolve_base(config.model).is_relative_to(seed_dir().parent):  # the seed, or its student as a base
             _seed_suites(home, seed_dir().parent)
             _seed_memory(home, config, seed_dir().parent)
         base = config.model.base or "the seed model"

@@ -118,6 +118,28 @@ def tool(rng: random.Random) -> Question:
     return Question(frames[k].format(o=order), "", "tool", frame=frame, tools=tools, call=call)
 
 
+_VERBS = "open close start stop set find play book check lock send order".split()
+_ARGUMENTS = "room level place time name value area mode target state number who where item unit".split()
+_COMMANDS = (
+    "{v} the {n} in {p}, {x}", "Please {v} the {n}: {p}, {x}", "{v} {n} {p} {x}", "I want to {v} the {n} at {p} with {x}",
+    "For {p}: {v} the {n} to {x}", "Can you {v} the {n} of {p}? {x}",
+)  # fmt: skip
+
+
+def command(rng: random.Random) -> Question:
+    """A call of a tool that only this request knows: its name and those of its arguments stand in the tools offered."""
+    verbs, nouns = rng.sample(_VERBS, 2), [invented_name(rng).lower() if rng.random() < 0.3 else rng.choice(WORDS) for _ in "12"]
+    tools, (first, second) = [], rng.sample(_ARGUMENTS, 2)
+    for verb, noun in zip(verbs, nouns, strict=True):
+        tools.append(_tool(f"{verb}_{noun}", first, second))
+    place = invented_name(rng) if rng.random() < 0.5 else rng.choice(WORDS)
+    value = str(rng.randint(1, 99)) if rng.random() < 0.5 else rng.choice(WORDS)
+    k, which = rng.randrange(len(_COMMANDS)), rng.randrange(2)
+    prompt = _COMMANDS[k].format(v=verbs[which], n=nouns[which], p=place, x=value)
+    call = (f"{verbs[which]}_{nouns[which]}", ((first, place), (second, value)))
+    return Question(prompt, "", "command", frame=f"command/{k}", tools=tuple(tools), call=call)
+
+
 SKILLS: dict[str, Callable[[random.Random], Question]] = {
     "copy": copy,
     "reverse": reverse,
@@ -128,10 +150,11 @@ SKILLS: dict[str, Callable[[random.Random], Question]] = {
     "count": count,
     "talk": talk,
     "tool": tool,
+    "command": command,
 }
 
 
-HARD = {"copy": 2.0, "sort": 2.0, "largest": 1.5}
+HARD = {"copy": 2.0, "sort": 2.0, "largest": 1.5, "command": 2.0}
 """Skills that want more practice than the others."""
 
 

@@ -33,6 +33,7 @@ from llmagentos.serve.operations import Operations
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import parse_json
 from llmagentos.serve.traffic import check_exposure, check_key
+from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 
 logger = logging.getLogger(__name__)
@@ -121,9 +122,7 @@ class Service:
 
     def _write(self, text: str) -> None:
         self.home.served.mkdir(parents=True, exist_ok=True)
-        part = self.home.served / f"{self.replica}.part"
-        part.write_text(text)
-        part.replace(self.home.served / f"{self.replica}.json")
+        replace_text(self.home.served / f"{self.replica}.json", text)
 
 
 def create_app(service: Service) -> Starlette:

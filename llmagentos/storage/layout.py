@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmagentos.core.errors import ConfigError
+from llmagentos.storage.files import replace_text
 
 SCHEMA_VERSION = 1
 
@@ -56,7 +57,7 @@ class Home:
         self.root.mkdir(parents=True, exist_ok=True)
         marker = self.root / "schema_version"
         if not marker.exists():
-            marker.write_text(json.dumps({"schema_version": SCHEMA_VERSION}))
+            replace_text(marker, json.dumps({"schema_version": SCHEMA_VERSION}))
         try:
             found = int(json.loads(marker.read_text())["schema_version"])
         except (ValueError, KeyError, TypeError):

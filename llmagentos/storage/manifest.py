@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from llmagentos.core.errors import IntegrityError
 from llmagentos.core.hashing import digest
+from llmagentos.storage.files import replace_text
 
 NAME = "manifest.json"
 
@@ -17,12 +17,7 @@ def write_manifest(folder: Path, **facts: Any) -> str:
     files = {str(p.relative_to(folder)): _hash(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.name != NAME}
     content = digest(files)
     body = json.dumps({"hash": content, "files": files, **facts}, indent=1, ensure_ascii=False, sort_keys=True)
-    part = folder / (NAME + ".part")
-    with part.open("w", encoding="utf-8") as out:
-        out.write(body)
-        out.flush()
-        os.fsync(out.fileno())
-    part.replace(folder / NAME)
+    replace_text(folder / NAME, body, durable=True)
     return content
 
 
@@ -47,9 +42,11 @@ def verify(folder: Path, expected: str | None = None) -> dict[str, Any]:
         raise IntegrityError(f"{folder} is not the one asked for: {manifest['hash'][:12]}, not {expected[:12]}.")
     for name, wanted in files.items():
         path = folder / name
-        if not path.is_file():
-            raise IntegrityError(f"{path} is missing.")
-        if _hash(path) != wanted:
+        try:
+            found = _hash(path)
+        except OSError as error:  # gone before or while it was read, or not readable
+            raise IntegrityError(f"{path} is missing ({error.strerror}).") from None
+        if found != wanted:
             raise IntegrityError(f"{path} was changed or damaged since it was written.")
     return manifest
 

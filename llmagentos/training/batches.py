@@ -1,23 +1,24 @@
-"""Micro-batches as tensors, padded on the right.
+"""Micro-batches as tensors, padded on the right (packing.py makes them without padding).
 
 Attention is causal, so real tokens never see padding behind them: no mask is needed, and position ids are 0, 1, 2 …
 Logits are asked for only from the first to the last position that predicts a supervised token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from llmagentos.training.rows import PREFERENCE, Mark, MicroBatch, Plan, Rows
+from llmagentos.training.rows import OLD, PREFERENCE, Mark, MicroBatch, Plan, Rows
 
 
 @dataclass
 class Batch:
-    """`ids` [B, L]; `keep` [K] positions whose logits are used; `select` [B, K] marks those that predict an answer
-    token; `targets` [N] those tokens, row by row; `row_of` [N] the batch row of each; `old` [B] memory or general."""
+    """R rows, each padded (B = R) or all packed into one (B = 1). `ids` [B, L]; `keep` [K] positions whose logits are
+    used; `select` [B, K] marks those that predict an answer token; `targets` [N] those tokens, row by row; `row_of` [N]
+    which of the R rows each is of; `old` [R] memory or general."""
 
     step: int
     indices: list[int]
@@ -30,6 +31,8 @@ class Batch:
     step_tokens: int
     tokens: int
     """Real tokens, padding not counted."""
+    positions: torch.Tensor | None = None
+    """[1, L] position ids that start again at each packed row; None where rows are padded."""
     teacher_ids: torch.Tensor | None = None
     """[N, k] token ids of the frozen model's most likely tokens."""
     teacher_logps: torch.Tensor | None = None
@@ -37,17 +40,17 @@ class Batch:
     target_logps: torch.Tensor | None = None
     """[N] the frozen model's log-probability of each target; NaN where it was not asked."""
     plain: torch.Tensor | None = None
-    """[B] rows that are learned token by token: neither judged nor sampled. None: all are."""
+    """[R] rows that are learned token by token: neither judged nor sampled. None: all are."""
     preference: torch.Tensor | None = None
-    """[B] judged rows, and the mismatched rows beside them."""
+    """[R] judged rows, and the mismatched rows beside them."""
     label: torch.Tensor | None = None
-    """[B] +1 desirable, −1 undesirable, 0 neither."""
+    """[R] +1 desirable, −1 undesirable, 0 neither."""
     weight: torch.Tensor | None = None
-    """[B] weight of each judged row."""
+    """[R] weight of each judged row."""
     pair: torch.Tensor | None = None
-    """[B] number of the pair or unit a row belongs to, −1 for none."""
+    """[R] number of the pair or unit a row belongs to, −1 for none."""
     advantage: torch.Tensor | None = None
-    """[B] advantage of a sampled answer, NaN for other rows; None without sampled rows."""
+    """[R] advantage of a sampled answer, NaN for other rows; None without sampled rows."""
     old_logps: torch.Tensor | None = None
     """[N] log-probability of each target when it was sampled, 0 for other rows; None without sampled rows."""
 
@@ -69,7 +72,6 @@ def collate(micro: MicroBatch, pad_id: int, device: torch.device | str = "cpu") 
     keep = np.arange(columns[0], columns[-1] + 1) if len(columns) else np.zeros(1, dtype=np.int64)
     select = predicts[:, keep] if len(columns) else np.zeros((len(micro.ids), 1), dtype=bool)
     targets = ids[:, 1:][:, keep][select] if len(columns) else np.zeros(0, dtype=np.int64)
-    old = np.array([s in ("memory", "general") for s in micro.sources])
     return Batch(
         step=micro.step,
         indices=micro.indices,
@@ -78,19 +80,26 @@ def collate(micro: MicroBatch, pad_id: int, device: torch.device | str = "cpu") 
         select=torch.from_numpy(select).to(device),
         targets=torch.from_numpy(targets).to(device),
         row_of=torch.from_numpy(np.nonzero(select)[0]).to(device),
-        old=torch.from_numpy(old).to(device),
         step_tokens=micro.step_tokens,
         tokens=sum(len(i) for i in micro.ids),
         **marked(micro, device),
     )
 
 
+def gather(rows: Rows, indices: list[int], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    """Some rows as one batch, outside of any plan: `step_tokens` is 1."""
+    pairs, sources = [rows[i] for i in indices], [rows.sources[i] for i in indices]
+    ids, mask = [p[0] for p in pairs], [p[1] for p in pairs]
+    return collate(MicroBatch(0, indices, ids, mask, sources, 1, rows.marks(indices)), pad_id, device)
+
+
 def marked(micro: MicroBatch, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The fields of a Batch that say what its rows are beside their tokens; none where all rows are plain."""
+    """The fields of a Batch that say what its rows are beside their tokens; `old` alone where all rows are plain."""
+    old = {"old": torch.tensor([s in OLD for s in micro.sources], device=device)}
     preference = [s == PREFERENCE for s in micro.sources]
     sampled = [m.advantage is not None for m in micro.marks]
     if not any(preference) and not any(sampled):
-        return {}
+        return old
     marks = micro.marks or [Mark()] * len(micro.ids)
     numbers = {name: k for k, name in enumerate(dict.fromkeys(m.pair for m in marks if m.pair is not None))}
     fields = {
@@ -105,7 +114,7 @@ def marked(micro: MicroBatch, device: torch.device | str = "cpu") -> dict[str, A
         fields["advantage"] = torch.tensor([absent if m.advantage is None else m.advantage for m in marks])
         logps = [_old_logps(mark, int(mask[1:].sum())) for mark, mask in zip(marks, micro.mask, strict=True)]
         fields["old_logps"] = torch.from_numpy(np.concatenate(logps))
-    return {name: values.to(device) for name, values in fields.items()}
+    return old | {name: values.to(device) for name, values in fields.items()}
 
 
 def _old_logps(mark: Mark, count: int) -> np.ndarray:
@@ -113,14 +122,20 @@ def _old_logps(mark: Mark, count: int) -> np.ndarray:
 
 
 def batches(
-    plan: Plan, rows: Rows, rank: int, pad_id: int, *, start: int = 0, device: torch.device | str = "cpu"
-) -> Iterator[Batch]:
-    """The tensors of one rank, in the plan's order, from step `start` on."""
+    plan: Plan, rows: Rows, rank: int, pad_id: int, *, start: int = 0, device: torch.device | str = "cpu",
+    make: Callable[..., Batch] = collate,
+) -> Iterator[Batch]:  # fmt: skip
+    """The tensors of one rank, in the plan's order, from step `start` on; `make` is `collate` or packing's `pack`."""
     for micro in plan.micro_batches(rows, rank, start=start):
-        yield collate(micro, pad_id, device)
+        yield make(micro, pad_id, device)
 
 
 def answer_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """[N, V] logits in float32 that predict the supervised tokens of a batch."""
-    logits = model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
-    return logits[batch.select].float()
+    return kept(model, batch)[batch.select].float()
+
+
+def kept(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """[B, K, …] what the model gives at the kept positions."""
+    packed = {} if batch.positions is None else {"position_ids": batch.positions}
+    return model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False, **packed).logits

@@ -47,7 +47,7 @@ class Engine(Protocol):
 
 def _optimiser(model: torch.nn.Module, phase: Phase) -> torch.optim.AdamW:
     trained = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=phase.weight_decay)
+    return torch.optim.AdamW(trained, lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=phase.weight_decay, fused=True)
 
 
 class TorchEngine:

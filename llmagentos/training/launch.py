@@ -12,6 +12,7 @@ from typing import Any
 
 from llmagentos.config.sections import TrainingConfig
 from llmagentos.core.errors import ConfigError, LLMAgentOSError, TrainingError
+from llmagentos.storage.files import replace_text
 from llmagentos.training.phase import Phase
 
 Results = dict[str, dict[str, float]]
@@ -20,11 +21,15 @@ Results = dict[str, dict[str, float]]
 def launch(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> Results:
     """Train the phases in order and return {phase name: {steps, tokens, seconds, resumed_at}}.
 
-    `folder` holds Ray Train's own state. Raises TrainingError with the worker's reason when a phase cannot be trained.
+    `folder` holds Ray Train's own state. Raises ConfigError for an unknown loss term before anything starts, TrainingError
+    with the worker's reason when a phase cannot be trained.
     """
-    if settings.workers == 0:
-        from llmagentos.training.worker import run_phase
+    from llmagentos.training.worker import make_terms, run_phase
 
+    for phase in phases:
+        make_terms(phase.terms)
+        Path(phase.run_dir).mkdir(parents=True, exist_ok=True)
+    if settings.workers == 0:
         for phase in phases:
             if not _marker(phase).exists():
                 _mark(phase, run_phase(phase))
@@ -82,9 +87,8 @@ def _rank(config: dict[str, Any]) -> None:
         try:
             facts = run_phase(phase, rank=rank, ranks=ranks)
         except LLMAgentOSError as error:
-            # Such an error is the same on every try: the driver reads it and does not retry.
-            _refusal(phase).parent.mkdir(parents=True, exist_ok=True)
-            _refusal(phase).write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+            # A file for each rank: how an exception crosses Ray Train is not part of its interface.
+            _refusal(phase, rank).write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
             raise
         if rank == 0:
             _mark(phase, facts)
@@ -102,22 +106,21 @@ def _marker(phase: Phase) -> Path:
     return Path(phase.run_dir) / "done.json"
 
 
-def _refusal(phase: Phase) -> Path:
-    return Path(phase.run_dir) / "refused.json"
+def _refusal(phase: Phase, rank: int | str) -> Path:
+    return Path(phase.run_dir) / f"refused-{rank}.json"
 
 
 def _mark(phase: Phase, facts: dict[str, float]) -> None:
-    part = _marker(phase).with_suffix(".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(json.dumps(facts))
-    part.replace(_marker(phase))
+    replace_text(_marker(phase), json.dumps(facts))
 
 
 def _reason(phases: Sequence[Phase]) -> LLMAgentOSError | None:
     for phase in phases:
-        if _refusal(phase).exists():
-            said = json.loads(_refusal(phase).read_text())
-            _refusal(phase).unlink()
+        told = sorted(Path(phase.run_dir).glob(_refusal(phase, "*").name))
+        if told:
+            said = json.loads(told[0].read_text())
+            for path in told:
+                path.unlink()
             return ConfigError(said["message"]) if said["kind"] == "ConfigError" else TrainingError(said["message"])
     return None
 

@@ -2,24 +2,29 @@
 
 One step: for each micro-batch, the terms' sums are added, divided by the step's supervised tokens over all ranks and
 micro-batches, and passed to the engine. So accumulation 1×8 equals 8×1, and unequal ranks weigh by their tokens.
+A penalty on parameters is the same in each of a step's micro-batches: the engine sums gradients over them and over ranks,
+so each adds its share of one penalty.
 """
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from llmagentos.core.errors import TrainingError
-from llmagentos.training.batches import Batch, answer_logits
+from llmagentos.training.batches import Batch
 from llmagentos.training.engine import Engine
+from llmagentos.training.head import forward
 from llmagentos.training.terms import Outputs, Term
 
 
 @dataclass
 class Progress:
-    """What a step reports: the loss and each term per supervised token, gradient norm, tokens since the start."""
+    """What a step reports: the loss and each term per supervised token (a penalty: its value), gradient norm, tokens since
+    the start."""
 
     step: int
     steps: int
@@ -32,8 +37,14 @@ class Progress:
 
 @dataclass
 class _Sums:
-    loss: float = 0.0
-    terms: dict[str, float] = field(default_factory=dict)
+    """One step's terms, kept as tensors: reading one makes a GPU wait."""
+
+    terms: defaultdict[str, list[torch.Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+    def read(self, ranks: int) -> dict[str, float]:
+        # A rank knows only its own part; times the ranks it estimates the whole step.
+        totals = torch.stack([torch.stack(values).sum() for values in self.terms.values()]) * ranks
+        return dict(zip(self.terms, totals.tolist(), strict=True))
 
 
 def train(
@@ -55,32 +66,35 @@ def train(
     tokens, micro = 0, 0
     sums = _Sums()
     engine.model.train()
+    outputs_of = forward(engine.model, terms)
     for batch in batches:
         annotate(batch)
-        loss = _loss(engine.model, batch, terms, sums, ranks)
+        loss = _loss(engine.model, batch, outputs_of(batch), terms, sums, accumulation * ranks)
         engine.backward(loss)
         norm = engine.step()
         tokens += batch.tokens
         micro += 1
         if micro % accumulation:
             continue
-        if not math.isfinite(sums.loss) or not math.isfinite(norm):
+        parts = sums.read(ranks)
+        total = sum(parts.values())
+        if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
-                f"step {batch.step}: loss {sums.loss}, gradient norm {norm}.",
+                f"step {batch.step}: loss {total}, gradient norm {norm}.",
                 hint="Lower update.learning_rate or update.clip; the served weights are untouched.",
             )
-        on_step(Progress(batch.step, steps, sums.loss, sums.terms, norm, tokens, time.monotonic() - started))
+        on_step(Progress(batch.step, steps, total, parts, norm, tokens, time.monotonic() - started))
         sums = _Sums()
     return tokens
 
 
-def _loss(model: torch.nn.Module, batch: Batch, terms: Sequence[Term], sums: _Sums, ranks: int) -> torch.Tensor:
-    outputs = Outputs(answer_logits(model, batch))
+def _loss(
+    model: torch.nn.Module, batch: Batch, outputs: Outputs, terms: Sequence[Term], sums: _Sums, micro_batches: int
+) -> torch.Tensor:
     total = outputs.logits.new_zeros(())
     for term in terms:
-        value = term.weight * term.loss(model, batch, outputs) / max(1, batch.step_tokens)
+        parts = micro_batches if term.penalty else max(1, batch.step_tokens)
+        value = term.weight * term.loss(model, batch, outputs) / parts
         total = total + value
-        # A rank knows only its own part; times the ranks it estimates the whole step.
-        sums.terms[term.name] = sums.terms.get(term.name, 0.0) + float(value.detach()) * ranks
-    sums.loss += float(total.detach()) * ranks
+        sums.terms[term.name].append(value.detach())
     return total

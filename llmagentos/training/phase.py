@@ -17,6 +17,8 @@ class Annotation(BaseModel):
     top_k: int = 8
     sources: tuple[str, ...] = ("new", "memory", "general")
     """Rows of these sources are asked."""
+    stored: str = ""
+    """Folder that keeps each row's first answer for ever, for this `top_k`; what it knows is not asked. Empty: none."""
 
 
 class Phase(BaseModel):
@@ -34,6 +36,8 @@ class Phase(BaseModel):
     terms: dict[str, dict[str, Any]]
     """Term name -> its settings."""
     annotation: Annotation | None = None
+    caches: str = ""
+    """Folder for what outlives the run and is found again by its content; empty: in `run_dir`."""
     learning_rate: float
     warmup: float = 0.05
     weight_decay: float = 0.0
@@ -42,6 +46,8 @@ class Phase(BaseModel):
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    packing: Literal["bucketed", "packed"] = "bucketed"
+    """How a micro-batch becomes tensors; the plan is made for the same."""
     lora_rank: int = 0
     """0 trains every weight."""
     lora_alpha: float = 64.0

@@ -2,8 +2,9 @@
 
 Counts first: each pass holds every new row once, and memory and general rows sampled so that the tokens stand in the
 recipe's ratio; an empty source is left out and the others' shares are renormalised. Rows are grouped by length in
-shuffled pools (little padding), cut into micro-batches, shuffled again and dealt to steps and ranks. Judged rows are
-planned in groups (units.py) that are never cut apart; where there is nothing new, they take its place.
+shuffled pools (little padding; left as they come where they will be packed), cut into micro-batches, shuffled again and
+dealt to steps and ranks. Judged rows are planned in groups (units.py) that are never cut apart; where there is nothing
+new, they take its place.
 """
 
 import math
@@ -33,6 +34,8 @@ class Recipe:
     """Passes over the new rows that `max_steps` never cuts short."""
     ranks: int = 1
     accumulation: int = 1
+    packed: bool = False
+    """Rows of a micro-batch will stand end to end: no padding counts."""
     seed: int = 0
 
 
@@ -74,22 +77,26 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     sources = np.array(rows.sources)
     lengths, supervised = rows.lengths, rows.supervised
     capacity = max(recipe.batch_tokens // (recipe.ranks * recipe.accumulation), 1)
-    items = _items(rows, groups(rows, capacity // 2, rng) if recipe.shares.get(PREFERENCE) else [])
+    items = _items(rows, groups(rows, capacity // 2, rng, packed=recipe.packed) if recipe.shares.get(PREFERENCE) else [])
     members = {s: np.flatnonzero((sources == s) & (supervised > 0)) for s in recipe.shares}
     members[PREFERENCE] = np.arange(rows.count, len(items.rows))
     shares = {s: w for s, w in recipe.shares.items() if w > 0 and len(members[s])}
     lead = next((s for s in ("new", PREFERENCE) if s in shares), None)
     if lead is None:
         raise TrainingError("no new row has a supervised token: there is nothing to update on.")
-    epoch_tokens = items.tokens[members[lead]].sum() / (shares[lead] / sum(shares.values()))
-    # A thumb says which way to go, not how far: alone, judged rows are passed over once.
-    steps = _steps(recipe if lead == "new" else replace(recipe, epochs=1.0, min_epochs=1.0), float(epoch_tokens))
+    lead_tokens = float(items.tokens[members[lead]].sum())
+    if lead == "new":
+        shares = _filled(shares, recipe, lead_tokens)
+    else:  # a thumb says which way to go, not how far: alone, judged rows are passed over once
+        recipe = replace(recipe, epochs=1.0, min_epochs=1.0)
+    epoch_tokens = lead_tokens / (shares[lead] / sum(shares.values()))
+    steps = _steps(recipe, epoch_tokens)
     size = recipe.ranks * recipe.accumulation
-    micro = _epoch(members, shares, lead, items, capacity, rng, at_least=recipe.ranks)
+    micro = _epoch(members, shares, lead, items, capacity, rng, at_least=recipe.ranks, packed=recipe.packed)
     # Padding can make one pass longer than its tokens promise: a row of it is never cut away.
     steps = max(steps, math.ceil(len(micro) / size))
     while len(micro) < steps * size:
-        micro += _epoch(members, shares, lead, items, capacity, rng, at_least=1)
+        micro += _epoch(members, shares, lead, items, capacity, rng, at_least=1, packed=recipe.packed)
     micro = micro[: steps * size]
     _require_new(micro, members[lead], steps, recipe)
     # A mismatched row is read for an estimate, not trained on.
@@ -97,6 +104,21 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     batches = _deal([items.expanded(m) for m in micro], counted, recipe)
     write_arrow(path, [record_batch(batches, PLAN)], PLAN)
     return _facts(batches, sources, lengths, steps, float(steps * recipe.batch_tokens / epoch_tokens))
+
+
+def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict[str, float]:
+    """Shares with which `min_steps` gives new and judged rows their passes and no more: the past fills what they leave.
+
+    A small increment would else move the weights and be over before most of what they hold was asked again.
+    """
+    total = sum(shares.values())
+    fresh = {s: w / total for s, w in shares.items() if s in ("new", PREFERENCE)}
+    past = total * (1 - sum(fresh.values()))
+    less = recipe.epochs * new_tokens / (min(recipe.min_steps, recipe.max_steps) * recipe.batch_tokens) / fresh["new"]
+    if len(fresh) == len(shares) or less >= 1:
+        return shares
+    fresh = {s: w * less for s, w in fresh.items()}
+    return {s: fresh.get(s, (1 - sum(fresh.values())) * w / past) for s, w in shares.items()}
 
 
 def _items(rows: Rows, parts: list[np.ndarray]) -> _Items:
@@ -125,6 +147,7 @@ def _epoch(
     capacity: int,
     rng: np.random.Generator,
     at_least: int,
+    packed: bool,
 ) -> list[np.ndarray]:
     picked = [members[lead]]
     lead_tokens = items.tokens[members[lead]].sum()
@@ -136,7 +159,8 @@ def _epoch(
     pool = max(1, int(_POOL * capacity / max(1.0, float(items.tokens[order].mean()))))
     for start in range(0, len(order), pool):
         chunk = order[start : start + pool]
-        cut += _cut(chunk[np.argsort(items.longest[chunk], kind="stable")], items, capacity)
+        ordered = chunk if packed else chunk[np.argsort(items.longest[chunk], kind="stable")]
+        cut += _cut(ordered, items, capacity, packed=packed)
     if len(cut) < at_least:
         cut = [part for part in (np.array([i]) for c in cut for i in c)]
     return [cut[i] for i in rng.permutation(len(cut))]
@@ -161,13 +185,18 @@ def _sample(indices: np.ndarray, lengths: np.ndarray, scarce: np.ndarray, tokens
     return np.concatenate(parts) if parts else indices[:0]
 
 
-def _cut(order: np.ndarray, items: _Items, capacity: int) -> list[np.ndarray]:
-    """Split sorted items so that rows × longest row stays within `capacity` tokens."""
+def _cut(order: np.ndarray, items: _Items, capacity: int, *, packed: bool = False) -> list[np.ndarray]:
+    """Split items so that their tokens stay within `capacity`; unless packed, sorted ones padded to the longest row."""
+    tokens, rows = (np.concatenate([[0], np.cumsum(values[order])]) for values in (items.tokens, items.rows))
+
+    def size(start: int, last: int) -> int:
+        padded = (rows[last + 1] - rows[start]) * items.longest[order[last]]
+        return int(tokens[last + 1] - tokens[start] if packed else padded)
+
     cut: list[np.ndarray] = []
-    before = np.concatenate([[0], np.cumsum(items.rows[order])])
     start = 0
     for end in range(1, len(order) + 1):
-        if end == len(order) or (before[end + 1] - before[start]) * items.longest[order[end]] > capacity:
+        if end == len(order) or size(start, end) > capacity:
             cut.append(order[start:end])
             start = end
     return cut

@@ -26,6 +26,7 @@ def engine_settings(training: TrainingConfig) -> dict[str, object]:
         "engine": training.engine,
         "zero_stage": training.zero_stage,
         "precision": training.precision,
+        "packing": training.packing,
         "threads": training.threads,
         "checkpoint_steps": training.checkpoint_steps,
     }

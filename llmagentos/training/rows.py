@@ -4,6 +4,7 @@ A plan is made before training (plan.py), so ratios are exact and known, every r
 steps, the supervised tokens of a step are known without a collective, and resuming at a step is a look-up.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ PLAN = pa.schema(
 )  # fmt: skip
 
 
+OLD = ("memory", "general")
+"""Sources of rows that were learned before."""
 PREFERENCE = "preference"
 """Source of rows that were judged: no term but those made for them reads them."""
 
@@ -90,6 +93,7 @@ class Rows:
     def __init__(self, path: str | Path) -> None:
         table = open_arrow(path).combine_chunks()
         self.count = table.num_rows
+        self.names: list[str] = table.column("id").to_pylist()
         self.sources: list[str] = table.column("source").to_pylist()
         self.strata: list[str | None] = table.column("stratum").to_pylist()
         self._ids, self._offsets = _flat(table, "ids")
@@ -104,6 +108,16 @@ class Rows:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         span = slice(self._offsets[index], self._offsets[index + 1])
         return self._ids[span], self._mask[span]
+
+    def key(self, index: int) -> str:
+        """What a row is known by from run to run: its id, and its tokens, which another renderer would change."""
+        ids, mask = self[index]
+        return f"{self.names[index]}:{hashlib.sha256(ids.tobytes() + mask.tobytes()).hexdigest()[:16]}"
+
+    def tokens(self) -> dict[str, int]:
+        """Tokens of each source, rows that supervise nothing left out."""
+        sources, trainable = np.array(self.sources), self.supervised > 0
+        return {str(s): int(self.lengths[trainable & (sources == s)].sum()) for s in np.unique(sources)}
 
     def marks(self, indices: Sequence[int]) -> list[Mark]:
         """What rows say beside their tokens; nothing where every row of the file is plain."""

@@ -20,19 +20,15 @@ def units(rows: Rows) -> list[np.ndarray]:
     return [np.array(members) for members in found.values()]
 
 
-def groups(rows: Rows, capacity: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """All units once, in groups of at most `capacity` tokens with padding (one unit at least)."""
+def groups(rows: Rows, capacity: int, rng: np.random.Generator, *, packed: bool = False) -> list[np.ndarray]:
+    """All units once, in groups of at most `capacity` tokens, padding counted unless packed (one unit at least)."""
     made: list[list[np.ndarray]] = []
-    longest = 0
     for unit in _interleaved(units(rows), rows.labels, rng):
-        here = int(rows.lengths[unit].max())
-        longest = max(longest, here)
-        count = sum(map(len, made[-1])) if made else 0
-        if made and (count + len(unit)) * longest <= capacity:
+        together = rows.lengths[np.concatenate([*made[-1], unit])] if made else rows.lengths[unit]
+        if made and (together.sum() if packed else len(together) * together.max()) <= capacity:
             made[-1].append(unit)
         else:
             made.append([unit])
-            longest = here
     return [np.concatenate(group) for group in made]
 
 

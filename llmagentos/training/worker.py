@@ -1,5 +1,6 @@
 """One rank of one phase: load, resume, train, save. Needs a process group only where there are several ranks."""
 
+import atexit
 import json
 import os
 import shutil
@@ -17,13 +18,15 @@ from llmagentos.core.errors import ConfigError
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model
 from llmagentos.training import checkpoint
+from llmagentos.training.adapters import merged, with_adapters
 from llmagentos.training.annotate import annotate
-from llmagentos.training.batches import Batch, batches
+from llmagentos.training.batches import Batch, batches, collate
 from llmagentos.training.engine import ENGINES, DeepSpeedEngine, Engine
 from llmagentos.training.loop import Progress, train
+from llmagentos.training.packing import pack, require_exact
 from llmagentos.training.phase import Phase
 from llmagentos.training.rows import Plan, Rows
-from llmagentos.training.terms import TERMS, Term
+from llmagentos.training.terms import Start, Term, make_terms
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "generation_config.json",
@@ -32,29 +35,17 @@ _TOKENIZER_FILES = (
 _LOG_EVERY = 10
 
 
-def make_terms(settings: dict[str, dict[str, Any]]) -> list[Term]:
-    """Terms by name. Raises ConfigError for one that is not known."""
-    for name in settings:
-        if name not in TERMS:
-            raise ConfigError(f"unknown loss term {name!r}.", hint=f"Known terms: {', '.join(sorted(TERMS))}.")
-    return [TERMS[name](**values) for name, values in settings.items()]
-
-
 def run_phase(
     phase: Phase, *, rank: int = 0, ranks: int = 1, report: Callable[[Progress], None] = lambda progress: None
 ) -> dict[str, float]:
     """Train one phase; rank 0 leaves weights and tokenizer in `phase.out`. Returns steps, tokens and seconds."""
     torch.set_num_threads(phase.threads)
     torch.manual_seed(phase.seed)
-    group = _own_group() if phase.engine == "deepspeed" and not dist.is_initialized() else None
+    if phase.engine == "deepspeed" and not dist.is_initialized():
+        _own_group()
     barrier = dist.barrier if ranks > 1 else lambda: None
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        return _train(phase, rank, ranks, device, barrier, report)
-    finally:
-        if group is not None:
-            dist.destroy_process_group()
-            shutil.rmtree(group, ignore_errors=True)
+    return _train(phase, rank, ranks, device, barrier, report)
 
 
 def _train(
@@ -64,13 +55,18 @@ def _train(
     rows, plan = Rows(phase.rows), Plan(phase.plan)
     pad_id = Renderer(phase.init).pad_id
     terms = make_terms(phase.terms)
+    _require_whole_weights(phase, terms)
     attach = _teacher(phase, rows, plan, terms, pad_id, device, rank, ranks, barrier)
-    model = _with_adapters(load_model(phase.init, "bfloat16" if phase.precision == "bf16" else "float32"), phase)
-    model.to(device)
+    base = load_model(phase.init, "bfloat16" if phase.precision == "bf16" else "float32")
+    model = with_adapters(base, phase.lora_rank, phase.lora_alpha).to(device)
+    if phase.packing == "packed":
+        require_exact(model, base.config.vocab_size)
     engine: Engine = ENGINES[phase.engine](model, phase, plan.steps)
-    start = _resume(phase, engine)
+    caches = Path(phase.caches or phase.run_dir)
+    plain = Start(engine.model, phase.init, lambda: load_model(phase.init).to(device), rows, pad_id, caches, rank, barrier)
     for term in terms:
-        term.begin(engine.model)
+        term.begin(plain)
+    start = _resume(phase, engine)
     log = _Log(phase, report, rank)
 
     def on_step(progress: Progress) -> None:
@@ -81,7 +77,7 @@ def _train(
 
     tokens = train(
         engine,
-        batches(plan, rows, rank, pad_id, start=start, device=device),
+        batches(plan, rows, rank, pad_id, start=start, device=device, make=pack if phase.packing == "packed" else collate),
         terms,
         steps=plan.steps,
         accumulation=phase.accumulation,
@@ -97,6 +93,15 @@ def _train(
         "seconds": log.seconds,
         "resumed_at": float(start),
     }
+
+
+def _require_whole_weights(phase: Phase, terms: list[Term]) -> None:
+    penalties = [t.name for t in terms if t.penalty]
+    if penalties and phase.engine == "deepspeed" and phase.zero_stage == 3:
+        raise ConfigError(
+            f"term {penalties[0]!r} is a penalty on weights, and under training.zero_stage=3 no rank has a whole one.",
+            hint="Set training.zero_stage to 2 or less, or choose a strategy that compares answers, like replay_kl.",
+        )
 
 
 def _teacher(
@@ -116,15 +121,6 @@ def _teacher(
     return cache.attach
 
 
-def _with_adapters(model: Any, phase: Phase) -> Any:
-    if not phase.lora_rank:
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    settings = LoraConfig(r=phase.lora_rank, lora_alpha=phase.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(model, settings)
-
-
 def _resume(phase: Phase, engine: Engine) -> int:
     found = checkpoint.newest(Path(phase.run_dir) / "checkpoints") if phase.resume else None
     if found is None:
@@ -137,11 +133,10 @@ def _save(phase: Phase, model: Any, engine: Engine, rank: int) -> None:
     weights = engine.full_weights() if isinstance(engine, DeepSpeedEngine) else None
     if rank != 0:
         return
+    if phase.lora_rank:
+        model, weights = merged(model, phase.init, phase.lora_rank, phase.lora_alpha, weights), None
     out = Path(phase.out)
     shutil.rmtree(out, ignore_errors=True)
-    if phase.lora_rank:
-        # The merge is done in fp32 from the weights the adapter was trained on.
-        model = model.float().merge_and_unload()
     model.save_pretrained(str(out), state_dict=weights, safe_serialization=True)
     for name in _TOKENIZER_FILES:
         source = Path(phase.init) / name
@@ -170,10 +165,14 @@ class _Log:
         self._report(progress)
 
 
-def _own_group() -> str:
-    """A process group of one, so that DeepSpeed runs outside Ray too."""
+def _own_group() -> None:
+    """A process group of one, so that DeepSpeed runs outside Ray too.
+
+    It stays until the process ends: DeepSpeed keeps groups made from it, and a second phase would meet dead ones.
+    """
     folder = tempfile.mkdtemp(prefix="llmagentos-group-")
     os.environ.setdefault("LOCAL_RANK", "0")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=dist.FileStore(folder + "/store", 1), rank=0, world_size=1)
-    return folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(dist.destroy_process_group)

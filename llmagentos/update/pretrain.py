@@ -48,10 +48,10 @@ class PretrainRecipe(BaseModel):
     """Share of them with an opener or a closer."""
     general_rows: int = 3000
     """Rows of each general skill."""
-    shop_share: float = 0.4
+    shop_share: float = 0.3
     batch_tokens: int = 768
-    steps: int = 9000
-    student_steps: int = 4000
+    steps: int = 14000
+    student_steps: int = 8000
     learning_rate: float = 3e-3
     student_learning_rate: float = 4e-3
     threads: int = 2
@@ -86,7 +86,8 @@ def pretrain(recipe: PretrainRecipe, out: Path, work: Path, say: Callable[[str],
     work.mkdir(parents=True, exist_ok=True)
     shop = shop_questions(recipe)
     held = general.questions(random.Random(f"suite/{recipe.seed}"), recipe.suite_general)
-    skills = general.questions(random.Random(f"general/{recipe.seed}"), recipe.general_rows, avoid=frozenset(_hard(held)))
+    practice = random.Random(f"general/{recipe.seed}")
+    skills = general.questions(practice, recipe.general_rows, avoid=frozenset(_hard(held)), weights=general.HARD)
     fresh = work / "fresh"
     shutil.rmtree(fresh, ignore_errors=True)
     _fresh(recipe, fresh, recipe.hidden, recipe.layers, recipe.heads, recipe.feed_forward, [*shop, *skills])

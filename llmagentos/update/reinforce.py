@@ -22,11 +22,13 @@ from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model
 from llmagentos.replay.mix import render_mix
 from llmagentos.scenarios.question import Question
+from llmagentos.training.annotate import annotation_for
 from llmagentos.training.launch import launch
-from llmagentos.training.phase import Annotation, Phase
+from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import engine_settings
 from llmagentos.training.rows import ROWS, Rows, open_arrow, record_batch, write_arrow
+from llmagentos.training.terms import make_terms
 from llmagentos.update.advantages import ADVANTAGES, has_spread
 
 Reward = Callable[[Question, Message], float]
@@ -171,6 +173,7 @@ def _phase(config: Config, start: Path, weights: Path, here: Path, settings: Rei
         shares={"new": 1 - settings.kept, "memory": settings.kept / 2, "general": settings.kept / 2},
         epochs=1.0,
         batch_tokens=accumulation * config.training.batch_tokens,
+        packed=config.training.packing == "packed",
         max_steps=settings.steps,
         min_epochs=0,
         ranks=max(1, config.training.workers),
@@ -178,6 +181,7 @@ def _phase(config: Config, start: Path, weights: Path, here: Path, settings: Rei
         seed=settings.seed * 1000 + number,
     )
     make_plan(rows, recipe, plan)
+    terms = {"policy_gradient": {"clip": settings.clip}, "old_model_kl": {"weight": settings.leash}}
     return Phase(
         name=f"round-{number:02d}",
         init=str(weights),
@@ -185,8 +189,8 @@ def _phase(config: Config, start: Path, weights: Path, here: Path, settings: Rei
         run_dir=str(here),
         rows=str(here / "rows.arrow"),
         plan=str(plan),
-        terms={"policy_gradient": {"clip": settings.clip}, "old_model_kl": {"weight": settings.leash}},
-        annotation=Annotation(model=str(start), cache=str(here / "start.arrow"), sources=("memory", "general")),
+        terms=terms,
+        annotation=annotation_for(make_terms(terms), str(start), here / "start.arrow"),
         learning_rate=settings.learning_rate * (1 - number / settings.rounds),
         clip=config.update.clip,
         seed=settings.seed,

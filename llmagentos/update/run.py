@@ -6,6 +6,7 @@ from typing import Any
 
 from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError
+from llmagentos.core.evaluation import Candidate
 from llmagentos.core.records import ModelVersion, RunRecord
 from llmagentos.models.loading import load_model, parameters
 from llmagentos.registry import tracking
@@ -15,12 +16,14 @@ from llmagentos.replay.mix import mix_rows
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
+from llmagentos.training.annotate import annotation_for
 from llmagentos.training.launch import launch
-from llmagentos.training.phase import Annotation, Phase
+from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
 from llmagentos.training.rows import Rows
-from llmagentos.training.terms import TERMS
+from llmagentos.training.terms import make_terms
+from llmagentos.update import interpolate
 from llmagentos.update.strategies import strategy
 
 
@@ -30,32 +33,29 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     Raises ConfigError for an unknown strategy, IntegrityError for damaged weights, TrainingError for nothing to train on.
     """
     chosen = strategy(config.update.strategy)
+    make_terms(config.update.terms)  # refuses what no term has, whichever strategy is chosen
+    terms = chosen.configured(config.update.terms)
     verify(Path(champion.dir), champion.manifest_hash)
     rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
     if not rows.exists():
         mix_rows(config, home, snapshot, Path(champion.dir), rows, preference=chosen.preference)
     update, training = config.update, config.training
-    mix, usual = chosen.mix(config.replay), config.replay
+    rendered = Rows(rows)
+    mix, usual = chosen.mix(config.replay, rendered.tokens()), config.replay
     recipe = Recipe(
         shares=mix,
         # The same number of optimiser steps for every strategy: only then do their outcomes compare.
-        epochs=update.epochs * (usual.new + usual.memory + usual.general) / usual.new * mix["new"] / sum(mix.values()),
+        epochs=update.epochs * (usual.new + usual.memory + usual.general) / usual.new * mix["new"] / (sum(mix.values()) or 1),
         batch_tokens=training.batch_tokens,
+        packed=training.packing == "packed",
         max_steps=update.max_steps,
-        min_steps=update.min_steps,
+        min_steps=1 if chosen.by_size else update.min_steps,
         min_epochs=update.min_epochs,
         ranks=max(1, training.workers),
         accumulation=training.accumulation,
         seed=update.seed,
     )
-    facts = make_plan(Rows(rows), recipe, plan)
-    annotation = None
-    if any(TERMS[name].needs_teacher for name in chosen.terms if name in TERMS):
-        annotation = Annotation(
-            model=champion.dir,
-            cache=str(folder / "update" / "old_model.arrow"),
-            sources=("memory", "general", "preference"),
-        )
+    facts = make_plan(rendered, recipe, plan)
     phase = Phase(
         name="update",
         init=champion.dir,
@@ -63,8 +63,11 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         run_dir=str(folder / "update"),
         rows=str(rows),
         plan=str(plan),
-        terms=chosen.terms,
-        annotation=annotation,
+        terms=terms,
+        annotation=annotation_for(
+            make_terms(terms), champion.dir, folder / "update" / "old_model.arrow", stored=home.cache("stored", "")
+        ),
+        caches=str(home.cache("training", "")),
         learning_rate=update.learning_rate * (1.0 if facts.rows.get("new") else update.thumbs_rate),
         warmup=update.warmup,
         weight_decay=update.weight_decay,
@@ -77,8 +80,18 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=champion)
 
 
-def register(config: Config, home: Home, prepared: Prepared, cycle: str) -> ModelVersion:
-    """Make the trained weights a version with its lineage. An attempt that died after this is found again."""
+def candidates(config: Config, prepared: Prepared) -> list[Candidate]:
+    """The trained weights and those on the way to them, as `update.sweep` says; one of them becomes the challenger."""
+    sweep = config.update.sweep if strategy(config.update.strategy).sweep else (1.0,)
+    folder = Path(prepared.phase.run_dir) / "candidates"
+    return interpolate.candidates(Path(prepared.phase.init), Path(prepared.phase.out), sweep, folder)
+
+
+def register(config: Config, home: Home, prepared: Prepared, cycle: str, chosen: Candidate | None = None) -> ModelVersion:
+    """Make weights a version with its lineage: the candidate that was chosen, else what training left.
+
+    An attempt that died after this is found again.
+    """
     versions = Versions(home)
     for version in versions.all():
         if (
@@ -88,20 +101,25 @@ def register(config: Config, home: Home, prepared: Prepared, cycle: str) -> Mode
             and version.status == "registered"
         ):
             return version
+    folder = chosen.dir if chosen else prepared.phase.out
     return versions.add(
-        prepared.phase.out,
+        folder,
         role="agent",
         parent=prepared.start.id if prepared.start else None,
         snapshot=prepared.snapshot,
         cycle=cycle,
-        parameters=parameters(load_model(prepared.phase.out)),
+        interpolation=chosen.alpha if chosen else 1.0,
+        parameters=parameters(load_model(folder)),
         config_hash=config_hash(config),
         code_revision=code_revision(),
     )
 
 
 def update(config: Config) -> dict[str, Any]:
-    """The step by itself: a challenger from the newest snapshot. Raises NotFoundError where nothing was collected."""
+    """The step by itself: a challenger from the newest snapshot, which is what training left (α = 1).
+
+    Raises NotFoundError where nothing was collected.
+    """
     home = Home(config.storage.root)
     newest = latest(home)
     if newest is None:

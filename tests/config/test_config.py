@@ -106,3 +106,16 @@ def test_overrides_can_hold_an_equals_sign():
 
 def test_an_empty_value_is_the_empty_text():
     assert load("model.base=").model.base == ""
+
+
+def test_settings_of_loss_terms_are_open_and_keep_their_types():
+    config = load_config(overrides=["update.terms.ewc.weight=100", "update.terms.derpp.divergence=jsd"], environment={})
+    assert config.update.terms == {"ewc": {"weight": 100}, "derpp": {"divergence": "jsd"}}
+    with pytest.raises(ConfigError, match="update.terms"):
+        load_config(overrides=["update.terms.ewc=5"], environment={})
+
+
+@pytest.mark.parametrize("root", ["\x00", "~nobody-of-that-name/x"])
+def test_a_root_that_is_no_path_is_named(root: str):
+    with pytest.raises(ConfigError, match="storage.root"):
+        load_config(overrides=[], environment={"LLMAGENTOS_HOME": root})

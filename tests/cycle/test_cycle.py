@@ -66,6 +66,22 @@ def test_it_learns_even_from_a_small_day(learned: tuple[Config, CycleResult]):
     assert recall["challenger"] > recall["champion"] + 0.2
 
 
+def test_the_challenger_is_the_best_of_the_sweep_and_every_candidate_is_told(learned: tuple[Config, CycleResult]):
+    config, result = learned
+    home = Home(config.storage.root)
+    told = result.report["candidates"]
+    assert [c["alpha"] for c in told] == list(config.update.sweep)
+    chosen = [c for c in told if c["chosen"]]
+    challenger = Versions(home).get(result.challenger)
+    assert [c["alpha"] for c in chosen] == [challenger.interpolation]
+    assert len([v for v in Versions(home).all() if v.snapshot == result.snapshot and v.role == "agent"]) == 1
+    assert not list(home.root.glob("runs/*/update/candidates"))
+    run = next(r for r in tracking.runs(home).values() if r.kind == "evaluate")
+    assert run.metrics["drift/new"] > run.metrics["drift/old"] > 0
+    assert {"candidate_0.5/new", "shift/lengths"} <= set(run.metrics)
+    assert any(name.startswith("shift") for name in run.tags)
+
+
 def test_promotion_moves_the_aliases_and_what_was_learned_becomes_what_must_be_kept(learned: tuple[Config, CycleResult]):
     config, result = learned
     home = Home(config.storage.root)
@@ -91,6 +107,15 @@ def test_without_anything_new_it_is_skipped(learned: tuple[Config, CycleResult])
     again = cycle(config)
     assert again.decision == "Skipped"
     assert again.champion == result.challenger
+
+
+def test_a_cycle_that_is_not_due_leaves_no_run_behind(learned: tuple[Config, CycleResult]):
+    config, result = learned
+    before = len(tracking.runs(Home(config.storage.root)))
+    waiting = cycle(config.model_copy(update={"trigger": config.trigger.model_copy(update={"mode": "due"})}))
+    assert (waiting.decision, waiting.champion) == ("Skipped", result.challenger)
+    assert "0 new rows" in waiting.reasons[0]
+    assert len(tracking.runs(Home(config.storage.root))) == before
 
 
 def test_a_naive_update_is_rejected_and_its_rows_wait(tmp_path: Path, ray_cluster: None):

@@ -5,7 +5,7 @@ import pytest
 from llmagentos.core.evaluation import EvalItem, Suite
 from llmagentos.core.messages import answer_text
 from llmagentos.engines.batch import generate_greedy
-from llmagentos.evaluate.score import ScoreCache, is_degenerate, score
+from llmagentos.evaluate.score import ScoreCache, is_degenerate, item_key, score
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model, seed_dir
 from llmagentos.scenarios.customer_service.customers import day_two
@@ -46,6 +46,33 @@ def test_a_question_is_asked_once_per_version(seed: tuple, tmp_path: Path):
         raise AssertionError("the cache knows it all")
 
     assert score(never, [suite], cache=ScoreCache(tmp_path), **LIMITS) == first
+
+
+def test_a_pass_in_a_hurry_and_a_full_one_keep_their_outcomes_apart(seed: tuple, tmp_path: Path):
+    suite = suite_of_the_day(8)
+    hurried = score(lambda: seed, [suite], cache=ScoreCache(tmp_path), generate=False, **LIMITS)
+    wrong = [r for r in hurried if not r.right]
+    assert wrong
+    assert {r.answer for r in wrong} == {""}
+    full = score(lambda: seed, [suite], cache=ScoreCache(tmp_path), **LIMITS)
+    assert all(r.answer for r in full)
+    # A generated answer that is right in other words than the forced ones is no right answer of a hurried pass.
+    cache = ScoreCache(tmp_path)
+    lenient = item_key(next(i for i in suite.items if i.id == wrong[0].item_id))
+    cache.keep_answers({lenient: (True, "in other words", False)})
+    assert score(lambda: seed, [suite], cache=ScoreCache(tmp_path), generate=False, **LIMITS) == hurried
+    assert [r.right for r in score(lambda: seed, [suite], cache=ScoreCache(tmp_path), **LIMITS)] != [r.right for r in hurried]
+
+
+def test_the_forced_pass_is_not_made_twice(seed: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    suite = suite_of_the_day(4)
+    score(lambda: seed, [suite], cache=ScoreCache(tmp_path), generate=False, **LIMITS)
+
+    def never(*arguments: object) -> list[bool]:
+        raise AssertionError("it was made before")
+
+    monkeypatch.setattr("llmagentos.evaluate.score._forced", never)
+    assert len(score(lambda: seed, [suite], cache=ScoreCache(tmp_path), **LIMITS)) == 8
 
 
 def test_an_answer_that_does_not_end_is_wrong_and_degenerate(seed: tuple, tmp_path: Path):

@@ -1,10 +1,13 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from llmagentos.training.annotate import annotate
-from llmagentos.training.batches import answer_logits, batches, collate
+from llmagentos.training.batches import Batch, answer_logits, batches, collate
+from llmagentos.training.head import forward
+from llmagentos.training.packing import pack
 from llmagentos.training.phase import Annotation
 from llmagentos.training.rows import ROWS, MicroBatch, Rows, record_batch, write_arrow
 from llmagentos.training.terms import TERMS, Outputs
@@ -28,7 +31,8 @@ def micro(rows: Rows) -> MicroBatch:
     return MicroBatch(0, indices, ids, mask, [rows.sources[i] for i in indices], 1, rows.marks(indices))
 
 
-def test_what_stands_in_a_row_comes_back_as_a_tensor(tmp_path: Path):
+@pytest.mark.parametrize("make", [collate, pack])
+def test_what_stands_in_a_row_comes_back_as_a_tensor(tmp_path: Path, make: Callable[..., Batch]):
     rows = rows_of(
         tmp_path / "r",
         row("a", "preference", 5, label=1.0, weight=0.3, pair="x"),
@@ -36,7 +40,7 @@ def test_what_stands_in_a_row_comes_back_as_a_tensor(tmp_path: Path):
         row("c", "memory", 4),
         row("d", "new", 7, advantage=-1.5, old_logps=[-0.5, -0.25]),
     )
-    batch = collate(micro(rows), PAD)
+    batch = make(micro(rows), PAD)
     assert batch.label.tolist() == [1, -1, 0, 0]
     assert batch.weight.tolist() == pytest.approx([0.3, 1, 1, 1])
     assert batch.pair.tolist() == [0, 0, -1, -1]
@@ -47,34 +51,51 @@ def test_what_stands_in_a_row_comes_back_as_a_tensor(tmp_path: Path):
     assert batch.old_logps.tolist() == [0, 0, 0, 0, 0, 0, -0.5, -0.25]
 
 
-def test_plain_rows_carry_nothing(tmp_path: Path):
-    batch = collate(micro(rows_of(tmp_path / "r", row("a", "new", 5), row("b", "memory", 6))), PAD)
+@pytest.mark.parametrize("make", [collate, pack])
+def test_plain_rows_carry_nothing(tmp_path: Path, make: Callable[..., Batch]):
+    batch = make(micro(rows_of(tmp_path / "r", row("a", "new", 5), row("b", "memory", 6))), PAD)
     assert batch.plain is batch.label is batch.advantage is batch.plain_tokens() is None
 
 
-@pytest.mark.parametrize("name", ["next_token", "teacher_kl", "old_model_kl"])
-def test_judged_and_sampled_rows_are_nobody_s_target(tmp_path: Path, name: str):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("next_token", {}), ("teacher_kl", {}), ("old_model_kl", {}), ("old_model_kl", {"rows": "new"}),
+     ("old_model_kl", {"rows": "all"}), ("derpp", {})],
+)  # fmt: skip
+@pytest.mark.parametrize("make", [collate, pack])
+def test_judged_and_sampled_rows_are_nobody_s_target(
+    tmp_path: Path, name: str, settings: dict[str, str], make: Callable[..., Batch]
+):
     made = [row("c", "memory", 4), row("e", "new", 6)]
     other = [row("a", "preference", 5, label=1.0), row("b", "new", 6, advantage=1.0, old_logps=[0.0, 0.0])]
-    plain, mixed = (collate(micro(rows_of(tmp_path / f"{len(x)}", *x)), PAD) for x in (made, [*other, *made]))
+    plain, mixed = (make(micro(rows_of(tmp_path / f"{len(x)}", *x)), PAD) for x in (made, [*other, *made]))
     model = tiny().eval()
     losses = []
     for batch in (plain, mixed):
         logits = answer_logits(model, batch)
         batch.teacher_logps, batch.teacher_ids = torch.log_softmax(torch.flip(logits, [-1]), -1).topk(4, -1)
-        losses.append(TERMS[name]().loss(model, batch, Outputs(logits)))
+        losses.append(TERMS[name](**settings).loss(model, batch, Outputs(logits)))
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
     assert float(losses[0].detach()) > 0
 
 
-def test_the_frozen_model_s_own_log_probabilities_are_kept(tmp_path: Path):
+def test_in_chunks_too_only_plain_rows_are_targets(tmp_path: Path):
+    made = [row("a", "preference", 5, label=1.0), row("c", "memory", 4), row("e", "new", 6)]
+    batch, model, term = collate(micro(rows_of(tmp_path / "r", *made)), PAD), tiny().eval(), TERMS["next_token"]()
+    whole, chunked = forward(model, [term])(batch), forward(model, [term], most=1)(batch)
+    assert chunked.losses is not None
+    torch.testing.assert_close(term.loss(model, batch, chunked), term.loss(model, batch, whole), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [collate, pack])
+def test_the_frozen_model_s_own_log_probabilities_are_kept(tmp_path: Path, make: Callable[..., Batch]):
     rows, model = write_judged(tmp_path / "r", new=3, memory=2, liked=2, disliked=1), tiny().eval()
     note = Annotation(model="", cache=str(tmp_path / "c"), top_k=4, sources=("memory", "preference"))
     cache = annotate(
         note, rows, torch.arange(rows.count).numpy(), load=lambda folder: model, pad_id=PAD, rank=0, ranks=1,
         barrier=lambda: None,
     )  # fmt: skip
-    batch = collate(micro(rows), PAD)
+    batch = make(micro(rows), PAD)
     cache.attach(batch)
     with torch.no_grad():
         wanted = torch.log_softmax(answer_logits(model, batch), -1).gather(-1, batch.targets[:, None])[:, 0]

@@ -19,8 +19,11 @@ TWO = TrainingConfig(workers=2, cpus_per_worker=0.5, max_failures=0)
 def test_two_workers_train_what_one_does_and_share_one_start(tmp_path: Path, ray_cluster: None):
     one = prepare(tmp_path, "one", accumulation=2)
     run_phase(one)
+    one_packed = prepare(tmp_path, "one_packed", accumulation=2, packing="packed")
+    run_phase(one_packed)
     two = prepare(tmp_path, "two", ranks=2, engine="deepspeed")
     partitioned = prepare(tmp_path, "partitioned", ranks=2, engine="deepspeed", zero_stage=2)
+    packed = prepare(tmp_path, "packed", ranks=2, engine="deepspeed", packing="packed")
     teacher = Annotation(model=two.out, cache=str(tmp_path / "teacher.arrow"), top_k=4)
     student = prepare(
         tmp_path,
@@ -30,10 +33,11 @@ def test_two_workers_train_what_one_does_and_share_one_start(tmp_path: Path, ray
         terms={"teacher_kl": {}, "next_token": {"weight": 0.5}},
         annotation=teacher,
     )
-    results = launch([two, partitioned, student], TWO, tmp_path / "train")
+    results = launch([two, partitioned, packed, student], TWO, tmp_path / "train")
     assert {r["steps"] for r in results.values()} == {24.0}
     assert_same(weights(one), weights(two), 1e-3)
     assert_same(weights(two), weights(partitioned), 1e-3)
+    assert_same(weights(one_packed), weights(packed), 1e-3)
     assert all(torch.isfinite(w).all() for w in weights(student).values())
     lines: list[dict] = []
     follow(tmp_path / "student", 0, lines.append)
@@ -42,7 +46,13 @@ def test_two_workers_train_what_one_does_and_share_one_start(tmp_path: Path, ray
 
 @pytest.mark.ray
 def test_a_worker_s_refusal_arrives_as_itself(tmp_path: Path, ray_cluster: None):
-    phase = prepare(tmp_path, "bad", ranks=2, engine="deepspeed", terms={"magic": {}})
+    phase = prepare(tmp_path, "bad", ranks=2, engine="deepspeed", terms={"teacher_kl": {}})  # and no teacher to ask
+    with pytest.raises(ConfigError, match="names none"):
+        launch([phase], TWO, tmp_path / "train")
+
+
+def test_a_term_nobody_knows_is_refused_before_anything_starts(tmp_path: Path):
+    phase = prepare(tmp_path, "bad", terms={"magic": {}})
     with pytest.raises(ConfigError, match="magic"):
         launch([phase], TWO, tmp_path / "train")
 

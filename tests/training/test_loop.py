@@ -14,7 +14,7 @@ from llmagentos.training.loop import train
 from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.rows import MicroBatch, Plan, Rows
-from llmagentos.training.terms import TERMS
+from llmagentos.training.terms import TERMS, Outputs, Term
 from tests.training.test_plan import write_rows
 
 PAD = 0
@@ -29,13 +29,15 @@ def tiny(seed: int = 0) -> torch.nn.Module:
     return fresh_model(64, 16, 2, 32, heads=2, seed=seed)
 
 
+class Keep(TorchEngine):
+    """Keeps gradients and never steps."""
+
+    def step(self) -> float:
+        return 0.0
+
+
 def gradients(model: torch.nn.Module, made: Iterable[Batch], accumulation: int) -> dict[str, torch.Tensor]:
-    """The gradient the loop would step with, kept by an engine that never steps."""
-
-    class Keep(TorchEngine):
-        def step(self) -> float:
-            return 0.0
-
+    """The gradient the loop would step with."""
     engine = Keep(model, phase(accumulation=accumulation), 1)
     train(engine, made, [TERMS["next_token"]()], steps=1, accumulation=accumulation)
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -55,6 +57,29 @@ def test_one_batch_of_eight_is_eight_batches_of_one(tmp_path: Path):
     assert whole.keys() == parts.keys()
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-6)
+
+
+class Length(Term):
+    """½‖θ‖², whose gradient is θ."""
+
+    name, penalty = "length", True
+
+    def loss(self, model: torch.nn.Module, batch: Batch, outputs: Outputs) -> torch.Tensor:
+        return sum(p.pow(2).sum() for p in model.parameters()) / 2
+
+
+@pytest.mark.parametrize(("accumulation", "ranks", "share"), [(1, 1, 1.0), (4, 1, 1.0), (2, 4, 0.25)])
+def test_a_penalty_is_in_a_step_s_gradient_once_whatever_its_tokens(tmp_path: Path, accumulation: int, ranks: int, share: float):
+    """Gradients are summed over micro-batches and ranks; each rank holds its share of the one penalty, and logs all of it."""
+    rows, model, seen = write_rows(tmp_path / "r", {"new": 8}), tiny(), []
+    made = [micro(rows, [i], 7) for i in range(accumulation)]
+    engine = Keep(model, phase(accumulation=accumulation), 1)
+    train(engine, made, [Length(3.0)], steps=1, accumulation=accumulation, ranks=ranks, on_step=seen.append)
+    for weight in model.parameters():
+        torch.testing.assert_close(weight.grad, 3.0 * share * weight.detach())
+    whole = 3.0 * float(Length().loss(model, made[0], None))
+    assert seen[0].terms["length"] == pytest.approx(whole)
+    assert seen[0].loss == pytest.approx(whole)
 
 
 def test_the_loss_is_the_mean_over_answer_tokens_and_padding_changes_nothing(tmp_path: Path):

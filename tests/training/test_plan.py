@@ -39,6 +39,17 @@ def test_a_missing_source_gives_its_share_to_the_others(tmp_path: Path):
     assert facts.ratio["new"] == pytest.approx(5 / 9, abs=0.03)
 
 
+def test_the_past_fills_what_a_small_increment_leaves_of_the_least_steps(tmp_path: Path):
+    rows = write_rows(tmp_path / "r", {"new": 10, "memory": 300, "general": 300})
+    recipe = Recipe(MIX, epochs=8, batch_tokens=256, max_steps=500, min_steps=100)
+    facts = make_plan(rows, recipe, tmp_path / "p")
+    assert facts.steps == 100
+    assert 60 <= facts.rows["new"] <= 100  # eight passes over ten rows, not a half of all tokens
+    assert facts.tokens["memory"] == pytest.approx(4 * facts.tokens["general"], rel=0.1)
+    alone = write_rows(tmp_path / "a", {"new": 10})
+    assert make_plan(alone, recipe, tmp_path / "q").steps == 100
+
+
 def test_nothing_new_is_an_error(tmp_path: Path):
     rows = write_rows(tmp_path / "r", {"memory": 10})
     with pytest.raises(TrainingError, match="nothing to update on"):
@@ -71,14 +82,16 @@ def test_a_skill_of_few_rows_is_not_drowned(tmp_path: Path):
 @settings(max_examples=25, deadline=None)
 @given(
     new=st.integers(1, 60), memory=st.integers(0, 60), ranks=st.integers(1, 3), accumulation=st.integers(1, 3),
-    tokens=st.integers(16, 300), seed=st.integers(0, 5),
+    tokens=st.integers(16, 300), seed=st.integers(0, 5), packed=st.booleans(),
 )  # fmt: skip
 def test_ranks_have_the_same_number_of_steps_and_know_the_step_s_tokens(
-    tmp_path_factory: pytest.TempPathFactory, new: int, memory: int, ranks: int, accumulation: int, tokens: int, seed: int
-):
+    tmp_path_factory: pytest.TempPathFactory, new: int, memory: int, ranks: int, accumulation: int, tokens: int, seed: int,
+    packed: bool,
+):  # fmt: skip
     folder = tmp_path_factory.mktemp("plan")
     rows = write_rows(folder / "r", {"new": new, "memory": memory}, seed=seed)
-    recipe = Recipe(MIX, epochs=2, batch_tokens=tokens, max_steps=500, ranks=ranks, accumulation=accumulation, seed=seed)
+    parts = {"ranks": ranks, "accumulation": accumulation, "packed": packed}
+    recipe = Recipe(MIX, epochs=2, batch_tokens=tokens, max_steps=500, seed=seed, **parts)
     facts = make_plan(rows, recipe, folder / "p")
     plan = Plan(folder / "p")
     per_rank = [list(plan.micro_batches(rows, r)) for r in range(ranks)]
@@ -87,6 +100,10 @@ def test_ranks_have_the_same_number_of_steps_and_know_the_step_s_tokens(
         here = [b for batches in per_rank for b in batches if b.step == step]
         supervised = sum(int(m[1:].sum()) for b in here for m in b.mask)
         assert {b.step_tokens for b in here} == {supervised}
+    capacity = tokens // (ranks * accumulation)
+    for batch in (b for batches in per_rank for b in batches):
+        sizes = [len(i) for i in batch.ids]
+        assert len(sizes) == 1 or (sum(sizes) if packed else len(sizes) * max(sizes)) <= capacity
 
 
 def test_the_same_seed_gives_the_same_plan_and_resuming_is_a_look_up(tmp_path: Path):
@@ -98,3 +115,10 @@ def test_the_same_seed_gives_the_same_plan_and_resuming_is_a_look_up(tmp_path: P
     plan = Plan(tmp_path / "a")
     whole = [b.indices for b in plan.micro_batches(rows, 0)]
     assert [b.indices for b in plan.micro_batches(rows, 0, start=3)] == whole[3:]
+
+
+def test_packed_micro_batches_are_full(tmp_path: Path):
+    rows = write_rows(tmp_path / "r", {"new": 400})
+    make_plan(rows, Recipe({"new": 1.0}, epochs=3, batch_tokens=400, max_steps=99, packed=True), tmp_path / "p")
+    sizes = [sum(len(i) for i in b.ids) for b in Plan(tmp_path / "p").micro_batches(rows, 0)]
+    assert sorted(sizes)[len(sizes) // 2] > 360

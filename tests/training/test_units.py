@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.rows import ROWS, Plan, Rows, record_batch, write_arrow
@@ -45,9 +46,17 @@ def test_a_unit_longer_than_the_room_stands_alone(tmp_path: Path):
     assert [len(g) for g in groups(rows, 1, np.random.default_rng(0))] == [2, 2, 2]
 
 
-def test_a_plan_never_cuts_a_unit_and_keeps_the_shares(tmp_path: Path):
+def test_packed_groups_hold_what_their_tokens_allow(tmp_path: Path):
     rows = write_judged(tmp_path / "r")
-    recipe = Recipe(MIX, epochs=8, batch_tokens=400, max_steps=500, ranks=2)
+    packed, padded = (groups(rows, 200, np.random.default_rng(1), packed=p) for p in (True, False))
+    assert all(rows.lengths[g].sum() <= 200 for g in packed)
+    assert len(packed) < len(padded)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_plan_never_cuts_a_unit_and_keeps_the_shares(tmp_path: Path, packed: bool):
+    rows = write_judged(tmp_path / "r")
+    recipe = Recipe(MIX, epochs=8, batch_tokens=400, max_steps=500, ranks=2, packed=packed)
     facts = make_plan(rows, recipe, tmp_path / "p")
     assert abs(facts.ratio["preference"] - 0.2) < 0.05
     beside = 0
@@ -55,6 +64,8 @@ def test_a_plan_never_cuts_a_unit_and_keeps_the_shares(tmp_path: Path):
         for micro in Plan(tmp_path / "p").micro_batches(rows, rank):
             pairs = [m.pair for m in micro.marks if m.pair]
             assert all(pairs.count(p) % 2 == 0 for p in pairs)
+            sizes = [len(i) for i in micro.ids]
+            assert (sum(sizes) if packed else len(sizes) * max(sizes)) <= 200
             beside += bool(pairs) and "new" in micro.sources
     assert beside > 3
 

@@ -1,5 +1,6 @@
 """One rank of a phase: DeepSpeed equals PyTorch, and kill -9 costs nothing but time."""
 
+import json
 import subprocess
 import sys
 import time
@@ -27,8 +28,9 @@ def prepare(folder: Path, name: str, **fields: object) -> Phase:
     ranks = int(fields.pop("ranks", 1))
     accumulation = int(fields.get("accumulation", 1))
     recipe = Recipe(
-        {"new": 0.6, "memory": 0.4}, epochs=10, batch_tokens=256, max_steps=24, ranks=ranks, accumulation=accumulation
-    )
+        {"new": 0.6, "memory": 0.4}, epochs=10, batch_tokens=256, max_steps=24, ranks=ranks, accumulation=accumulation,
+        packed=fields.get("packing") == "packed",
+    )  # fmt: skip
     make_plan(Rows(folder / "rows.arrow"), recipe, folder / f"{name}.plan")
     made = {
         "name": name, "init": str(folder / "base"), "out": str(folder / name / "out"), "run_dir": str(folder / name),
@@ -48,12 +50,41 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleranc
         torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance)
 
 
+def norms(phase: Phase) -> list[float]:
+    """Gradient norms of the logged steps: what the optimiser was given, which Adam and clipping hide from the weights."""
+    return [json.loads(line)["grad_norm"] for line in (Path(phase.run_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_deepspeed_outside_ray_trains_as_plain_pytorch_does(tmp_path: Path):
-    plain = prepare(tmp_path, "plain", accumulation=2)
-    deep = prepare(tmp_path, "deep", accumulation=2, engine="deepspeed")
+    both = {"next_token": {}, "l2_anchor": {"weight": 20.0}}
+    plain = prepare(tmp_path, "plain", accumulation=2, terms=both)
+    deep = prepare(tmp_path, "deep", accumulation=2, terms=both, engine="deepspeed", zero_stage=2)
     run_phase(plain)
     run_phase(deep)
+    assert norms(deep) == pytest.approx(norms(plain), rel=1e-3)
     assert_same(weights(plain), weights(deep), 1e-4)
+
+
+def test_packed_deepspeed_trains_as_packed_pytorch_and_as_the_padded_does_on_one_plan(tmp_path: Path):
+    plain = prepare(tmp_path, "plain", accumulation=2, packing="packed")
+    deep = prepare(tmp_path, "deep", accumulation=2, packing="packed", engine="deepspeed")
+    padded = plain.model_copy(update={"name": "padded", "packing": "bucketed"})
+    padded = padded.model_copy(update={"out": str(tmp_path / "padded" / "out"), "run_dir": str(tmp_path / "padded")})
+    for phase in (plain, deep, padded):
+        run_phase(phase)
+    assert_same(weights(plain), weights(deep), 1e-4)
+    assert_same(weights(plain), weights(padded), 1e-3)
+
+
+@pytest.mark.parametrize("fields", [{"engine": "torch", "precision": "bf16"}, {"engine": "deepspeed", "zero_stage": 3}])
+def test_adapters_of_any_engine_and_precision_are_merged_into_the_base(tmp_path: Path, fields: dict[str, object]):
+    phase = prepare(tmp_path, "lora", lora_rank=4, learning_rate=1e-2, **fields)
+    run_phase(phase)
+    before, after = load_file(tmp_path / "base" / "model.safetensors"), weights(phase)
+    assert {str(w.dtype) for w in after.values()} == {"torch.float32"}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("proj" in name for name in changed)
 
 
 def test_a_training_killed_with_kill_9_goes_on_where_it_was(tmp_path: Path):
@@ -96,6 +127,13 @@ def test_adapters_are_merged_into_weights_of_the_same_shape(tmp_path: Path):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any("q_proj" in name for name in changed)
     assert not any("embed" in name or "norm" in name for name in changed)
+
+
+@pytest.mark.parametrize("term", ["l2_anchor", "ewc"])
+def test_a_penalty_on_weights_is_refused_where_no_rank_has_them_whole(tmp_path: Path, term: str):
+    phase = prepare(tmp_path, "a", terms={"next_token": {}, term: {}}, engine="deepspeed", zero_stage=3)
+    with pytest.raises(ConfigError, match="zero_stage=3 no rank has a whole"):
+        run_phase(phase)
 
 
 def test_an_unknown_term_is_refused_with_the_known_ones():

@@ -12,18 +12,18 @@ def token_logps(outputs: Outputs, batch: Batch) -> torch.Tensor:
 
 
 def log_ratios(outputs: Outputs, batch: Batch) -> torch.Tensor:
-    """[B] log π(y|x) − log π_ref(y|x), summed over an answer's tokens; NaN where the frozen model was not asked."""
+    """[R] log π(y|x) − log π_ref(y|x), summed over an answer's tokens; NaN where the frozen model was not asked."""
     assert batch.target_logps is not None
     return row_sums(token_logps(outputs, batch) - batch.target_logps, batch)
 
 
 def row_sums(values: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """[N] values of tokens -> [B] sums by row."""
+    """[N] values of tokens -> [R] sums by row."""
     return values.new_zeros(len(batch.indices)).index_add(0, batch.row_of, values)
 
 
 def on_token_scale(losses: torch.Tensor, rows: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Losses of answers ([R], of the rows marked in `rows` [B]) as a sum over their tokens.
+    """Losses of answers (of the rows marked in `rows` [R]) as a sum over their tokens.
 
     The loop divides by tokens, so this comes out as the mean over answers, weighed as all tokens are.
     """

@@ -6,12 +6,11 @@ A pair are a desirable and an undesirable row with the same `pair` in one micro-
 row. Has no signal without pairs.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 
 from llmagentos.training.batches import Batch
+from llmagentos.training.rows import PREFERENCE
 from llmagentos.training.terms.answers import log_ratios, nothing, on_token_scale
 from llmagentos.training.terms.term import Outputs, Term
 
@@ -19,9 +18,11 @@ from llmagentos.training.terms.term import Outputs, Term
 class DPO(Term):
     name = "dpo"
     needs_teacher = True
+    asks = (PREFERENCE,)
+    top_k = 1
 
-    def __init__(self, weight: float = 1.0, beta: float = 0.1, **settings: Any) -> None:
-        super().__init__(weight, **settings)
+    def __init__(self, weight: float = 1.0, beta: float = 0.1) -> None:
+        super().__init__(weight)
         self.beta = beta
 
     def loss(self, model: torch.nn.Module, batch: Batch, outputs: Outputs) -> torch.Tensor:

@@ -9,11 +9,10 @@ mismatched rows of the micro-batch, 0 where it has none. With one class alone th
 rows there is no signal.
 """
 
-from typing import Any
-
 import torch
 
 from llmagentos.training.batches import Batch
+from llmagentos.training.rows import PREFERENCE
 from llmagentos.training.terms.answers import log_ratios, nothing, on_token_scale
 from llmagentos.training.terms.term import Outputs, Term
 
@@ -21,9 +20,11 @@ from llmagentos.training.terms.term import Outputs, Term
 class KTO(Term):
     name = "kto"
     needs_teacher = True
+    asks = (PREFERENCE,)
+    top_k = 1
 
-    def __init__(self, weight: float = 1.0, beta: float = 0.1, **settings: Any) -> None:
-        super().__init__(weight, **settings)
+    def __init__(self, weight: float = 1.0, beta: float = 0.1) -> None:
+        super().__init__(weight)
         self.beta = beta
 
     def loss(self, model: torch.nn.Module, batch: Batch, outputs: Outputs) -> torch.Tensor:

@@ -7,8 +7,6 @@ everything is, so that long answers are not favoured by a division by their leng
 a term of its own: `old_model_kl` on remembered and general rows. Has no signal without sampled rows.
 """
 
-from typing import Any
-
 import torch
 
 from llmagentos.training.batches import Batch
@@ -19,8 +17,8 @@ from llmagentos.training.terms.term import Outputs, Term
 class PolicyGradient(Term):
     name = "policy_gradient"
 
-    def __init__(self, weight: float = 1.0, clip: float = 0.2, **settings: Any) -> None:
-        super().__init__(weight, **settings)
+    def __init__(self, weight: float = 1.0, clip: float = 0.2) -> None:
+        super().__init__(weight)
         self.clip = clip
 
     def loss(self, model: torch.nn.Module, batch: Batch, outputs: Outputs) -> torch.Tensor:

@@ -1,0 +1,128 @@
+"""Who forgets, who learns: every strategy lives the same streams, and the figures of continual learning follow.
+
+Lives are independent, so `jobs` of them run at once, each in a process of its own. Results are JSON, a table and heat
+maps, and stand in MLflow as the artifacts of one run.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from llmagentos.benchmark import continual
+from llmagentos.benchmark.life import live
+from llmagentos.config import Config
+from llmagentos.registry import pictures, tracking
+from llmagentos.scenarios.streams.family import FAMILIES, TUNED
+from llmagentos.storage.layout import Home
+
+REPORTED = tuple(name for name in FAMILIES if name not in TUNED)
+COLUMNS = ("acc", "bwt", "gap_closed", "plasticity", "unseen", "stale", "update", "general_change", "base_change", "seconds")
+BOUNDS = ("naive", "joint")
+
+Life = dict[str, Any]
+
+
+def run(
+    config: Config,
+    *,
+    strategies: Sequence[str] = (*BOUNDS, "replay"),
+    families: Sequence[str] = REPORTED,
+    seeds: Sequence[int] = (1, 2, 3),
+    scale: float = 1.0,
+    stages: int = 8,
+    jobs: int = 1,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Live `strategies` × `families` × `seeds`, each through `stages` stages; returns {methods, validity, lives, table, run}.
+
+    A method's figures are mean, lowest and highest over families and seeds. Without `naive` and `joint` among the
+    strategies there is no gap to close. A life that breaks is not averaged away: it raises.
+    """
+    wanted = [(s, f, n) for f in families for n in seeds for s in strategies]
+    lives = _all(config, wanted, (scale, stages), jobs, say)
+    found = summarise(lives)
+    found |= {"table": continual.table(found["methods"], COLUMNS)}
+    return {**found, "run": _keep(config, found, lives), "lives": lives}
+
+
+def _all(
+    config: Config, wanted: Sequence[tuple[str, str, int]], size: tuple[float, int], jobs: int, say: Callable[[str], None]
+) -> list[Life]:
+    lives = []
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(live, config, *one, *size) for one in wanted]
+        try:
+            for done in as_completed(waiting):
+                life = done.result()
+                acc = continual.figures(life["matrix"], life["lasting"])["acc"]
+                say(f"{life['strategy']} on {life['family']} {life['seed']}: ACC {acc:.3f}, {sum(life['seconds']):.0f} s")
+                lives.append(life)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return lives
+
+
+def summarise(lives: Sequence[Life]) -> dict[str, Any]:
+    """{methods: {strategy: {figure: {mean, lowest, highest}}}, validity: complaints by stream}."""
+    own = {(x["strategy"], x["family"], x["seed"]): _figures(x) for x in lives}
+    last = {(x["strategy"], x["family"], x["seed"]): [x["matrix"][-1][j] for j in x["lasting"]] for x in lives}
+    values: dict[str, dict[str, list[float]]] = {}
+    validity: dict[str, list[str]] = {}
+    for (strategy, family, seed), found in own.items():
+        naive, joint = (own.get((bound, family, seed)) for bound in BOUNDS)
+        if naive and joint:
+            found = {**found, **continual.compared(found, naive, joint)}
+            validity[f"{family} {seed}"] = continual.valid(naive, joint, last[("joint", family, seed)])
+        for name, value in found.items():
+            values.setdefault(strategy, {}).setdefault(name, []).append(value)
+    methods = {s: {name: continual.summary(v) for name, v in found.items()} for s, found in values.items()}
+    return {"methods": methods, "validity": {k: v for k, v in validity.items() if v}}
+
+
+def _figures(life: Life) -> dict[str, float]:
+    unseen = life["unseen"][-1]
+    return {
+        **continual.figures(life["matrix"], life["lasting"]),
+        "unseen": statistics.fmean(unseen[j] for j in life["lasting"]),
+        "stale": life["stale"],
+        "update": life["update"],
+        "general_change": life["general"][-1] - life["general"][0],
+        "base_change": life["base"][-1] - life["base"][0],
+        "seconds": sum(life["seconds"]),
+        "steps": float(sum(life["steps"])),
+        "replay_bytes": float(life["replay_bytes"]),
+    }
+
+
+def _keep(config: Config, found: dict[str, Any], lives: Sequence[Life]) -> str:
+    """A run in MLflow with the table, every life and a heat map a strategy; returns its id."""
+    home = Home(config.storage.root).open()
+    record = tracking.new_run("benchmark", tags={"benchmark": "forgetting"})
+    with tracking.run(home, record, config) as outcome:
+        folder = home.run(record.id)
+        (folder / "table.md").write_text(found["table"] + "\n", "utf-8")
+        _json(folder / "lives.json", list(lives))
+        _json(folder / "summary.json", {k: found[k] for k in ("methods", "validity")})
+        for strategy in found["methods"]:
+            _heat_map(folder / f"matrix-{strategy}.png", [x for x in lives if x["strategy"] == strategy])
+        metrics = {f"{s}/{k}": v["mean"] for s, found in found["methods"].items() for k, v in found.items()}
+        outcome |= {"metrics": metrics}
+    tracking.sync(config)
+    return str(folder)
+
+
+def _heat_map(path: Path, lives: Sequence[Life]) -> None:
+    shape = lives[0]["matrix"]
+    mean = [[statistics.fmean(x["matrix"][i][j] for x in lives) for j in range(len(shape[0]))] for i in range(len(shape))]
+    rows, columns = [f"after {i}" for i in range(len(mean))], [f"exam {j + 1}" for j in range(len(shape[0]))]
+    title = f"{lives[0]['strategy']}: share right, mean of {len(lives)} lives"
+    path.write_bytes(pictures.png(pictures.heat_map(mean, rows, columns, title)))
+
+
+def _json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf-8")

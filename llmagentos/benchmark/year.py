@@ -1,0 +1,167 @@
+"""A year of daily updates through the real gate, with drift, recurrence, noise and sabotage; and what is left at the end.
+
+One home, one day after another: import, cycle with an enforcing gate, exam. The base is the small seed student, so that a
+year fits an evening; a student of its own is distilled once a month.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmagentos.benchmark.life import BASE, GENERAL, examine, settings, suite_of
+from llmagentos.config import Config
+from llmagentos.registry import pictures, tracking
+from llmagentos.scenarios.streams.year import GOOD, SABOTAGED, Day, exam, year
+from llmagentos.storage import suites as stored
+from llmagentos.storage.layout import Home
+
+MONTH = 30
+
+
+def run(
+    config: Config,
+    *,
+    days: int = 365,
+    family: str = "museum",
+    seed: int = 1,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Live `days` days; returns {skills, sabotaged_promoted, good_rejected, seconds, table, run, days}.
+
+    A good day that is not promoted, whether rejected or held, counts as rejected; on a recurrence day Skipped and
+    Promote are both right.
+    """
+    from llmagentos.local.ray import connect
+
+    lived = []
+    with tempfile.TemporaryDirectory(prefix="llmagentos-year-") as root:
+        own = _settings(config, root)
+        with connect(own):
+            for day in year(family, seed, days):
+                lived.append(_day(own, day, family))
+                say(json.dumps(lived[-1]))
+    found = summarise(lived)
+    return {**found, "table": table(found), "run": _keep(config, found, lived), "days": lived}
+
+
+def _settings(config: Config, root: str) -> Config:
+    from llmagentos.models.loading import seed_student_dir
+
+    fresh = settings(config, root, config.update.strategy)
+    parts: dict[str, dict[str, Any]] = {
+        "gate": {"mode": "enforce"},
+        "model": {"base": str(seed_student_dir())},
+        "evaluate": {"max_retention": 1000, "drift_rows": 50},
+        "storage": {"keep_versions": 3},
+        "training": {"threads": 2},
+    }
+    return fresh.model_copy(update={k: getattr(fresh, k).model_copy(update=v) for k, v in parts.items()})
+
+
+def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
+    from llmagentos.collect.importing import import_file
+    from llmagentos.cycle.cycle import cycle
+
+    home = Home(config.storage.root).open()
+    began = time.monotonic()
+    decision, reasons, seconds, steps = "Skipped", ["nothing came in"], {}, 0
+    if day.rows:
+        path = home.root / "day.jsonl"
+        path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in day.rows), "utf-8")
+        import_file(config, path)
+        monthly = day.number % MONTH == 0
+        today = config.model_copy(update={"distill": config.distill.model_copy(update={"enabled": monthly})})
+        result = cycle(today)
+        decision, reasons, seconds = result.decision, result.reasons, result.seconds
+        steps = int(result.report.get("training", {}).get("update", {}).get("steps", 0))
+    spent = time.monotonic() - began
+    return {
+        "day": day.number,
+        "kind": day.kind,
+        "decision": decision,
+        "reason": reasons[0] if reasons else "",
+        "rows": len(day.rows),
+        "steps": steps,
+        "seconds": round(spent, 2),
+        "step_seconds": seconds,
+        "skills": _skills(config, home, day, family),
+    }
+
+
+def _skills(config: Config, home: Home, day: Day, family: str) -> dict[str, float]:
+    assert day.world is not None
+    suites = [suite_of(skill, asked) for skill, asked in exam(day.world, family).items()]
+    for suite in stored.live(home):
+        if suite.kind == "seed":
+            suites.append(suite.model_copy(update={"name": GENERAL if suite.name.startswith("general") else BASE}))
+    return {skill: round(share, 4) for skill, share in examine(config, suites).items()}
+
+
+def summarise(lived: list[dict[str, Any]]) -> dict[str, Any]:
+    """{skills: {skill: {best, last}}, decisions by kind, sabotaged_promoted, good_rejected, seconds}."""
+    skills = {}
+    for name in lived[-1]["skills"]:
+        curve = [d["skills"][name] for d in lived if name in d["skills"]]
+        # The best of a week, not of a day: on the day a fact changes nobody can know it.
+        weeks = [statistics.fmean(curve[k : k + 7]) for k in range(0, len(curve), 7)]
+        skills[name] = {"best": round(max(weeks), 4), "last": round(weeks[-1], 4)}
+    kinds: dict[str, Counter[str]] = {}
+    for day in lived:
+        kinds.setdefault(day["kind"], Counter())[day["decision"]] += 1
+    good = [d for d in lived if d["kind"] in GOOD]
+    return {
+        "skills": skills,
+        "decisions": {k: dict(v) for k, v in kinds.items()},
+        "sabotaged": sum(d["kind"] in SABOTAGED for d in lived),
+        "sabotaged_promoted": sum(d["kind"] in SABOTAGED and d["decision"] == "Promote" for d in lived),
+        "good": len(good),
+        "good_rejected": sum(d["decision"] != "Promote" for d in good),
+        "seconds": _cost(lived),
+    }
+
+
+def _cost(lived: list[dict[str, Any]]) -> dict[str, float]:
+    """Median seconds of a working day in the first and in the last tenth of the year, and the whole."""
+    worked = [d["seconds"] for d in lived[1:] if d["kind"] in GOOD and d["day"] % MONTH]
+    part = max(1, len(worked) // 10)
+    first, last = (round(statistics.median(x), 2) for x in (worked[:part], worked[-part:]))
+    return {"first": first, "last": last, "ratio": round(last / first, 2), "total": round(sum(d["seconds"] for d in lived), 1)}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: a row a skill, and the sentence about days."""
+    lines = ["| skill | best week | last week | change |", "|---|---|---|---|"]
+    lines += [f"| {n} | {s['best']:.3f} | {s['last']:.3f} | {s['last'] - s['best']:+.3f} |" for n, s in found["skills"].items()]
+    cost = found["seconds"]
+    lines += [
+        "",
+        f"Sabotaged days promoted: {found['sabotaged_promoted']} of {found['sabotaged']}. "
+        f"Good days not promoted: {found['good_rejected']} of {found['good']}.",
+        f"A working day took {cost['first']} s in the first tenth and {cost['last']} s in the last (ratio {cost['ratio']}).",
+    ]
+    return "\n".join(lines)
+
+
+def _keep(config: Config, found: dict[str, Any], lived: list[dict[str, Any]]) -> str:
+    home = Home(config.storage.root).open()
+    record = tracking.new_run("benchmark", tags={"benchmark": "year"})
+    with tracking.run(home, record, config) as outcome:
+        folder = home.run(record.id)
+        (folder / "table.md").write_text(table(found) + "\n", "utf-8")
+        (folder / "days.json").write_text(json.dumps(lived, indent=1, ensure_ascii=False), "utf-8")
+        _curves(folder / "skills.png", lived)
+        numbers = {k: float(found[k]) for k in ("sabotaged_promoted", "good_rejected")}
+        outcome |= {"metrics": numbers | {f"last/{n}": s["last"] for n, s in found["skills"].items()}}
+    tracking.sync(config)
+    return str(folder)
+
+
+def _curves(path: Path, lived: list[dict[str, Any]]) -> None:
+    lines = {n: [(d["day"], d["skills"][n]) for d in lived if n in d["skills"]] for n in lived[-1]["skills"]}
+    marks = [d["day"] for d in lived if d["kind"] in SABOTAGED]
+    path.write_bytes(pictures.png(pictures.curves(lines, "day", "share right", "Every skill over the year", marks)))

@@ -1,0 +1,53 @@
+"""Whether a cycle is due: what waits in the log and what the last cycle warned of, for the rule in update/trigger.py."""
+
+import time
+
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from llmagentos.config import Config
+from llmagentos.registry import tracking
+from llmagentos.storage import snapshots
+from llmagentos.storage.flush import flush
+from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
+from llmagentos.update.trigger import TriggerFacts, Wait, decide
+
+ALARMS = ("drift_alarm", "shift_alarm")
+"""Tags of an evaluate run that hold a warning."""
+
+
+def not_due(config: Config, home: Home) -> str | None:
+    """Why no cycle is to run now; None where one is due, or `trigger.mode` never asks."""
+    if config.trigger.mode == "always":
+        return None
+    flush(home)
+    answer = decide(gather(config, home, time.time()), config.trigger)
+    return answer.reason if isinstance(answer, Wait) else None
+
+
+def gather(config: Config, home: Home, now: float) -> TriggerFacts:
+    """Rows to train on that no snapshot holds (imports, and served answers that were judged), their age, and alarms."""
+    ages = [now - created for created in _waiting(home)]
+    runs = tracking.runs(home).values()
+    cycles = [r.created for r in runs if r.kind == "cycle"]
+    judged = [r for r in runs if r.kind == "evaluate" and r.status == "finished"]
+    return TriggerFacts(
+        new_rows=len(ages),
+        oldest_hours=max(ages, default=0.0) / 3600,
+        since_cycle_hours=(now - cycles[-1]) / 3600 if cycles else None,
+        alarms=tuple(judged[-1].tags[name] for name in ALARMS if name in judged[-1].tags) if judged else (),
+        least_rows=config.collect.min_rows,
+    )
+
+
+def _waiting(home: Home) -> list[float]:
+    """When each of the waiting rows was made: those behind the watermark, and older ones judged since."""
+    tables, taken = Tables(home), snapshots.history(home)
+    interactions = max((row.interactions_seq for row in taken), default=0)
+    feedback = max((row.feedback_seq for row in taken), default=0)
+    judged = tables.read("feedback", columns=["interaction_seq"], where=ds.field("seq") > feedback)
+    about = pc.unique(judged.column("interaction_seq").combine_chunks().drop_null())
+    seq, tier = ds.field("seq"), ds.field("tier")
+    wanted = ((seq > interactions) & (tier == "import")) | seq.isin(about)
+    return [float(t) for t in tables.read("interactions", columns=["created"], where=wanted).column("created").to_pylist()]

@@ -1,0 +1,52 @@
+"""Put suites to weights in a folder, a registered version or not, with what they said before remembered."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from llmagentos.config import Config
+from llmagentos.core.evaluation import EvalReport, Suite
+from llmagentos.evaluate.score import ScoreCache, score
+from llmagentos.models.loading import load_model, load_renderer
+from llmagentos.storage.layout import Home
+from llmagentos.storage.manifest import verify
+
+
+class Weights(Protocol):
+    """A folder with a manifest: a ModelVersion or a Candidate."""
+
+    @property
+    def dir(self) -> str: ...
+
+    @property
+    def manifest_hash(self) -> str: ...
+
+
+def ask(config: Config, weights: Weights, suites: Sequence[Suite], *, generate: bool = True) -> EvalReport:
+    """The answers of one set of weights. With `generate` false only right or wrong by one forced pass, without texts.
+
+    Raises IntegrityError for weights that are not as they were written.
+    """
+    home = Home(config.storage.root)
+    torch.set_num_threads(config.evaluate.threads)
+
+    def load() -> tuple[Any, Any]:
+        return load_weights(config, weights), load_renderer(weights.dir)
+
+    results = score(
+        load,
+        suites,
+        cache=ScoreCache(home.cache("answers", weights.manifest_hash)),
+        batch_tokens=config.evaluate.batch_tokens,
+        max_new_tokens=config.evaluate.max_new_tokens,
+        generate=generate,
+    )
+    return EvalReport(version=getattr(weights, "id", None), results=results, suites={s.name: s.hash for s in suites})
+
+
+def load_weights(config: Config, weights: Weights) -> Any:
+    """The model of a folder that is as its manifest says. Raises IntegrityError."""
+    verify(Path(weights.dir), weights.manifest_hash)
+    return load_model(weights.dir, config.model.dtype)

@@ -1,0 +1,95 @@
+"""Choose the challenger among interpolated weights: of those that keep the old, the best on new and old together.
+
+The gate's own retention rule, on a forced pass without texts, for all candidates; the one chosen is then asked in full
+and judged as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from llmagentos.config import Config
+from llmagentos.config.sections import GateConfig
+from llmagentos.core.evaluation import Candidate, EvalReport
+from llmagentos.core.records import ModelVersion
+from llmagentos.evaluate.ask import ask
+from llmagentos.evaluate.exam import Exam, set_exam
+from llmagentos.evaluate.gate import GateFacts, accuracy_on, harmed_suites, retention
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Snapshot
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one candidate does against champion and anchor."""
+
+    alpha: float
+    new: float
+    """Accuracy on the new items."""
+    old: float
+    lost: int
+    """Old items that the champion has right and this one wrong."""
+    gained: int
+    bound: float
+    """The lower of the bounds of its change on old items, champion and anchor."""
+    keeps: bool
+    """Passes every retention test, or there are too few old items to tell."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate that becomes the challenger, and how all of them stood."""
+
+    candidate: Candidate
+    standings: list[Standing]
+
+    def table(self) -> list[dict[str, float | bool]]:
+        """One row a candidate."""
+        return [{**asdict(s), "chosen": s.alpha == self.candidate.alpha} for s in self.standings]
+
+
+def choose(
+    config: Config,
+    home: Home,
+    snapshot: Snapshot,
+    candidates: Sequence[Candidate],
+    *,
+    champion: ModelVersion,
+    anchor: ModelVersion | None = None,
+) -> Choice:
+    """Ask champion, anchor and every candidate; one candidate alone is taken without asking."""
+    if len(candidates) == 1:
+        return Choice(candidates[0], [])
+    exam = set_exam(config.evaluate, home, snapshot)
+    suites = [*exam.old, *exam.new]
+    opponents = [ask(config, v, suites, generate=False) if v else None for v in (champion, anchor)]
+    standings = [
+        stand(c.alpha, ask(config, c, suites, generate=False), exam, opponents[0], opponents[1], config.gate) for c in candidates
+    ]
+    best = prefer(standings)
+    return Choice(candidates[standings.index(best)], standings)
+
+
+def stand(
+    alpha: float, report: EvalReport, exam: Exam, champion: EvalReport | None, anchor: EvalReport | None, config: GateConfig
+) -> Standing:
+    """The retention tests of the gate on one candidate's report."""
+    facts = GateFacts(champion=champion, challenger=report, anchor=anchor, old=exam.old, new=exam.new)
+    kept = retention(facts, config)
+    return Standing(
+        alpha=alpha,
+        new=accuracy_on(report, exam.new),
+        old=accuracy_on(report, exam.old),
+        lost=kept[0].lost if kept else 0,
+        gained=kept[0].gained if kept else 0,
+        bound=min((k.bound for k in kept), default=0.0),
+        keeps=all(k.passed is not False for k in kept) and not harmed_suites(facts, config),
+    )
+
+
+def prefer(standings: Sequence[Standing]) -> Standing:
+    """Of those that keep the old, else of all, the best on new and old together; then fewest lost, then the smallest step.
+
+    A new item gained by losing an old share of the same size is no gain: over a year the losses would add up.
+    """
+    pool = [s for s in standings if s.keeps] or standings
+    return max(pool, key=lambda s: (round(s.new + s.old, 9), -s.lost, -s.alpha))

@@ -1,0 +1,52 @@
+"""When an update is due: a pure rule on what waits, for how long, and what the last cycle warned of."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from llmagentos.config.sections import TriggerConfig
+
+
+@dataclass(frozen=True)
+class TriggerFacts:
+    """All the rule looks at."""
+
+    new_rows: int
+    """Trainable rows that no snapshot holds yet."""
+    oldest_hours: float = 0.0
+    """Age of the oldest of them."""
+    since_cycle_hours: float | None = None
+    """Since the last cycle began; None where none ever ran."""
+    alarms: tuple[str, ...] = ()
+    """Sentences of the last cycle's drift and input-shift alarms."""
+    least_rows: int = 1
+    """Fewer rows than this make no increment, whatever the reason."""
+
+
+class Run(NamedTuple):
+    """A cycle is due."""
+
+    reason: str
+
+
+class Wait(NamedTuple):
+    """It is not."""
+
+    reason: str
+
+
+def decide(facts: TriggerFacts, config: TriggerConfig) -> Run | Wait:
+    """Run for enough rows, a row that waited too long, an alarm, or the schedule; in that order."""
+    if facts.new_rows < facts.least_rows:
+        return Wait(f"{facts.new_rows} new rows wait; an increment needs {facts.least_rows}.")
+    if facts.new_rows >= config.min_rows:
+        return Run(f"{facts.new_rows} new rows wait ({config.min_rows} are enough).")
+    if facts.oldest_hours >= config.max_wait_hours:
+        return Run(f"A new row has waited {facts.oldest_hours:.1f} hours ({config.max_wait_hours:g} at most).")
+    if facts.alarms:
+        return Run(facts.alarms[0])
+    if config.every_hours and (facts.since_cycle_hours is None or facts.since_cycle_hours >= config.every_hours):
+        return Run(f"The schedule of {config.every_hours:g} hours has come round.")
+    return Wait(
+        f"Not due: {facts.new_rows} of {config.min_rows} new rows, the oldest {facts.oldest_hours:.1f} of "
+        f"{config.max_wait_hours:g} hours old, no alarm."
+    )

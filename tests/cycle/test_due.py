@@ -1,0 +1,68 @@
+import time
+
+import pytest
+
+from llmagentos.config import Config, load_config
+from llmagentos.core.records import Feedback, Interaction
+from llmagentos.cycle.due import gather, not_due
+from llmagentos.registry import tracking
+from llmagentos.storage.flush import open_spool
+from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
+
+NOW = 1_000_000.0
+
+
+def put(home: Home, count: int, *, age: float = 0.0, tier: str = "import", judged: int = 0, name: str = "i") -> None:
+    spool = open_spool(home)
+    made = [
+        Interaction(id=f"{name}{n}", tier=tier, created=NOW - age, messages=[{"role": "user", "content": "?"}])
+        for n in range(count)
+    ]
+    spool.put(made)
+    spool.put(
+        [Feedback(id=f"f{name}{n}", interaction_id=f"{name}{n}", created=NOW, name="thumb", value=True) for n in range(judged)]
+    )
+    spool.close()
+
+
+def due(config: Config, *overrides: str) -> Config:
+    return load_config(overrides=[f"storage.root={config.storage.root}", "trigger.mode=due", *overrides], environment={})
+
+
+def test_always_never_asks(config: Config, home: Home):
+    assert not_due(config, home) is None
+
+
+def test_it_waits_for_enough_rows_that_can_be_trained_on(config: Config, home: Home):
+    put(home, 20)
+    put(home, 50, tier="traffic", judged=5, name="t")
+    reason = not_due(due(config, "trigger.min_rows=26", "trigger.max_wait_hours=10000000"), home)
+    assert reason is not None
+    assert "25 of 26" in reason
+    assert not_due(due(config, "trigger.min_rows=25"), home) is None
+
+
+def test_what_a_snapshot_holds_waits_no_longer_and_a_late_judgement_counts(config: Config, home: Home):
+    put(home, 20, age=7200.0)
+    put(home, 3, tier="traffic", name="t")
+    not_due(due(config), home)
+    assert gather(config, home, NOW).oldest_hours == pytest.approx(2)
+    mark = {"id": "s1", "interactions_seq": 23, "feedback_seq": 0, "status": "made", "counts": "{}"}
+    Tables(home).append("snapshots", [{**mark, "epoch": 0, "created": NOW, "n_new": 20, "n_examples": 20}])
+    assert gather(config, home, NOW).new_rows == 0
+    spool = open_spool(home)
+    spool.put([Feedback(id="late", interaction_id="t1", created=NOW, name="thumb", value=True)])
+    spool.close()
+    not_due(due(config), home)
+    assert gather(config, home, NOW).new_rows == 1
+
+
+def test_the_last_cycles_alarms_and_time_are_known(config: Config, home: Home):
+    for number, tags in enumerate([{"drift_alarm": "Drift alarm: old."}, {"shift_alarm": "Inputs shifted: new."}]):
+        with tracking.run(home, tracking.new_run("cycle")), tracking.run(home, tracking.new_run("evaluate")) as outcome:
+            outcome |= {"tags": tags, "metrics": {"number": float(number)}}
+    facts = gather(config, home, time.time())
+    assert facts.alarms == ("Inputs shifted: new.",)
+    assert facts.since_cycle_hours == pytest.approx(0, abs=0.1)
+    assert facts.least_rows == config.collect.min_rows

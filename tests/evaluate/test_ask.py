@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from llmagentos.config import Config
+from llmagentos.core.errors import IntegrityError
+from llmagentos.core.evaluation import Candidate, EvalItem, Suite
+from llmagentos.evaluate.ask import ask
+from llmagentos.storage.layout import Home
+from llmagentos.storage.manifest import write_manifest
+from tests.tiny import add_tiny, save_tiny
+
+SUITE = Suite(
+    name="s",
+    kind="recall",
+    hash="h",
+    items=[
+        EvalItem(id=str(k), messages=[{"role": "user", "content": f"price {k}?"}, {"role": "assistant", "content": "12"}])
+        for k in range(3)
+    ],
+)
+
+
+def test_a_folder_that_is_no_version_is_asked_like_one(config: Config, home: Home, tmp_path: Path):
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"max_new_tokens": 8})})
+    version = add_tiny(home, 1)
+    save_tiny(tmp_path / "made", 1)
+    candidate = Candidate(alpha=1.0, dir=str(tmp_path / "made"), manifest_hash=write_manifest(tmp_path / "made"))
+    assert candidate.manifest_hash == version.manifest_hash  # what was asked of a candidate is known of the version
+    told = ask(config, candidate, [SUITE])
+    assert (told.version, ask(config, version, [SUITE]).version) == (None, version.id)
+    assert told.results == ask(config, version, [SUITE]).results
+    assert all(r.answer for r in told.results)
+
+
+def test_changed_weights_are_not_asked(config: Config, home: Home):
+    version = add_tiny(home, 1)
+    (Path(version.dir) / "config.json").write_text("{}")
+    with pytest.raises(IntegrityError):
+        ask(config, version, [SUITE])

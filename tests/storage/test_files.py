@@ -1,0 +1,35 @@
+"""Writers and readers of one file at once."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from llmagentos.storage.files import replace_text
+
+
+def test_a_reader_never_sees_a_part_and_writers_do_not_disturb_one_another(tmp_path: Path):
+    path, texts, wrong = tmp_path / "state.json", ["a" * 100_000, "b" * 100_000], []
+    replace_text(path, texts[0])
+
+    def write(text: str) -> None:
+        for _ in range(50):
+            replace_text(path, text)
+
+    writers = [threading.Thread(target=write, args=(text,)) for text in texts for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        found = path.read_text("utf-8")
+        wrong += [] if found in texts else [len(found)]
+    assert wrong == []
+    assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_what_cannot_be_written_leaves_the_old_text(tmp_path: Path):
+    path = tmp_path / "state.json"
+    replace_text(path, "old", durable=True)
+    with pytest.raises(UnicodeEncodeError):
+        replace_text(path, "\ud800")
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,66 @@
+"""Compaction changes how many files there are, and nothing that anybody can read."""
+
+import threading
+
+from llmagentos.storage.layout import Home
+from llmagentos.storage.maintenance import maintain
+from llmagentos.storage.tables import Tables
+
+
+def rows_of(start: int, count: int) -> list[dict]:
+    return [{"id": f"r{k}", "reason": "because", "created": float(k)} for k in range(start, start + count)]
+
+
+def fill(home: Home, commits: int) -> Tables:
+    tables = Tables(home)
+    for k in range(commits):
+        tables.append("quarantine", rows_of(k * 2, 2), expect={"test": k - 1})
+    return tables
+
+
+def test_many_files_become_few_and_rows_stay(home: Home):
+    tables = fill(home, 12)
+    before = sorted(r["id"] for r in tables.rows("quarantine"))
+    assert maintain(home, most=8) == ["quarantine"]
+    assert len(tables.load("quarantine").file_uris()) < 8
+    assert sorted(r["id"] for r in tables.rows("quarantine")) == before
+
+
+def test_compare_and_swap_goes_on_after_it(home: Home):
+    tables = fill(home, 10)
+    maintain(home, most=4)
+    assert tables.transaction("quarantine", "test") == 9
+    tables.append("quarantine", rows_of(100, 1), expect={"test": 9})
+    assert len(tables.rows("quarantine")) == 21
+
+
+def test_sequence_numbers_and_their_files_survive(home: Home):
+    tables = Tables(home)
+    row = {"id": "i", "created": 0.0, "tier": "import", "tenant": "t", "messages": "[]", "stored": True}
+    for k in range(6):
+        tables.append_sequenced("interactions", [{**row, "id": f"i{k}"}])
+    maintain(home, most=2)
+    assert tables.last_seq("interactions") == 6
+    assert tables.files_since("interactions", 5)
+    assert tables.files_since("interactions", 6) == []
+    assert tables.append_sequenced("interactions", [{**row, "id": "i6"}]) == [7]
+
+
+def test_few_files_are_left_alone(home: Home):
+    fill(home, 3)
+    assert maintain(home, most=8) == []
+
+
+def test_writers_beside_it_lose_nothing(home: Home):
+    tables = fill(home, 10)
+    row = {"id": "i", "created": 0.0, "tier": "import", "tenant": "t", "messages": "[]", "stored": True}
+
+    def write() -> None:
+        for k in range(10):
+            Tables(home).append_sequenced("interactions", [{**row, "id": f"i{k}"}])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        maintain(home, most=2)
+    assert len(tables.rows("interactions")) == 10
