@@ -54,7 +54,6 @@ def live(config: Config, strategy: str, family: str, seed: int, scale: float = 1
 
 
 def _walk(config: Config, stages: list[Stage]) -> dict[str, Any]:
-    from llmagentos.collect.importing import import_file
     from llmagentos.cycle.cycle import cycle
     from llmagentos.release.bootstrap import bootstrap
 
@@ -62,11 +61,9 @@ def _walk(config: Config, stages: list[Stage]) -> dict[str, Any]:
     bootstrap(config)
     suites = _suites(home, stages)
     rows, seconds, steps, mixes, decisions = [examine(config, suites)], [], [], [], []
-    for number, stage in enumerate(stages):
-        path = home.root / f"stage-{number}.jsonl"
-        path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in stage.rows), "utf-8")
+    for stage in stages:
         began = time.monotonic()
-        import_file(config, path)
+        teach(config, stage.rows)
         result = cycle(config)
         seconds.append(round(time.monotonic() - began, 1))
         trained = result.report.get("training", {}).get("update", {})
@@ -91,6 +88,15 @@ def _walk(config: Config, stages: list[Stage]) -> dict[str, Any]:
     }
 
 
+def teach(config: Config, rows: list[dict[str, Any]]) -> None:
+    """Import rows as a stranger's file would be."""
+    from llmagentos.collect.importing import import_file
+
+    path = Home(config.storage.root).root / "increment.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    import_file(config, path)
+
+
 def _share(row: dict[str, float], which: str, stages: list[Stage], changed: list[int]) -> float:
     total = sum(len(stages[k].changed) for k in changed)
     return sum(row[f"{which} {k}"] * len(stages[k].changed) for k in changed) / total if total else 0.0
@@ -110,10 +116,7 @@ def _suites(home: Home, stages: list[Stage]) -> list[Suite]:
 
 def suite_of(name: str, questions: list[Question]) -> Suite:
     """Questions with their right answers as a suite."""
-    items = [
-        EvalItem(id=str(k), messages=q.messages(), tools=list(q.tools) or None, skill=q.skill, key=q.key)
-        for k, q in enumerate(questions)
-    ]
+    items = [q.item(str(k)) for k, q in enumerate(questions)]
     return Suite(name=name, kind="registered", hash="", items=items)
 
 

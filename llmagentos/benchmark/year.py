@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmagentos.benchmark.life import BASE, GENERAL, examine, settings, suite_of
+from llmagentos.benchmark.life import BASE, GENERAL, examine, settings, suite_of, teach
 from llmagentos.config import Config
 from llmagentos.registry import pictures, tracking
 from llmagentos.scenarios.streams.year import GOOD, SABOTAGED, Day, exam, year
@@ -64,16 +64,13 @@ def _settings(config: Config, root: str) -> Config:
 
 
 def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
-    from llmagentos.collect.importing import import_file
     from llmagentos.cycle.cycle import cycle
 
     home = Home(config.storage.root).open()
     began = time.monotonic()
     decision, reasons, seconds, steps = "Skipped", ["nothing came in"], {}, 0
     if day.rows:
-        path = home.root / "day.jsonl"
-        path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in day.rows), "utf-8")
-        import_file(config, path)
+        teach(config, day.rows)
         monthly = day.number % MONTH == 0
         today = config.model_copy(update={"distill": config.distill.model_copy(update={"enabled": monthly})})
         result = cycle(today)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from llmagentos.config import Config
-from llmagentos.core.evaluation import EvalItem, EvalReport, Suite
+from llmagentos.core.evaluation import EvalReport, Suite
 from llmagentos.local import simulate
 from llmagentos.scenarios.customer_service.customers import day_two
 from llmagentos.scenarios.question import Question
@@ -83,10 +83,7 @@ def measure(config: Config, seed: int, visits: int, versions: dict[str, Any]) ->
 
 
 def _suite(name: str, questions: list[Question]) -> Suite:
-    items = [
-        EvalItem(id=str(k), messages=q.messages(), tools=list(q.tools) or None, skill=q.skill, key=q.key)
-        for k, q in enumerate(questions)
-    ]
+    items = [q.item(str(k)) for k, q in enumerate(questions)]
     return Suite(name=name, kind="registered", hash="", items=items)
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from llmagentos.core.evaluation import EvalItem
+
 
 @dataclass(frozen=True)
 class Question:
@@ -32,6 +34,10 @@ class Question:
         text = json.dumps(dict(arguments), ensure_ascii=False, separators=(",", ":"))
         call = {"id": "call_1", "type": "function", "function": {"name": name, "arguments": text}}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+    def item(self, id: str) -> EvalItem:
+        """The question as an item of a suite."""
+        return EvalItem(id=id, messages=self.messages(), tools=list(self.tools) or None, skill=self.skill, key=self.key)
 
     def row(self, **metadata: Any) -> dict[str, Any]:
         """The row of CONTRACTS for this question answered rightly."""

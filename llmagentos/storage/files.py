@@ -1,7 +1,7 @@
 """A text file that others read while it is written: they see the old text or the new one, never a part."""
 
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 
@@ -10,15 +10,14 @@ def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
 
     `durable` also waits for the disk. Raises OSError, with the old text in place.
     """
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with open(handle, "w", encoding="utf-8") as out:
+        with part.open("x", encoding="utf-8") as out:
             out.write(text)
             if durable:
                 out.flush()
                 os.fsync(out.fileno())
-        os.chmod(part, 0o644)  # mkstemp's 0600 would hide a home from those who share it
-        os.replace(part, path)
+        part.replace(path)
     except BaseException:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise

@@ -1,5 +1,6 @@
 """Writers and readers of one file at once."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -33,3 +34,12 @@ def test_what_cannot_be_written_leaves_the_old_text(tmp_path: Path):
         replace_text(path, "\ud800")
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_who_may_read_it_is_for_the_umask_to_say(tmp_path: Path):
+    before = os.umask(0o077)
+    try:
+        replace_text(tmp_path / "state.json", "mine")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600
