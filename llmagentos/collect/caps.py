@@ -8,7 +8,7 @@ bends is none.
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from llmagentos.collect.similarity import clusters
+from llmagentos.core.similarity import clusters
 from llmagentos.core.hashing import fraction
 from llmagentos.core.messages import normalise
 from llmagentos.core.records import Example

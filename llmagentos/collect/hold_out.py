@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llmagentos.collect.similarity import NEAR, similarity
+from llmagentos.core.similarity import NEAR, similarity
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import supervised_prompts
 from llmagentos.core.hashing import digest, fraction

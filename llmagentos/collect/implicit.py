@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from itertools import pairwise
 
-from llmagentos.collect.similarity import similarity
+from llmagentos.core.similarity import similarity
 from llmagentos.collect.validate import Row
 from llmagentos.core.messages import Message, normalise, text_of
 

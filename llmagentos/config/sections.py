@@ -108,6 +108,8 @@ class ReplayConfig(Section):
     """Share of remembered rows in the mix, by tokens."""
     general: float = Field(0.3, ge=0)
     """Share of the pinned general set in the mix, by tokens."""
+    wordings: int = Field(14, ge=0)
+    """Wordings in which each new question is trained on: those that traffic lacks are made; 0 makes none."""
     preference: float = Field(0.1, ge=0)
     """Share of judged rows in the mix, by tokens, where there are any and the strategy reads them."""
 
@@ -200,6 +202,25 @@ class UpdateConfig(Section):
         return self
 
 
+class OnPolicyConfig(Section):
+    """The stage of distillation in which the student answers itself (GKD)."""
+
+    rounds: int = Field(0, ge=0)
+    """Rounds of sampling and training after the cached stage; each is a start of its own. 0 leaves the stage out."""
+    prompts: int = Field(512, ge=1)
+    """Prompts a round samples answers to."""
+    steps: int = Field(60, ge=1)
+    """Optimiser steps of a round."""
+    share: float = Field(0.5, gt=0, le=1)
+    """Share of the student's own answers, by tokens; the rest are rows of the first stage."""
+    divergence: str = "jsd"
+    """How teacher and student are compared; a name in llmagentos.training.terms.divergence."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """Peak learning rate of a round."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest sampled answer."""
+
+
 class DistillConfig(Section):
     enabled: bool = True
     """Train a student after each update."""
@@ -217,6 +238,7 @@ class DistillConfig(Section):
     """Softens both distributions; the loss is scaled by its square."""
     cross_entropy: float = Field(0.5, ge=0)
     """Weight of plain next-token loss beside the divergence."""
+    on_policy: OnPolicyConfig = OnPolicyConfig()
     size: tuple[int, int, int] = (64, 2, 176)
     """Hidden size, layers and feed-forward size of a student made from nothing."""
 

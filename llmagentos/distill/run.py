@@ -8,6 +8,7 @@ from typing import Any
 from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError
 from llmagentos.core.records import ModelVersion, RunRecord
+from llmagentos.distill.on_policy import on_policy
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import fresh_model, load_model, parameters
 from llmagentos.registry import released, tracking
@@ -69,7 +70,7 @@ def prepare(
 
 
 def register(config: Config, home: Home, prepared: Prepared, teacher: ModelVersion, cycle: str) -> ModelVersion:
-    """Make the student's weights a version; an attempt that died after this is found again."""
+    """Make the student's weights a version, on-policy rounds behind them; an attempt that died after this is found again."""
     versions = Versions(home)
     for version in versions.all():
         if (
@@ -79,14 +80,18 @@ def register(config: Config, home: Home, prepared: Prepared, teacher: ModelVersi
             and version.status == "registered"
         ):
             return version
+    phase = prepared.phase
+    # By the weights that the first stage was taught by: α = 1, whichever candidate became the teacher's version.
+    taught_by = Path(phase.annotation.model if phase.annotation else teacher.dir)
+    weights = on_policy(config, Path(phase.out), taught_by, Path(phase.rows), Path(phase.run_dir))
     return versions.add(
-        prepared.phase.out,
+        weights,
         role="student",
         parent=prepared.start.id if prepared.start else None,
         teacher=teacher.id,
         snapshot=prepared.snapshot,
         cycle=cycle,
-        parameters=parameters(load_model(prepared.phase.out)),
+        parameters=parameters(load_model(weights)),
         config_hash=config_hash(config),
         code_revision=code_revision(),
     )

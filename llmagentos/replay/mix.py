@@ -14,9 +14,12 @@ import pyarrow as pa
 
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError
+from llmagentos.core.messages import normalised_prompt
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.preference import Kind, preference_rows
+from llmagentos.replay.rewording import rewordings
+from llmagentos.storage import suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
 from llmagentos.training.rows import PREFERENCE, ROWS, write_arrow
@@ -123,14 +126,24 @@ def mix_rows(
 ) -> dict[str, int]:
     """Render what an update on `snapshot` may train on: its rows, the memory that still holds, the general rows.
 
-    And for a strategy that reads them its judged rows, as `preference` wants them.
+    The new rows also in made wordings (rewording.py), and for a strategy that reads them its judged rows, as `preference`
+    wants them.
     """
     buffer = Buffer(home, config.replay)
+    new = [e.model_dump() for e in snapshot.examples()]
     sources = {
-        "new": [e.model_dump() for e in snapshot.examples()],
+        "new": [*new, *rewordings(new, config.replay.wordings, held=_held(home, snapshot), seed=config.update.seed)],
         "memory": buffer.rows(kind="memory", without=snapshot.superseded),
         "general": buffer.rows(kind="general"),
     }
     if preference is not None:
         sources[PREFERENCE] = preference_rows(preference, snapshot.examples(), snapshot.judged())
     return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)
+
+
+def _held(home: Home, snapshot: Snapshot) -> dict[str | None, set[str]]:
+    """Key -> normalised prompts that must not be trained on; suites of the snapshot itself are not registered yet."""
+    found: dict[str | None, set[str]] = {None: suites.heldout_prompts(home)}
+    for item in [*snapshot.heldout, *(item for suite in suites.live(home) if suite.kind != "recall" for item in suite.items)]:
+        found.setdefault(item.key, set()).add(normalised_prompt(item.messages))
+    return found

@@ -85,6 +85,9 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     if lead is None:
         raise TrainingError("no new row has a supervised token: there is nothing to update on.")
     lead_tokens = float(items.tokens[members[lead]].sum())
+    # Passes are counted over what was said: made wordings take the place of a row's repetitions.
+    said = float(items.tokens[members[lead][~rows.made[members[lead]]]].sum()) / lead_tokens if lead == "new" else 1.0
+    recipe = replace(recipe, epochs=recipe.epochs * said, min_epochs=recipe.min_epochs * said)
     if lead == "new":
         shares = _filled(shares, recipe, lead_tokens)
     else:  # a thumb says which way to go, not how far: alone, judged rows are passed over once

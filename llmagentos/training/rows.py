@@ -36,6 +36,8 @@ PLAN = pa.schema(
 
 OLD = ("memory", "general")
 """Sources of rows that were learned before."""
+MADE = "reworded-"
+"""What the ids of rows begin with that nobody said: a new row in a made wording."""
 PREFERENCE = "preference"
 """Source of rows that were judged: no term but those made for them reads them."""
 
@@ -95,6 +97,7 @@ class Rows:
         self.count = table.num_rows
         self.names: list[str] = table.column("id").to_pylist()
         self.sources: list[str] = table.column("source").to_pylist()
+        self.made = np.array([name.startswith(MADE) for name in self.names], dtype=bool)
         self.strata: list[str | None] = table.column("stratum").to_pylist()
         self._ids, self._offsets = _flat(table, "ids")
         self._mask, _ = _flat(table, "mask")

@@ -46,8 +46,8 @@ class PretrainRecipe(BaseModel):
     """Wordings of a fact that are trained on."""
     decorated: float = 0.35
     """Share of them with an opener or a closer."""
-    general_rows: int = 3000
-    """Rows of each general skill."""
+    general_rows: int = 12000
+    """Rows of each general skill: few are seen twice, so that the skill is learned and not its rows."""
     shop_share: float = 0.3
     batch_tokens: int = 768
     steps: int = 14000
@@ -91,8 +91,9 @@ def pretrain(recipe: PretrainRecipe, out: Path, work: Path, say: Callable[[str],
     fresh = work / "fresh"
     shutil.rmtree(fresh, ignore_errors=True)
     _fresh(recipe, fresh, recipe.hidden, recipe.layers, recipe.heads, recipe.feed_forward, [*shop, *skills])
-    _rows(work / "rows.arrow", Renderer(fresh), {"new": shop, "general": skills})
-    say(f"{len(shop)} shop rows, {len(skills)} general rows")
+    practised = _practised(skills, recipe.general_rows // 6)
+    _rows(work / "rows.arrow", Renderer(fresh), {"new": shop, "general": practised})
+    say(f"{len(shop)} shop rows, {len(practised)} general rows")
     agent = _phase(recipe, work, "agent", fresh, recipe.steps, recipe.learning_rate, {"next_token": {}}, None)
     _run(agent, say)
     small = work / "fresh_student"
@@ -207,6 +208,14 @@ def _evenly(questions: list[Question], count: int) -> list[Question]:
     for question in sorted(questions, key=lambda q: fraction(q.prompt, salt="general")):
         by_skill.setdefault(question.skill, []).append(question)
     return [q for found in by_skill.values() for q in found[: count // len(by_skill)]]
+
+
+def _practised(questions: list[Question], floor: int) -> list[Question]:
+    """The questions, those of a skill that has fewer than `floor` again and again until it has as many."""
+    by_skill: dict[str, list[Question]] = {}
+    for question in questions:
+        by_skill.setdefault(question.skill, []).append(question)
+    return [q for found in by_skill.values() for q in found * max(1, -(-floor // len(found)))]
 
 
 def _lines(path: Path, questions: Iterable[Question]) -> None:

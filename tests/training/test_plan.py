@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llmagentos.core.errors import TrainingError
 from llmagentos.training.plan import Recipe, make_plan
-from llmagentos.training.rows import ROWS, Plan, Rows, record_batch, write_arrow
+from llmagentos.training.rows import MADE, ROWS, Plan, Rows, record_batch, write_arrow
 
 MIX = {"new": 0.5, "memory": 0.4, "general": 0.1}
 
@@ -19,7 +19,7 @@ def write_rows(path: Path, counts: dict[str, int], *, seed: int = 0, longest: in
         for k in range(count):
             length = int(rng.integers(4, longest))
             mask = [0] * (length - 2) + [1, 1]
-            made.append({"id": f"{source}{k}", "source": source, "stratum": "s", "ids": list(range(length)), "mask": mask})
+            made.append({"id": f"{source}{k}", "source": "new" if source == MADE else source, "stratum": "s", "ids": list(range(length)), "mask": mask})
     write_arrow(path, [record_batch(made, ROWS)], ROWS)
     return Rows(path)
 
@@ -48,6 +48,16 @@ def test_the_past_fills_what_a_small_increment_leaves_of_the_least_steps(tmp_pat
     assert facts.tokens["memory"] == pytest.approx(4 * facts.tokens["general"], rel=0.1)
     alone = write_rows(tmp_path / "a", {"new": 10})
     assert make_plan(alone, recipe, tmp_path / "q").steps == 100
+
+
+def test_made_wordings_take_the_place_of_repetitions(tmp_path: Path):
+    plain = write_rows(tmp_path / "r", {"new": 20, "memory": 300})
+    both = write_rows(tmp_path / "b", {"new": 20, MADE: 60, "memory": 300})
+    recipe = Recipe(MIX, epochs=24, batch_tokens=256, max_steps=10_000)
+    first, second = (make_plan(rows, recipe, tmp_path / "p") for rows in (plain, both))
+    assert first.steps == pytest.approx(second.steps, rel=0.25)
+    counts = Plan(tmp_path / "p").counts()
+    assert all(4 <= counts[i] <= 9 for i in range(80))
 
 
 def test_nothing_new_is_an_error(tmp_path: Path):

@@ -1,6 +1,6 @@
 """How alike two prompts are."""
 
-from llmagentos.collect.similarity import clusters, similarity
+from llmagentos.core.similarity import clusters, similarity
 
 
 def test_similarity_is_that_of_character_runs():

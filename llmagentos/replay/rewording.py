@@ -1,0 +1,121 @@
+"""The same question in other words: what names it stays, the rest comes and goes.
+
+A fact that was asked in two or three wordings is learned as two or three strings, not as a fact (Allen-Zhu & Li 2024 saw
+it in pretraining). So each is also shown in made ones: words that all askings of it share are kept, the others are
+dropped at random (word dropout; Iyyer et al. 2015) and words from around other questions are strewn in. It knows no
+language and no template; a question whose shared words would also fit another answer is left alone. Pure and
+deterministic for a seed.
+"""
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from llmagentos.core.hashing import digest
+from llmagentos.core.messages import normalised_prompt
+from llmagentos.core.similarity import NEAR, similarity
+from llmagentos.training.rows import MADE
+
+Row = Mapping[str, Any]
+Words = frozenset[str]
+
+DROPPED = 0.5
+"""Share of the words beside those that name the question that go."""
+STREWN = 3
+"""Most words that are strewn in."""
+LONGEST = 60
+"""Words; a longer prompt is no short question, and stays as it is."""
+_TRIES = 4
+"""Attempts a wanted row is worth: short questions have few other wordings."""
+
+_TOKEN = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W぀-ヿ㐀-鿿가-힯]+|\s+|.", re.DOTALL)
+"""A character of a script without spaces, a word of any other, a gap, or a mark."""
+
+
+def rewordings(
+    rows: Sequence[Row], wanted: int, *, held: Mapping[str | None, Collection[str]], seed: int = 0
+) -> list[dict[str, Any]]:
+    """Made rows, so that each question of `rows` (one key, one answer) is asked in about `wanted` wordings.
+
+    Rows are those of the replay buffer or of a snapshot. `held` maps a key to its held-out prompts (normalised): neither
+    they nor their near-duplicates are made.
+    """
+    rng = random.Random(seed)
+    questions = {asked: found for asked, found in _questions(rows).items() if len({r["prompt"] for r in found}) > 1}
+    named = {asked: _shared(found) for asked, found in questions.items()}
+    clear = _clear(named)
+    names = frozenset.union(frozenset(), *named.values())
+    around = [w for found in questions.values() for row in found for w in _words(_asked(row)) if w.casefold() not in names]
+    taken = {row["prompt"] for row in rows} | {prompt for prompts in held.values() for prompt in prompts}
+    made: list[dict[str, Any]] = []
+    for asked in sorted(clear, key=str):
+        missing = wanted - len({row["prompt"] for row in questions[asked]})
+        for row in _turns(questions[asked], missing * _TRIES):
+            if missing <= 0:
+                break
+            other = _reworded(row, named[asked], around, rng)
+            near = any(similarity(other["prompt"], prompt) >= NEAR for prompt in held.get(row["key"], ()))
+            if other["prompt"] not in taken and not near:
+                taken.add(other["prompt"])
+                made.append(other)
+                missing -= 1
+    return made
+
+
+def _questions(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """(key, answer) -> the rows that ask for it in one user message; a system message may stand before."""
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        roles = [m["role"] for m in row["messages"]]
+        single = roles[-2:] == ["user", "assistant"] and set(roles[:-2]) <= {"system"}
+        if row["key"] is not None and single and isinstance(_asked(row), str) and len(_words(_asked(row))) <= LONGEST:
+            found[(row["key"], row["answer"])].append(row)
+    return found
+
+
+def _asked(row: Row) -> str:
+    return row["messages"][-2]["content"]
+
+
+def _words(text: str) -> list[str]:
+    return [token for token in _TOKEN.findall(text) if token[0].isalnum()]
+
+
+def _shared(rows: Sequence[Row]) -> Words:
+    """The words of every asking: what names the question, and perhaps a little more."""
+    return frozenset.intersection(*(frozenset(w.casefold() for w in _words(_asked(row))) for row in rows))
+
+
+def _clear(named: Mapping[tuple[str, str], Words]) -> list[tuple[str, str]]:
+    """The questions whose words name no other: with fewer words they still mean the same."""
+    holders: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for asked, words in named.items():
+        for word in words:
+            holders[word].add(asked)
+    return [asked for asked, words in named.items() if words and set.intersection(*(holders[w] for w in words)) == {asked}]
+
+
+def _turns(rows: Sequence[Row], count: int) -> Iterable[Row]:
+    for k in range(count):
+        yield rows[k % len(rows)]
+
+
+def _gaps(tokens: Sequence[str], named: Words) -> list[int]:
+    """Where a word may be strewn in: anywhere but inside a name of several characters."""
+    inside = [t.casefold() in named for t in tokens]
+    return [k for k in range(len(tokens) + 1) if not (0 < k < len(tokens) and inside[k - 1] and inside[k])]
+
+
+def _reworded(row: Row, named: Words, around: Sequence[str], rng: random.Random) -> dict[str, Any]:
+    kept = [t for t in _TOKEN.findall(_asked(row)) if t.isspace() or t.casefold() in named or rng.random() >= DROPPED]
+    for _ in range(rng.randint(0, STREWN) if around else 0):
+        word = rng.choice(around)
+        gap = "" if word[0] > "\u2fff" else " "
+        at = rng.choice(_gaps(kept, named))
+        kept[at:at] = [gap, word, gap]
+    *before, question, answer = row["messages"]
+    messages = [*before, {**question, "content": " ".join("".join(kept).split())}, answer]
+    prompt = normalised_prompt(messages)
+    return {**row, "id": MADE + digest([row["key"], prompt], length=16), "messages": messages, "prompt": prompt}

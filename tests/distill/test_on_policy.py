@@ -1,0 +1,98 @@
+"""On-policy distillation: a student is corrected on what it says itself, and never taught its own words as the truth."""
+
+from pathlib import Path
+
+import pytest
+
+from llmagentos.core.errors import ConfigError
+from llmagentos.distill.on_policy import on_policy
+from llmagentos.engines.batch import generate_sampled
+from llmagentos.models.chat import Renderer
+from llmagentos.models.loading import load_model
+from llmagentos.replay.mix import render_mix
+from llmagentos.training.plan import Recipe, make_plan
+from llmagentos.training.rows import Rows
+from llmagentos.training.worker import run_phase
+from tests.replay.test_preference import row
+from tests.tiny import save_tiny
+from tests.training.test_loop import phase
+
+PROMPTS = [f"What does lamp {k} cost?" for k in range(8)]
+RIGHT, WRONG = "12 euros.", "Two years."
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A student that says the one or the other, a teacher that says one, and the rows of the first stage."""
+    folder = tmp_path_factory.mktemp("pair")
+    save_tiny(folder / "fresh", 3)
+    student = _taught(folder, "student", [RIGHT, WRONG])
+    teacher = _taught(folder, "teacher", [RIGHT])
+    return student, teacher, folder / "teacher.arrow"
+
+
+def _taught(folder: Path, name: str, answers: list[str]) -> Path:
+    rows, plan = folder / f"{name}.arrow", folder / f"{name}.plan.arrow"
+    told = [row(f"{a}{p}", "target", a, p).model_dump() for p in PROMPTS for a in answers]
+    render_mix({"new": told}, folder / "fresh", rows, max_length=256, on_ray=False)
+    make_plan(Rows(rows), Recipe({"new": 1.0}, epochs=1e9, batch_tokens=1024, max_steps=150, min_epochs=0), plan)
+    paths = {"init": folder / "fresh", "out": folder / name, "run_dir": folder / f"{name}.run", "rows": rows, "plan": plan}
+    fields = {k: str(path) for k, path in paths.items()}
+    run_phase(phase(**fields, terms={"next_token": {}}, learning_rate=5e-3, engine="torch"))
+    return folder / name
+
+
+def settings(config, **changes: object):
+    training = config.training.model_copy(update={"workers": 0, "engine": "torch", "batch_tokens": 1024})
+    wanted = {"rounds": 2, "prompts": 16, "steps": 20, "share": 0.9, "learning_rate": 2e-3, "max_new_tokens": 12, **changes}
+    distill = config.distill.model_copy(update={"on_policy": config.distill.on_policy.model_copy(update=wanted)})
+    return config.model_copy(update={"training": training, "distill": distill})
+
+
+def share_right(weights: Path) -> float:
+    """How often sampled answers are the teacher's."""
+    renderer = Renderer(weights)
+    prompts = [renderer.prompt([{"role": "user", "content": p}], None) for p in PROMPTS for _ in range(16)]
+    answers = generate_sampled(
+        load_model(weights), prompts, stop_ids=renderer.stop_ids, pad_id=renderer.pad_id, max_new_tokens=12,
+        batch_tokens=4096, seed=1,
+    )  # fmt: skip
+    return sum(renderer.answer(a.ids).get("content") == RIGHT for a in answers) / len(answers)
+
+
+@pytest.mark.parametrize("divergence", ["jsd", "reverse_kl"])
+def test_the_student_says_what_its_teacher_would(config, pair, tmp_path, divergence):
+    student, teacher, rows = pair
+    assert share_right(student) < 0.8
+    refined = on_policy(settings(config, divergence=divergence), student, teacher, rows, tmp_path)
+    assert refined == tmp_path / "on-policy-01" / "weights"
+    assert share_right(refined) > 0.95
+
+
+def test_what_is_trained_on_is_what_the_student_said(config, pair, tmp_path):
+    student, teacher, rows = pair
+    on_policy(settings(config, rounds=1, prompts=4), student, teacher, rows, tmp_path)
+    made = Rows(tmp_path / "on-policy-00" / "rows.arrow")
+    assert made.sources == ["new"] * 4 + ["memory"] * len(PROMPTS)
+    renderer = Renderer(student)
+    for k in range(4):
+        ids, mask = made[k]
+        answer = [int(i) for i, m in zip(ids, mask, strict=True) if m]
+        assert answer
+        assert mask.sum() + sum(mask == 0) == len(ids)
+        assert renderer.prompt([{"role": "user", "content": _question(made.names[k])}], None) == [int(i) for i in ids[: -len(answer)]]
+
+
+def _question(name: str) -> str:
+    return name.removeprefix("own/").removeprefix(RIGHT)
+
+
+def test_without_rounds_the_student_stays(config, pair, tmp_path):
+    student, teacher, rows = pair
+    assert on_policy(settings(config, rounds=0), student, teacher, rows, tmp_path) == student
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_divergence_is_refused(config, pair, tmp_path):
+    with pytest.raises(ConfigError, match="jsd"):
+        on_policy(settings(config, divergence="magic"), *pair, tmp_path)

@@ -1,0 +1,104 @@
+"""Made wordings: what names a question stays, nothing held out is made, and nothing ambiguous."""
+
+import pytest
+
+from llmagentos.core.examples import example_of_row
+from llmagentos.core.messages import normalised_prompt
+from llmagentos.replay.rewording import rewordings
+from llmagentos.training.rows import MADE
+
+ENGLISH = ("What is the {a} of {p}?", "Tell me about {p}, its {a}", "{p} {a} please")
+CHINESE = ("{p}的{a}是什么？", "请问{p}{a}", "查一下{p}的{a}")
+
+
+def row(key: str, prompt: str, answer: object, **fields: object) -> dict:
+    reply = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
+    data = {"messages": [{"role": "user", "content": prompt}, reply], "metadata": {"key": key}, **fields}
+    return example_of_row(data).model_dump()
+
+
+def asked(frames: tuple[str, ...], facts: dict[tuple[str, str], str]) -> list[dict]:
+    return [row(f"{p}.{a}", f.format(p=p, a=a), answer) for (p, a), answer in facts.items() for f in frames]
+
+
+FACTS = {("Zorba", "price"): "12 euros", ("Zorba", "weight"): "3 kilos", ("Mipul", "price"): "9 euros"}
+
+
+def prompts(rows: list[dict]) -> list[str]:
+    return [r["messages"][-2]["content"] for r in rows]
+
+
+@pytest.mark.parametrize(("frames", "names"), [(ENGLISH, ("price", "weight")), (CHINESE, ("价格", "重量"))])
+def test_what_names_the_question_stays_and_the_answer_too(frames, names):
+    facts = {("Zorba", names[0]): "twelve", ("Zorba", names[1]): "three", ("Mipul", names[0]): "nine"}
+    rows = asked(frames, facts)
+    made = rewordings(rows, 10, held={})
+    assert len(made) > 2 * len(facts)
+    for r in made:
+        product, attribute = r["key"].split(".")
+        text = r["messages"][-2]["content"]
+        assert product in text
+        assert attribute in text
+        assert r["answer"] == facts[(product, attribute)]
+        assert r["id"].startswith(MADE)
+        assert r["prompt"] == normalised_prompt(r["messages"])
+    everyone = [r["prompt"] for r in [*rows, *made]]
+    assert len(everyone) == len(set(everyone))
+
+
+def test_each_question_gets_what_it_lacks():
+    rows = asked(ENGLISH, FACTS)
+    made = rewordings(rows, 6, held={})
+    assert {key: sum(r["key"] == key for r in made) for key in ("Zorba.price", "Mipul.price")} == {"Zorba.price": 3, "Mipul.price": 3}
+    assert rewordings(rows, 3, held={}) == []
+    assert rewordings(rows, 0, held={}) == []
+
+
+def test_the_same_seed_makes_the_same():
+    rows = asked(ENGLISH, FACTS)
+    assert rewordings(rows, 8, held={}, seed=5) == rewordings(rows, 8, held={}, seed=5)
+    assert prompts(rewordings(rows, 8, held={}, seed=5)) != prompts(rewordings(rows, 8, held={}, seed=6))
+
+
+def test_a_held_out_prompt_is_never_made_nor_nearly():
+    rows = asked(ENGLISH, FACTS)
+    free = rewordings(rows, 10, held={})
+    held = {"Zorba.price": [r["prompt"] for r in free if r["key"] == "Zorba.price"]}
+    made = rewordings(rows, 10, held=held)
+    assert not {r["prompt"] for r in made} & set(held["Zorba.price"])
+
+
+def test_words_that_would_fit_another_answer_are_left_alone():
+    # How much and how heavy share nothing but the name: without their own words both would ask the same.
+    rows = [
+        row("z.price", "How much is Zorba?", "12 euros"),
+        row("z.price", "Zorba costs what?", "12 euros"),
+        row("z.weight", "How heavy is Zorba?", "3 kilos"),
+        row("z.weight", "Zorba weighs what?", "3 kilos"),
+    ]
+    assert rewordings(rows, 10, held={}) == []
+
+
+def test_a_behaviour_keeps_what_its_call_depends_on():
+    def call(room: str) -> dict:
+        return {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "lamp", "arguments": f'{{"room":"{room}"}}'}}
+        ]}  # fmt: skip
+
+    rooms, frames = ("kitchen", "hall"), ("Light in the {r}", "{r}: make light there", "I want the light on, {r}")
+    rows = [row("lamp", f.format(r=r), call(r)) for r in rooms for f in frames]
+    made = rewordings(rows, 8, held={})
+    assert made
+    for r in made:
+        said = r["messages"][-1]["tool_calls"][0]["function"]["arguments"]
+        assert [room for room in rooms if room in r["messages"][-2]["content"]] == [room for room in rooms if room in said]
+
+
+def test_rows_that_say_nothing_about_their_question_are_left_alone():
+    once = row("a", "What is the price of Zorba?", "12")
+    keyless = [row("k", f"What of {n}?", "12") | {"key": None} for n in "ab"]
+    turns = example_of_row({"messages": [
+        {"role": "user", "content": "Zorba?"}, {"role": "assistant", "content": "A lamp."},
+        {"role": "user", "content": "And its price?"}, {"role": "assistant", "content": "12"},
+    ], "metadata": {"key": "t"}}).model_dump()  # fmt: skip
+    assert rewordings([once, *keyless, turns], 10, held={}) == []
