@@ -108,7 +108,7 @@ class ReplayConfig(Section):
     """Share of remembered rows in the mix, by tokens."""
     general: float = Field(0.3, ge=0)
     """Share of the pinned general set in the mix, by tokens."""
-    wordings: int = Field(14, ge=0)
+    wordings: int = Field(20, ge=0)
     """Wordings in which each new question is trained on: those that traffic lacks are made; 0 makes none."""
     preference: float = Field(0.1, ge=0)
     """Share of judged rows in the mix, by tokens, where there are any and the strategy reads them."""
