@@ -13,13 +13,13 @@ from llmagentos.storage.layout import Home
 TEXTS = ["What does the lamp cost? It costs 12 euros.", "How long is the warranty? Two years.", "你好，价格是多少？"] * 20
 
 
-def save_tiny(folder: Path, seed: int = 0) -> None:
-    """Save a model and its tokenizer; other seeds give other answers."""
+def save_tiny(folder: Path, seed: int = 0, vocabulary: int = 400) -> None:
+    """Save a model and its tokenizer; other seeds give other answers, another vocabulary other ids."""
     folder.mkdir(parents=True)
-    train_tokenizer(TEXTS, 400, folder)
+    train_tokenizer(TEXTS, vocabulary, folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=400,
+        vocab_size=vocabulary,
         hidden_size=48,
         num_hidden_layers=2,
         intermediate_size=96,

@@ -102,6 +102,8 @@ class CollectConfig(Section):
 class ReplayConfig(Section):
     capacity: int = Field(20_000, ge=0)
     """Rows the buffer keeps."""
+    hard: float = Field(0.1, ge=0, le=1)
+    """Share of the room beyond one row a key that goes to rows the promoted model still finds hard."""
     new: float = Field(0.4, ge=0)
     """Share of new rows in the mix, by tokens."""
     memory: float = Field(0.3, ge=0)
@@ -191,12 +193,16 @@ class UpdateConfig(Section):
     """Order of rows, dropout and sampling."""
     sweep: tuple[float, ...] = (0.5, 0.75, 1.0)
     """Shares α of the step from the champion to the trained weights that are tried; (1.0,) tries the trained ones alone."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of an average of the weights along the run, tried as a further candidate; 0 keeps none (it costs fp32 memory)."""
     lora: LoraConfig = LoraConfig()
     terms: dict[str, dict[str, float | int | str]] = {}
     """Settings of loss terms, e.g. `update.terms.ewc.weight=1`, laid over those of a strategy that has the term."""
 
     @model_validator(mode="after")
     def _sweeps(self) -> "UpdateConfig":
+        if self.ema and len(self.sweep) > 3:
+            raise ValueError("update.sweep wants at most three shares beside update.ema: four candidates are asked at most")
         if not 1 <= len(set(self.sweep)) == len(self.sweep) <= 4 or not all(0 < alpha <= 1 for alpha in self.sweep):
             raise ValueError("update.sweep wants one to four different shares above 0 and up to 1")
         return self

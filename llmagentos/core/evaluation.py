@@ -64,6 +64,8 @@ class Candidate(Record):
 
     alpha: float
     """1 is what training left."""
+    averaged: bool = False
+    """The average of the weights along the run, in place of the last ones."""
     dir: str
     manifest_hash: str
 

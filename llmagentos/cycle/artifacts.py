@@ -82,7 +82,7 @@ def keep_training(folder: Path, to: Path) -> None:
     metrics = folder / "metrics.jsonl"
     if metrics.exists():
         shutil.copyfile(metrics, to / "metrics.jsonl")
-    for done in ("checkpoints", "candidates"):
+    for done in ("checkpoints", "candidates", "weights-ema"):
         shutil.rmtree(folder / done, ignore_errors=True)
 
 
@@ -109,6 +109,7 @@ def report(
         "stale": verdict.stale,
         "candidates": choice.table(),
         "drift": verdict.drift,
+        "student": verdict.student,
         "shift": verdict.shift.model_dump() if verdict.shift else None,
         "mix": {p.phase.name: asdict(p.facts) for p in phases},
         "training": trained,
@@ -128,7 +129,7 @@ def evaluated(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluation_metrics(report: dict[str, Any]) -> dict[str, float]:
-    """Suite accuracies, gate figures, candidates, drift and shift as metrics."""
+    """Suite accuracies, gate figures, candidates, drift, agreement and shift as metrics."""
     found: dict[str, float] = {}
     for row in report["suites"]:
         found |= {f"{name}/{row['suite']}": row[name] for name in ("champion", "challenger", "student") if name in row}
@@ -136,8 +137,10 @@ def evaluation_metrics(report: dict[str, Any]) -> dict[str, float]:
         if isinstance(check, dict):
             found |= {f"gate/{name}/{k}": float(v) for k, v in check.items() if isinstance(v, (int, float))}
     for row in report["candidates"]:
-        found |= {f"candidate_{row['alpha']:g}/{k}": float(row[k]) for k in ("new", "old", "lost", "bound")}
+        name = "ema" if row["averaged"] else f"{row['alpha']:g}"
+        found |= {f"candidate_{name}/{k}": float(row[k]) for k in ("new", "old", "lost", "bound")}
     found |= {f"drift/{name}": value for name, value in report["drift"].items()}
+    found |= {f"student/{name}": value for name, value in report["student"].items()}
     if report["shift"]:
         found |= {f"shift/{name}": report["shift"][name] for name in ("skills", "lengths")}
     return found | {f"flips/{k}": float(v) for k, v in report["flips_total"].items()}

@@ -8,7 +8,7 @@ from typing import Any
 from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError
 from llmagentos.core.records import ModelVersion, RunRecord
-from llmagentos.distill.on_policy import on_policy
+from llmagentos.distill.second_stage import on_policy, text_level
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import fresh_model, load_model, parameters
 from llmagentos.registry import released, tracking
@@ -31,12 +31,16 @@ def prepare(
 
     In a cycle these are the trained weights (α = 1), also where a smaller step then becomes the challenger: both phases
     share one start, before anybody is asked. The tokenizer is that of `student`, or of the snapshot's champion where a
-    student is made from nothing.
+    student is made from nothing. Where it is not the teacher's, the teacher's probabilities say nothing of its tokens:
+    the rows themselves are learned here, and the teacher's texts after it (`register`).
     """
-    rows, plan = folder / "rows.arrow", folder / "distill" / "plan.arrow"
-    tokenizer = Path(student.dir) if student else _newest_tokenizer(home)
-    if not rows.exists():
-        mix_rows(config, home, snapshot, tokenizer, rows)
+    champion = _newest_tokenizer(home)
+    tokenizer = Path(student.dir) if student else champion
+    same = Renderer(tokenizer).hash == Renderer(champion).hash
+    rows, plan = (folder if same else folder / "distill") / "rows.arrow", folder / "distill" / "plan.arrow"
+    for path, written_by in ((rows, tokenizer), (folder / "rows.arrow", champion)):
+        if not path.exists():
+            mix_rows(config, home, snapshot, written_by, path)
     settings, training = config.distill, config.training
     recipe = Recipe(
         shares={"new": config.replay.new, "memory": config.replay.memory, "general": config.replay.general},
@@ -50,6 +54,11 @@ def prepare(
         seed=config.update.seed + 1,
     )
     facts = make_plan(Rows(rows), recipe, plan)
+    terms = {
+        "teacher_kl": {"weight": 1.0, "temperature": settings.temperature},
+        "next_token": {"weight": settings.cross_entropy},
+    }
+    asked = Annotation(model=str(teacher), cache=str(folder / "distill" / "teacher.arrow"), top_k=settings.top_k)
     phase = Phase(
         name="distill",
         init=student.dir if student else str(_fresh(config, tokenizer, folder / "distill" / "fresh")),
@@ -57,11 +66,8 @@ def prepare(
         run_dir=str(folder / "distill"),
         rows=str(rows),
         plan=str(plan),
-        terms={
-            "teacher_kl": {"weight": 1.0, "temperature": settings.temperature},
-            "next_token": {"weight": settings.cross_entropy},
-        },
-        annotation=Annotation(model=str(teacher), cache=str(folder / "distill" / "teacher.arrow"), top_k=settings.top_k),
+        terms=terms if same else {"next_token": {}},
+        annotation=asked if same else None,
         learning_rate=settings.learning_rate,
         seed=config.update.seed + 1,
         **engine_settings(training),  # type: ignore[arg-type]
@@ -70,7 +76,7 @@ def prepare(
 
 
 def register(config: Config, home: Home, prepared: Prepared, teacher: ModelVersion, cycle: str) -> ModelVersion:
-    """Make the student's weights a version, on-policy rounds behind them; an attempt that died after this is found again."""
+    """Make the student's weights a version, after their second stage; an attempt that died after this is found again."""
     versions = Versions(home)
     for version in versions.all():
         if (
@@ -80,10 +86,7 @@ def register(config: Config, home: Home, prepared: Prepared, teacher: ModelVersi
             and version.status == "registered"
         ):
             return version
-    phase = prepared.phase
-    # By the weights that the first stage was taught by: α = 1, whichever candidate became the teacher's version.
-    taught_by = Path(phase.annotation.model if phase.annotation else teacher.dir)
-    weights = on_policy(config, Path(phase.out), taught_by, Path(phase.rows), Path(phase.run_dir))
+    weights = _second_stage(config, prepared.phase, teacher)
     return versions.add(
         weights,
         role="student",
@@ -95,6 +98,14 @@ def register(config: Config, home: Home, prepared: Prepared, teacher: ModelVersi
         config_hash=config_hash(config),
         code_revision=code_revision(),
     )
+
+
+def _second_stage(config: Config, phase: Phase, teacher: ModelVersion) -> Path:
+    out, rows, folder = Path(phase.out), Path(phase.rows), Path(phase.run_dir)
+    if phase.annotation is None:
+        return text_level(config, out, Path(teacher.dir), rows, folder.parent / "rows.arrow", folder)
+    # By the weights that the first stage was taught by: α = 1, whichever candidate became the teacher's version.
+    return on_policy(config, out, Path(phase.annotation.model), rows, folder)
 
 
 def _newest_tokenizer(home: Home) -> Path:

@@ -5,7 +5,7 @@ and judged as it is.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from llmagentos.config import Config
 from llmagentos.config.sections import GateConfig
@@ -33,6 +33,7 @@ class Standing:
     """The lower of the bounds of its change on old items, champion and anchor."""
     keeps: bool
     """Passes every retention test, or there are too few old items to tell."""
+    averaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Choice:
 
     def table(self) -> list[dict[str, float | bool]]:
         """One row a candidate."""
-        return [{**asdict(s), "chosen": s.alpha == self.candidate.alpha} for s in self.standings]
+        chosen = (self.candidate.alpha, self.candidate.averaged)
+        return [{**asdict(s), "chosen": (s.alpha, s.averaged) == chosen} for s in self.standings]
 
 
 def choose(
@@ -63,7 +65,11 @@ def choose(
     suites = [*exam.old, *exam.new]
     opponents = [ask(config, v, suites, generate=False) if v else None for v in (champion, anchor)]
     standings = [
-        stand(c.alpha, ask(config, c, suites, generate=False), exam, opponents[0], opponents[1], config.gate) for c in candidates
+        replace(
+            stand(c.alpha, ask(config, c, suites, generate=False), exam, opponents[0], opponents[1], config.gate),
+            averaged=c.averaged,
+        )
+        for c in candidates
     ]
     best = prefer(standings)
     return Choice(candidates[standings.index(best)], standings)

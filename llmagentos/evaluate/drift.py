@@ -34,9 +34,9 @@ def measure_drift(config: Config, before: Weights, after: Weights, rows: Path) -
 
 
 def sampled(rows: Rows, most: int) -> dict[str, np.ndarray]:
-    """At most `most` row indices of the new and of the old rows."""
+    """At most `most` row indices of the new rows, as they were said, and of the old rows."""
     sources = np.array(rows.sources, dtype=str)
-    groups = {"new": np.flatnonzero(sources == "new"), "old": np.flatnonzero(np.isin(sources, OLD))}
+    groups = {"new": np.flatnonzero((sources == "new") & ~rows.made), "old": np.flatnonzero(np.isin(sources, OLD))}
     random = np.random.default_rng(0)
     return {name: random.permutation(found)[:most] for name, found in groups.items() if len(found)}
 
@@ -45,7 +45,7 @@ def sampled(rows: Rows, most: int) -> dict[str, np.ndarray]:
 def drift(before: Any, after: Any, rows: Rows, indices: np.ndarray, *, pad_id: int, batch_tokens: int) -> float:
     """Mean KL(before ‖ after) per supervised token of the rows `indices`, in nats."""
     total, tokens = 0.0, 0
-    for batch in _batches(rows, indices, pad_id, batch_tokens, before.device):
+    for batch in row_batches(rows, indices, pad_id, batch_tokens, before.device):
         old = torch.log_softmax(answer_logits(before, batch), dim=-1)
         new = torch.log_softmax(answer_logits(after, batch), dim=-1)
         total += float((old.exp() * (old - new)).sum(dtype=torch.float64))
@@ -53,7 +53,8 @@ def drift(before: Any, after: Any, rows: Rows, indices: np.ndarray, *, pad_id: i
     return total / tokens if tokens else 0.0
 
 
-def _batches(rows: Rows, indices: np.ndarray, pad_id: int, batch_tokens: int, device: torch.device) -> Iterator[Batch]:
+def row_batches(rows: Rows, indices: np.ndarray, pad_id: int, batch_tokens: int, device: torch.device) -> Iterator[Batch]:
+    """The rows `indices` as padded batches of at most about `batch_tokens` tokens, the longest first."""
     order = indices[np.argsort(rows.lengths[indices], kind="stable")[::-1]]
     while len(order):
         size = max(1, batch_tokens // int(rows.lengths[order[0]]))

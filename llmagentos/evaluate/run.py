@@ -13,6 +13,7 @@ from llmagentos.core.evaluation import Decision, EvalItem, EvalReport, Flip, Sui
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Row, answer_text, input_error
 from llmagentos.core.records import ModelVersion
+from llmagentos.evaluate.agreement import measure_agreement
 from llmagentos.evaluate.ask import ask
 from llmagentos.evaluate.drift import measure_drift
 from llmagentos.evaluate.exam import set_exam
@@ -39,6 +40,8 @@ class Judgement:
     """Shares of superseded items answered with the old and with the new value by the challenger."""
     drift: dict[str, float] = field(default_factory=dict)
     """Forward KL(champion ‖ challenger) per supervised token on `new` and `old` rows."""
+    student: dict[str, float] = field(default_factory=dict)
+    """How like the challenger its student answers: agreement, kl and reverse_kl."""
     shift: Shift | None = None
     """How the new rows' inputs differ from the remembered ones."""
 
@@ -80,6 +83,7 @@ def judge(
         flips=flips(reports[champion.id], reports[challenger.id], exam.suites) if champion else [],
         stale=stale_rates(reports[challenger.id], exam.stale),
         drift=moved,
+        student=measure_agreement(config, challenger, student, rows) if student and rows else {},
         shift=input_shift(Rows(rows)) if rows else None,
     )
 

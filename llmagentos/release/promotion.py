@@ -4,6 +4,8 @@ The release comes first and is one commit. What follows from it (the snapshot's 
 items retire, its rows enter the replay buffer) is idempotent and done again by whoever finds it unfinished.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
@@ -11,6 +13,7 @@ from llmagentos.core.records import Release
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Fence, Releases
 from llmagentos.replay.buffer import Buffer
+from llmagentos.replay.selection import Losses
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
 
@@ -42,9 +45,18 @@ def keep_learned(config: Config, version: int, decision: dict[str, Any]) -> bool
         return False
     snapshot = snapshots.open_snapshot(home, row.id)
     suites.register_snapshot(home, snapshot)
-    Buffer(home, config.replay).admit(snapshot)
+    Buffer(home, config.replay).admit(snapshot, losses=_losses(config, Path(Versions(home).get(version).dir)))
     snapshots.decide(home, row.id, decision, promoted=True)
     return True
+
+
+def _losses(config: Config, weights: Path) -> Losses:
+    def measure(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+        from llmagentos.training.losses import answer_losses
+
+        return answer_losses(weights, rows, max_length=config.model.max_length, batch_tokens=config.evaluate.batch_tokens)
+
+    return measure
 
 
 def finish_promotion(config: Config) -> bool:

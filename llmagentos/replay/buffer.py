@@ -12,7 +12,7 @@ from llmagentos.config.sections import ReplayConfig
 from llmagentos.core.examples import example_of_row
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import is_superseded
-from llmagentos.replay.selection import select
+from llmagentos.replay.selection import Losses, select
 from llmagentos.storage import suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
@@ -29,7 +29,7 @@ class Buffer:
 
     def __init__(self, home: Home, config: ReplayConfig, *, seed: int = 0) -> None:
         self.home = home
-        self.capacity = config.capacity
+        self.capacity, self.hard = config.capacity, config.hard
         self.seed = seed
         self._tables = Tables(home)
 
@@ -47,10 +47,11 @@ class Buffer:
         found = [row for row in self._all() if row["kind"] == kind and row["prompt"] not in held]
         return [row for row in found if not _gone(row, without or {})]
 
-    def admit(self, snapshot: Snapshot) -> int:
+    def admit(self, snapshot: Snapshot, losses: Losses | None = None) -> int:
         """On promote: forget what the snapshot superseded or withdrew, take in its examples, keep within capacity.
 
-        Returns the rows of memory after it. Admitting the same snapshot again changes nothing.
+        Returns the rows of memory after it. Admitting the same snapshot again changes nothing. `losses` of the model that
+        was promoted are asked for only where there is more than fits.
         """
         app = f"{APP}/{snapshot.id}"
         number, done = self._tables.transaction("replay", APP), self._tables.transaction("replay", app)
@@ -61,7 +62,8 @@ class Buffer:
         examples = snapshot.examples()
         leaving = {e.id for e in examples} | set(snapshot.withdrawn)
         stays = [r for r in memory if r["id"] not in leaving and not _gone(r, snapshot.superseded)]
-        kept = select([*stays, *(_row(e, "memory", snapshot.id) for e in examples)], self.capacity, self.seed)
+        wanting = [*stays, *(_row(e, "memory", snapshot.id) for e in examples)]
+        kept = select(wanting, self.capacity, self.seed, losses=losses, hard_share=self.hard)
         general = [row for row in rows if row["kind"] == "general"]
         self._write([*general, *kept], {APP: number, app: -1})
         return len(kept)

@@ -2,22 +2,33 @@
 
 Coverage beats amount: one row of every key before a second of any. The rest of the room is shared by strata
 (scenario x skill x tier) in proportion to the square root of their size, so that a large stratum does not crowd out a
-small one, and filled by uniform sampling (reservoir; Vitter 1985) within each.
+small one. Within each a share goes to what the model still finds hard, below the 95th percentile of the losses, for above
+it stand wrong labels; the rest is filled by uniform sampling (reservoir; Vitter 1985).
 """
 
+import heapq
 import math
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
+Losses = Callable[[Sequence[Row]], Mapping[str, float]]
+"""Rows -> row id -> how hard the model finds it; a row it does not name counts as easy."""
+
+MEASURED = 4000
+"""Most rows whose losses are asked for at once."""
+_NOISE = 0.95
 
 
-def select(rows: Sequence[Row], capacity: int, seed: int = 0) -> list[Row]:
+def select(
+    rows: Sequence[Row], capacity: int, seed: int = 0, *, losses: Losses | None = None, hard_share: float = 0.0
+) -> list[Row]:
     """At most `capacity` of `rows` (dicts of the replay table), in order of seq and id.
 
-    Of several rows with the same key, prompt and answer the newest counts; the others only repeat it.
+    Of several rows with the same key, prompt and answer the newest counts; the others only repeat it. `losses` is asked
+    only where not all can be kept; `hard_share` of each stratum's room then goes to its hardest.
     """
     newest = {(r["key"], r["prompt"], r["answer"]): r for r in sorted(rows, key=_age)}
     pool = sorted(newest.values(), key=_age)
@@ -26,10 +37,11 @@ def select(rows: Sequence[Row], capacity: int, seed: int = 0) -> list[Row]:
     rng = random.Random(seed)
     cover = _cover(pool, rng)
     if len(cover) > capacity:
-        return sorted(_fill(cover, capacity, rng), key=_age)
+        return sorted(_fill(cover, capacity, rng, {}, 0), key=_age)
     taken = {id(row) for row in cover}
     rest = [row for row in pool if id(row) not in taken]
-    return sorted([*cover, *_fill(rest, capacity - len(cover), rng)], key=_age)
+    hard = _hard(rest, losses, rng) if hard_share else {}
+    return sorted([*cover, *_fill(rest, capacity - len(cover), rng, hard, hard_share)], key=_age)
 
 
 def quotas(sizes: dict[Any, int], capacity: int) -> dict[Any, int]:
@@ -66,12 +78,28 @@ def _cover(pool: Sequence[Row], rng: random.Random) -> list[Row]:
     return [rng.choice(by_key[key]) for key in sorted(by_key)]
 
 
-def _fill(rows: Sequence[Row], room: int, rng: random.Random) -> list[Row]:
+def _hard(rows: Sequence[Row], losses: Losses | None, rng: random.Random) -> dict[str, float]:
+    """Losses of a sample of rows, those above the 95th percentile left out."""
+    if losses is None or not rows:
+        return {}
+    known = dict(losses(rng.sample(list(rows), min(MEASURED, len(rows)))))
+    limit = sorted(known.values())[int(_NOISE * (len(known) - 1))] if known else 0.0
+    return {name: loss for name, loss in known.items() if loss <= limit}
+
+
+def _fill(rows: Sequence[Row], room: int, rng: random.Random, hard: Mapping[str, float], hard_share: float) -> list[Row]:
     strata: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         strata[(row["scenario"], row["skill"], row["tier"])].append(row)
     shares = quotas({stratum: len(members) for stratum, members in strata.items()}, room)
-    return [row for stratum in sorted(strata) for row in reservoir(strata[stratum], shares[stratum], rng)]
+    found = []
+    for stratum in sorted(strata):
+        known = [row for row in strata[stratum] if row["id"] in hard]
+        first = heapq.nlargest(round(hard_share * shares[stratum]), known, key=lambda row: (hard[row["id"]], row["id"]))
+        chosen = {row["id"] for row in first}
+        others = [row for row in strata[stratum] if row["id"] not in chosen]
+        found += [*first, *reservoir(others, shares[stratum] - len(first), rng)]
+    return found
 
 
 def _age(row: Row) -> tuple[int, str]:

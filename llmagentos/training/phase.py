@@ -52,6 +52,13 @@ class Phase(BaseModel):
     """0 trains every weight."""
     lora_alpha: float = 64.0
     threads: int = 1
+    ema: float = 0.0
+    """Decay of the average of the weights that is left in `<out>-ema` too; 0 keeps none."""
     checkpoint_steps: int = 200
     seed: int = 0
     resume: bool = True
+
+
+def averaged(phase: Phase) -> str:
+    """Where a phase with `ema` leaves the average."""
+    return phase.out + "-ema"

@@ -187,6 +187,16 @@ class Plan:
                 marks=rows.marks(indices),
             )
 
+    def shares(self, rows: Rows) -> list[dict[str, float]]:
+        """For each step the share of each source in it, by tokens, over all ranks and micro-batches."""
+        totals: list[dict[str, int]] = [{} for _ in range(self.steps)]
+        lengths = rows.lengths
+        for step, indices in zip(self._table.column("step").to_pylist(), self._table.column("rows").to_pylist(), strict=True):
+            for index in indices:
+                source = rows.sources[index]
+                totals[step][source] = totals[step].get(source, 0) + int(lengths[index])
+        return [{source: n / sum(total.values()) for source, n in sorted(total.items())} for total in totals]
+
     def counts(self) -> dict[int, int]:
         """How often each row index stands in the plan."""
         flat, times = np.unique(self._table.column("rows").combine_chunks().flatten().to_numpy(), return_counts=True)

@@ -21,10 +21,11 @@ from llmagentos.training import checkpoint
 from llmagentos.training.adapters import merged, with_adapters
 from llmagentos.training.annotate import annotate
 from llmagentos.training.batches import Batch, batches, collate
+from llmagentos.training.ema import Ema
 from llmagentos.training.engine import ENGINES, DeepSpeedEngine, Engine
 from llmagentos.training.loop import Progress, train
 from llmagentos.training.packing import pack, require_exact
-from llmagentos.training.phase import Phase
+from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.rows import Plan, Rows
 from llmagentos.training.terms import Start, Term, make_terms
 
@@ -66,14 +67,22 @@ def _train(
     plain = Start(engine.model, phase.init, lambda: load_model(phase.init).to(device), rows, pad_id, caches, rank, barrier)
     for term in terms:
         term.begin(plain)
-    start = _resume(phase, engine)
-    log = _Log(phase, report, rank)
+    ema = Ema(model, phase.ema) if phase.ema and rank == 0 else None
+    start = _resume(phase, engine, ema)
+    log = _Log(phase, report, rank, plan.shares(rows) if rank == 0 else [])
+
+    def write(to: Path, step: int) -> None:
+        engine.save(to, step)
+        if ema:
+            ema.save(to)
 
     def on_step(progress: Progress) -> None:
         log(progress)
+        if ema:
+            ema.update()
         if (progress.step + 1) % phase.checkpoint_steps == 0 and progress.step + 1 < plan.steps:
             folder = Path(phase.run_dir) / "checkpoints"
-            checkpoint.save(folder, progress.step, lambda to: engine.save(to, progress.step), rank=rank, barrier=barrier)
+            checkpoint.save(folder, progress.step, lambda to: write(to, progress.step), rank=rank, barrier=barrier)
 
     tokens = train(
         engine,
@@ -86,6 +95,9 @@ def _train(
         annotate=attach,
     )
     _save(phase, model, engine, rank)
+    if ema:
+        with ema.in_place():
+            _save(phase.model_copy(update={"out": averaged(phase)}), model, engine, rank)
     barrier()
     return {
         "steps": float(plan.steps),
@@ -97,7 +109,14 @@ def _train(
 
 def _require_whole_weights(phase: Phase, terms: list[Term]) -> None:
     penalties = [t.name for t in terms if t.penalty]
-    if penalties and phase.engine == "deepspeed" and phase.zero_stage == 3:
+    if phase.engine != "deepspeed" or phase.zero_stage < 3:
+        return
+    if phase.ema:
+        raise ConfigError(
+            "an average of the weights needs whole ones, and under training.zero_stage=3 no rank has them.",
+            hint="Set update.ema to 0 or training.zero_stage to 2 or less.",
+        )
+    if penalties:
         raise ConfigError(
             f"term {penalties[0]!r} is a penalty on weights, and under training.zero_stage=3 no rank has a whole one.",
             hint="Set training.zero_stage to 2 or less, or choose a strategy that compares answers, like replay_kl.",
@@ -121,11 +140,13 @@ def _teacher(
     return cache.attach
 
 
-def _resume(phase: Phase, engine: Engine) -> int:
+def _resume(phase: Phase, engine: Engine, ema: Ema | None) -> int:
     found = checkpoint.newest(Path(phase.run_dir) / "checkpoints") if phase.resume else None
     if found is None:
         return 0
     engine.load(found[0])
+    if ema:
+        ema.load(found[0])
     return found[1] + 1
 
 
@@ -145,10 +166,13 @@ def _save(phase: Phase, model: Any, engine: Engine, rank: int) -> None:
 
 
 class _Log:
-    """Rank 0 appends every tenth step to metrics.jsonl and reports it."""
+    """Rank 0 appends every tenth step to metrics.jsonl, with the share of each source in its tokens, and reports it."""
 
-    def __init__(self, phase: Phase, report: Callable[[Progress], None], rank: int) -> None:
+    def __init__(
+        self, phase: Phase, report: Callable[[Progress], None], rank: int, shares: list[dict[str, float]]
+    ) -> None:
         self.seconds = 0.0
+        self._shares = shares
         self._name, self._report, self._rank = phase.name, report, rank
         self._path = Path(phase.run_dir) / "metrics.jsonl"
         if rank == 0:
@@ -159,7 +183,8 @@ class _Log:
         last = progress.step + 1 == progress.steps
         if self._rank or (progress.step % _LOG_EVERY and not last):
             return
-        values = {"loss": progress.loss, "grad_norm": progress.grad_norm, "tokens": progress.tokens, **progress.terms}
+        mix = {f"share/{source}": round(share, 4) for source, share in self._shares[progress.step].items()}
+        values = {"loss": progress.loss, "grad_norm": progress.grad_norm, "tokens": progress.tokens, **progress.terms, **mix}
         with self._path.open("a", encoding="utf-8") as out:
             out.write(json.dumps({"phase": self._name, "step": progress.step, "at": time.time(), **values}) + "\n")
         self._report(progress)

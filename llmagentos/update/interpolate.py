@@ -19,15 +19,21 @@ from llmagentos.storage.manifest import write_manifest
 log = logging.getLogger(__name__)
 
 
-def candidates(start: Path, trained: Path, sweep: Sequence[float], folder: Path) -> list[Candidate]:
-    """A candidate for each α of `sweep`, in `folder`; α = 1 is `trained` itself, and nothing is copied.
+def candidates(
+    start: Path, trained: Path, sweep: Sequence[float], folder: Path, *, averaged: Path | None = None
+) -> list[Candidate]:
+    """A candidate for each α of `sweep`, in `folder`; α = 1 is `trained` itself, and nothing is copied. `averaged` is one
+    more, as it stands.
 
     Only `trained` where `start` has other tensors: there is nothing between two architectures.
     """
     if any(alpha < 1 for alpha in sweep) and not _comparable(start, trained):
         log.warning("no interpolation: %s and %s do not hold the same tensors", start, trained)
         sweep = (1.0,)
-    return [_candidate(start, trained, alpha, folder / f"alpha-{alpha:g}") for alpha in sweep]
+    found = [_candidate(start, trained, alpha, folder / f"alpha-{alpha:g}") for alpha in sweep]
+    if averaged is None:
+        return found
+    return [*found, Candidate(alpha=1.0, averaged=True, dir=str(averaged), manifest_hash=write_manifest(averaged))]
 
 
 def _candidate(start: Path, trained: Path, alpha: float, out: Path) -> Candidate:

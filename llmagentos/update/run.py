@@ -18,7 +18,7 @@ from llmagentos.storage.manifest import verify
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
 from llmagentos.training.annotate import annotation_for
 from llmagentos.training.launch import launch
-from llmagentos.training.phase import Phase
+from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
 from llmagentos.training.rows import Rows
@@ -72,6 +72,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         warmup=update.warmup,
         weight_decay=update.weight_decay,
         clip=update.clip,
+        ema=update.ema,
         lora_rank=update.lora.rank if update.lora.enabled else 0,
         lora_alpha=update.lora.alpha,
         seed=update.seed,
@@ -84,7 +85,8 @@ def candidates(config: Config, prepared: Prepared) -> list[Candidate]:
     """The trained weights and those on the way to them, as `update.sweep` says; one of them becomes the challenger."""
     sweep = config.update.sweep if strategy(config.update.strategy).sweep else (1.0,)
     folder = Path(prepared.phase.run_dir) / "candidates"
-    return interpolate.candidates(Path(prepared.phase.init), Path(prepared.phase.out), sweep, folder)
+    average = Path(averaged(prepared.phase)) if prepared.phase.ema else None
+    return interpolate.candidates(Path(prepared.phase.init), Path(prepared.phase.out), sweep, folder, averaged=average)
 
 
 def register(config: Config, home: Home, prepared: Prepared, cycle: str, chosen: Candidate | None = None) -> ModelVersion:

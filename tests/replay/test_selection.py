@@ -62,3 +62,29 @@ def test_selection_is_bounded_ordered_and_covering(pairs, capacity):
     keys = {k for k, _ in pairs if k is not None}
     if capacity >= len(keys):
         assert keys <= {r["key"] for r in kept}
+
+
+def test_a_share_of_each_stratum_goes_to_what_is_hard_but_not_to_noise():
+    rows = [row(i, key=None, skill="ab"[i % 2]) for i in range(200)]
+    asked = []
+
+    def losses(sample):
+        asked.append(len(sample))
+        return {r["id"]: float(r["seq"]) for r in sample}
+
+    kept = select(rows, 40, losses=losses, hard_share=0.25)
+    assert asked == [200]
+    assert len(kept) == 40
+    hardest = {r["seq"] for r in rows if 189 - 10 < r["seq"] <= 189}  # the top twentieth, 190 and above, is noise
+    assert hardest <= {r["seq"] for r in kept}
+    plain = select(rows, 40)
+    assert not hardest <= {r["seq"] for r in plain}
+
+
+def test_nobody_is_asked_where_all_fits_or_only_coverage_does():
+    def never(sample):
+        raise AssertionError
+
+    rows = [row(i, key=f"k{i}") for i in range(10)]
+    assert len(select(rows, 10, losses=never, hard_share=0.5)) == 10
+    assert len(select(rows, 5, losses=never, hard_share=0.5)) == 5

@@ -60,6 +60,23 @@ def test_made_wordings_take_the_place_of_repetitions(tmp_path: Path):
     assert all(4 <= counts[i] <= 9 for i in range(80))
 
 
+def test_the_realised_shares_of_each_step_add_up_to_those_of_the_run(tmp_path: Path):
+    rows = write_rows(tmp_path / "r", {"new": 60, "memory": 90, "general": 30})
+    facts = make_plan(rows, Recipe(MIX, epochs=4, batch_tokens=256, max_steps=10_000, ranks=2, accumulation=2), tmp_path / "p")
+    plan = Plan(tmp_path / "p")
+    shares = plan.shares(rows)
+    assert len(shares) == facts.steps
+    assert all(sum(step.values()) == pytest.approx(1) for step in shares)
+    assert min(step.get("new", 0.0) for step in shares) == pytest.approx(facts.worst_step, abs=1e-6)
+    by_hand: dict[str, int] = {}
+    for rank in (0, 1):
+        for micro in plan.micro_batches(rows, rank):
+            if micro.step == 0:
+                for ids, source in zip(micro.ids, micro.sources, strict=True):
+                    by_hand[source] = by_hand.get(source, 0) + len(ids)
+    assert shares[0] == pytest.approx({s: n / sum(by_hand.values()) for s, n in by_hand.items()})
+
+
 def test_nothing_new_is_an_error(tmp_path: Path):
     rows = write_rows(tmp_path / "r", {"memory": 10})
     with pytest.raises(TrainingError, match="nothing to update on"):

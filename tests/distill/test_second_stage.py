@@ -1,11 +1,11 @@
-"""On-policy distillation: a student is corrected on what it says itself, and never taught its own words as the truth."""
+"""The second stage: a student is corrected on what it says itself; a teacher of other tokens teaches by its texts."""
 
 from pathlib import Path
 
 import pytest
 
 from llmagentos.core.errors import ConfigError
-from llmagentos.distill.on_policy import on_policy
+from llmagentos.distill.second_stage import on_policy, text_level
 from llmagentos.engines.batch import generate_sampled
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model
@@ -26,17 +26,18 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A student that says the one or the other, a teacher that says one, and the rows of the first stage."""
     folder = tmp_path_factory.mktemp("pair")
     save_tiny(folder / "fresh", 3)
+    save_tiny(folder / "other", 3, vocabulary=340)
     student = _taught(folder, "student", [RIGHT, WRONG])
     teacher = _taught(folder, "teacher", [RIGHT])
     return student, teacher, folder / "teacher.arrow"
 
 
-def _taught(folder: Path, name: str, answers: list[str]) -> Path:
+def _taught(folder: Path, name: str, answers: list[str], base: str = "fresh") -> Path:
     rows, plan = folder / f"{name}.arrow", folder / f"{name}.plan.arrow"
     told = [row(f"{a}{p}", "target", a, p).model_dump() for p in PROMPTS for a in answers]
-    render_mix({"new": told}, folder / "fresh", rows, max_length=256, on_ray=False)
+    render_mix({"new": told}, folder / base, rows, max_length=256, on_ray=False)
     make_plan(Rows(rows), Recipe({"new": 1.0}, epochs=1e9, batch_tokens=1024, max_steps=150, min_epochs=0), plan)
-    paths = {"init": folder / "fresh", "out": folder / name, "run_dir": folder / f"{name}.run", "rows": rows, "plan": plan}
+    paths = {"init": folder / base, "out": folder / name, "run_dir": folder / f"{name}.run", "rows": rows, "plan": plan}
     fields = {k: str(path) for k, path in paths.items()}
     run_phase(phase(**fields, terms={"next_token": {}}, learning_rate=5e-3, engine="torch"))
     return folder / name
@@ -96,3 +97,30 @@ def test_without_rounds_the_student_stays(config, pair, tmp_path):
 def test_an_unknown_divergence_is_refused(config, pair, tmp_path):
     with pytest.raises(ConfigError, match="jsd"):
         on_policy(settings(config, divergence="magic"), *pair, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def stranger(pair) -> tuple[Path, Path]:
+    """A student with another tokenizer that says the wrong thing, and the first stage's rows in its tokens."""
+    folder = pair[0].parent
+    return _taught(folder, "stranger", [WRONG], base="other"), folder / "own.arrow"
+
+
+def test_a_teacher_of_other_tokens_teaches_by_its_texts(config, pair, stranger, tmp_path):
+    student, own = stranger
+    told = [row(f"{RIGHT}{p}", "target", RIGHT, p).model_dump() for p in PROMPTS]
+    render_mix({"new": told}, student, own, max_length=256, on_ray=False)
+    assert Renderer(student).hash != Renderer(pair[1]).hash
+    assert share_right(student) < 0.1
+    taught = text_level(settings(config, steps=60), student, pair[1], own, pair[2], tmp_path)
+    assert share_right(taught) > 0.9
+    made = Rows(tmp_path / "text-level" / "rows.arrow")
+    renderer = Renderer(student)
+    texts = {renderer.text(made[k][0].tolist()) for k in range(made.sources.count("new"))}
+    assert all(RIGHT in text for text in texts)
+    assert len(texts) == len(PROMPTS)
+
+
+def test_a_teacher_that_never_ends_teaches_nothing(config, pair, stranger, tmp_path):
+    student, own = stranger
+    assert text_level(settings(config, max_new_tokens=1), student, pair[1], own, pair[2], tmp_path) == student

@@ -1,0 +1,51 @@
+"""What a model still finds hard: its loss on the answers of rows."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from llmagentos.core.errors import InputError
+from llmagentos.models.chat import Renderer
+from llmagentos.models.loading import load_model
+from llmagentos.training.batches import answer_logits, collate
+from llmagentos.training.rows import MicroBatch
+
+
+@torch.inference_mode()
+def answer_losses(weights: Path, rows: Iterable[Mapping[str, Any]], *, max_length: int, batch_tokens: int = 8192) -> dict[str, float]:
+    """Row id -> mean −log p of its supervised tokens, in nats, by the model in `weights`.
+
+    `rows` have `id`, `messages` and `tools`; those that cannot be trained on are left out.
+    """
+    renderer = Renderer(weights)
+    model = load_model(weights).eval()
+    found: dict[str, float] = {}
+    for batch in _batches(renderer, rows, max_length, batch_tokens):
+        names, ids, mask = zip(*batch, strict=True)
+        made = collate(MicroBatch(0, list(range(len(ids))), list(ids), list(mask), ["memory"] * len(ids), 1), renderer.pad_id)
+        losses = F.cross_entropy(answer_logits(model, made), made.targets, reduction="none")
+        sums = torch.zeros(len(ids)).index_add_(0, made.row_of, losses)
+        counts = torch.zeros(len(ids)).index_add_(0, made.row_of, torch.ones_like(losses))
+        found |= dict(zip(names, (sums / counts.clamp_min(1)).tolist(), strict=True))
+    return found
+
+
+def _batches(
+    renderer: Renderer, rows: Iterable[Mapping[str, Any]], max_length: int, batch_tokens: int
+) -> Iterator[list[tuple[str, Any, Any]]]:
+    rendered = []
+    for row in rows:
+        try:
+            example = renderer.example(row["messages"], row.get("tools"))
+        except InputError:
+            continue
+        if len(example.ids) <= max_length:
+            rendered.append((str(row["id"]), example.ids, example.mask))
+    rendered.sort(key=lambda one: len(one[1]), reverse=True)
+    while rendered:
+        size = max(1, batch_tokens // len(rendered[0][1]))
+        yield rendered[:size]
+        rendered = rendered[size:]
