@@ -26,7 +26,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A student that says the one or the other, a teacher that says one, and the rows of the first stage."""
     folder = tmp_path_factory.mktemp("pair")
     save_tiny(folder / "fresh", 3)
-    save_tiny(folder / "other", 3, vocabulary=340)
+    save_tiny(folder / "other", 3, vocabulary=290)
     student = _taught(folder, "student", [RIGHT, WRONG])
     teacher = _taught(folder, "teacher", [RIGHT])
     return student, teacher, folder / "teacher.arrow"
@@ -76,16 +76,13 @@ def test_what_is_trained_on_is_what_the_student_said(config, pair, tmp_path):
     made = Rows(tmp_path / "on-policy-00" / "rows.arrow")
     assert made.sources == ["new"] * 4 + ["memory"] * len(PROMPTS)
     renderer = Renderer(student)
+    asked = [renderer.prompt([{"role": "user", "content": p}], None) for p in PROMPTS]
     for k in range(4):
         ids, mask = made[k]
-        answer = [int(i) for i, m in zip(ids, mask, strict=True) if m]
-        assert answer
-        assert mask.sum() + sum(mask == 0) == len(ids)
-        assert renderer.prompt([{"role": "user", "content": _question(made.names[k])}], None) == [int(i) for i in ids[: -len(answer)]]
-
-
-def _question(name: str) -> str:
-    return name.removeprefix("own/").removeprefix(RIGHT)
+        answer = int(mask.sum())
+        assert answer > 0
+        assert mask.tolist() == [0] * (len(ids) - answer) + [1] * answer
+        assert ids[:-answer].tolist() in asked
 
 
 def test_without_rounds_the_student_stays(config, pair, tmp_path):

@@ -22,7 +22,7 @@ def stepped(model: torch.nn.Linear, ema: Ema, values: list[float]) -> None:
 
 def inside(model: torch.nn.Linear, ema: Ema) -> float:
     with ema.in_place():
-        return float(model.weight.mean())
+        return float(model.weight.detach().mean())
 
 
 def test_it_is_the_mean_that_its_decay_says_and_the_model_gets_its_own_back():
