@@ -171,7 +171,7 @@ THUMBS_ALONE = ("kto",)
 class UpdateConfig(Section):
     strategy: str = "replay"
     """What fights forgetting; a name in llmagentos.update.strategies."""
-    learning_rate: float = Field(1.2e-3, gt=0)
+    learning_rate: float = Field(1.0e-3, gt=0)
     """Peak learning rate; tiny models want about 1e-3, billions of parameters 1e-5 (full) or 1e-4 (LoRA)."""
     thumbs_rate: float = Field(0.1, gt=0, le=1)
     """Factor of it on a day of thumbs alone: without targets to fit, every full step pushes an answer further away."""
@@ -191,7 +191,7 @@ class UpdateConfig(Section):
     """Largest gradient norm."""
     seed: int = 0
     """Order of rows, dropout and sampling."""
-    sweep: tuple[float, ...] = (0.5, 0.75, 1.0)
+    sweep: tuple[float, ...] = (0.75, 0.9, 1.0)
     """Shares α of the step from the champion to the trained weights that are tried; (1.0,) tries the trained ones alone."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of an average of the weights along the run, tried as a further candidate; 0 keeps none (it costs fp32 memory)."""
