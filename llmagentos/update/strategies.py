@@ -58,6 +58,8 @@ STRATEGIES: dict[str, Strategy] = {
     # Learning without forgetting: the old model's distribution on the new prompts [Li & Hoiem 2016]. Needs no old data.
     # There the old model contradicts what changed, so it has less say than on old rows: with 1 the new is not learned.
     "lwf": Strategy(terms={"next_token": {}, "old_model_kl": {"rows": "new", "weight": 0.3}}, shares=NEW),
+    # The old model's ranking of everything but the right answer, on the new prompts. Needs no old data.
+    "masked_kl": Strategy(terms={"next_token": {}, "masked_kl": {}}, shares=NEW),
     # Experience replay: remembered and pinned general rows in every batch.
     "replay": Strategy(terms={"next_token": {}}),
     # Replay, and on the old rows the distribution of whoever first learned them [Buzzega+ 2020].

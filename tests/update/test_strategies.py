@@ -15,7 +15,7 @@ def test_every_strategy_names_terms_that_exist_and_trains_on_the_new(name: str):
     assert chosen.mix(ReplayConfig(), TOKENS)["new"] > 0
 
 
-@pytest.mark.parametrize("name", ["naive", "l2", "ewc", "lwf"])
+@pytest.mark.parametrize("name", ["naive", "l2", "ewc", "lwf", "masked_kl"])
 def test_without_replay_nothing_old_is_trained_on(name: str):
     assert set(strategy(name).mix(ReplayConfig(), TOKENS)) == {"new"}
 

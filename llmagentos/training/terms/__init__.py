@@ -11,6 +11,7 @@ from llmagentos.training.terms.dpo import DPO
 from llmagentos.training.terms.ewc import EWC
 from llmagentos.training.terms.kto import KTO
 from llmagentos.training.terms.l2_anchor import L2Anchor
+from llmagentos.training.terms.masked_kl import MaskedKL
 from llmagentos.training.terms.next_token import NextToken
 from llmagentos.training.terms.old_model_kl import OldModelKL
 from llmagentos.training.terms.policy_gradient import PolicyGradient
@@ -22,6 +23,7 @@ TERMS: dict[str, type[Term]] = {
     "l2_anchor": L2Anchor,
     "ewc": EWC,
     "old_model_kl": OldModelKL,
+    "masked_kl": MaskedKL,
     "derpp": DERPP,
     "teacher_kl": TeacherKL,
     "kto": KTO,
