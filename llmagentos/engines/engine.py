@@ -29,6 +29,8 @@ class Grammar:
 
     text: str
     field: str
+    parts: tuple["Grammar", ...] = ()
+    """Grammars it is made of that other fields asked for: where one of them cannot be compiled, that field is named."""
 
 
 @dataclass(frozen=True)

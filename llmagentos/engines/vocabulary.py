@@ -47,6 +47,8 @@ class Vocabulary:
     def _compile(self, grammar: Grammar) -> LLMatcher:
         matcher = LLMatcher(self._tokens, grammar.text, log_level=0)
         if matcher.is_error():
+            for part in grammar.parts:
+                self._compile(part)
             raise InputError(f"{grammar.field}: cannot be followed: {_reason(matcher)}.", field=grammar.field)
         return matcher
 

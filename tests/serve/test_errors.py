@@ -14,6 +14,11 @@ def deep(levels: int) -> bytes:
     return b'{"model":"agent","messages":' + b"[" * levels + b"]" * levels + b"}"
 
 
+def schema(of: dict) -> dict:
+    return {"type": "json_schema", "json_schema": {"name": "it", "strict": True, "schema": of}}
+
+
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "banana"}}}}}
 BAD_CHAT = [
     (b"{", "body"),
     (b"\xff\xfe{}", "body"),
@@ -40,7 +45,9 @@ BAD_CHAT = [
     ({"temperature": "hot"}, "temperature"),
     ({"top_p": 0}, "top_p"),
     ({"seed": 1.5}, "seed"),
-    ({"n": 2}, "n"),
+    ({"n": 0}, "n"),
+    ({"n": 9}, "n"),
+    ({"n": True}, "n"),
     ({"n": 1_000_000}, "n"),
     ({"stop": ["a"] * 5}, "stop"),
     ({"stop": ""}, "stop"),
@@ -50,10 +57,33 @@ BAD_CHAT = [
     ({"metadata": {"a": "x" * 513}}, "metadata"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}]}, "tools"),
+    ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools"),
+    ({"tools": [FUNCTION], "tool_choice": "required"}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"logprobs": True}, "logprobs"),
-    ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ({"tool_choice": "always"}, "tool_choice"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice"),
+    ({"tools": [FUNCTION], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+    ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+    ({"response_format": {}}, "response_format"),
+    ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}}, "response_format"),
+    ({"response_format": schema({"type": "banana"})}, "response_format"),
+    ({"response_format": schema({"type": "banana"}), "stream": True}, "response_format"),
+    ({"response_format": schema({"not": {}})}, "response_format"),
+    ({"response_format": schema({"$ref": "https://example.org/a"})}, "response_format"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"presence_penalty": 2.5}, "presence_penalty"),
+    ({"frequency_penalty": -2.5}, "frequency_penalty"),
+    ({"frequency_penalty": "1"}, "frequency_penalty"),
+    ({"logit_bias": {"a": 1}}, "logit_bias"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"5": "1"}}, "logit_bias"),
+    ({"logit_bias": {"400": 1}}, "logit_bias"),
     ({"model": 5}, "model"),
     ({"model": None}, "model"),
     ({"messages": [{"role": "user", "content": "long " * 3000}]}, "messages"),
@@ -81,6 +111,8 @@ OTHER_BAD = [
     ("POST", "/v1/completions", {"model": "agent"}, 400, "invalid_request"),
     ("POST", "/v1/completions", {"model": "agent", "prompt": ["a", "b"]}, 400, "invalid_request"),
     ("POST", "/v1/completions", {"model": "agent", "prompt": ""}, 400, "context_length_exceeded"),
+    ("POST", "/v1/completions", {"model": "agent", "prompt": "a", "logprobs": 6}, 400, "invalid_request"),
+    ("POST", "/v1/completions", {"model": "agent", "prompt": "a", "best_of": 2}, 400, "invalid_request"),
     ("POST", "/v1/feedback", {"interaction_id": "nobody", "name": "thumb", "value": True}, 404, "not_found"),
     ("POST", "/v1/feedback", {"session_id": "nobody", "name": "thumb", "value": True}, 404, "not_found"),
     ("POST", "/v1/feedback", {"name": "thumb", "value": True}, 400, "invalid_request"),
