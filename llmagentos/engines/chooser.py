@@ -71,7 +71,8 @@ class Chooser:
 
     def _draw(self, scores: torch.Tensor) -> int:
         """Draw from softmax(scores / temperature) cut to the smallest set with mass top_p (Holtzman et al., 2020)."""
-        probabilities = torch.softmax(scores.double() / self._sampling.temperature, dim=-1)
+        below = scores.double() - scores.max()  # nothing overflows, however low the temperature
+        probabilities = torch.softmax(below / self._sampling.temperature, dim=-1)
         ordered, order = probabilities.sort(descending=True, stable=True)
         ordered[ordered.cumsum(0) - ordered > self._sampling.top_p] = 0
         ordered[0].clamp_(min=torch.finfo(torch.float64).tiny)

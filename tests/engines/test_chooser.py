@@ -32,6 +32,12 @@ def test_a_bias_bans_and_forces():
     assert set(chosen(Sampling(9, temperature=2, seed=1, logit_bias={1: -100, 3: -100}), 50)) == {0, 2}
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-200, 1e-9])
+def test_the_lowest_temperature_is_greedy(temperature: float):
+    assert chosen(Sampling(9, temperature=temperature, seed=1), 5) == [1] * 5
+    assert chosen(Sampling(9, temperature=temperature, top_p=5e-324, logit_bias={1: -100}), 5) == [3] * 5
+
+
 def test_the_models_scores_stay_as_they_are():
     before = SCORES.clone()
     chosen(Sampling(9, temperature=1, presence_penalty=2, logit_bias={0: 5}, logprobs=2), 5)

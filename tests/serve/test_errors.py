@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.serve.conftest import Served, chat
 
@@ -154,3 +156,58 @@ def test_a_body_that_is_too_large(start: Callable[..., Served]):
             response = client.post("/v1/chat/completions", content=content)
             assert response.status_code == 413
             assert response.json()["error"]["code"] == "body_too_large"
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc$", max_size=4), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+KEYWORDS = ("type", "properties", "items", "required", "enum", "const", "anyOf", "oneOf", "allOf", "not", "pattern", "format",
+            "minimum", "maximum", "minLength", "maxItems", "additionalProperties", "$ref", "x-guidance")  # fmt: skip
+SCHEMAS = st.dictionaries(st.sampled_from(KEYWORDS), st.sampled_from([*KEYWORDS, "object", "integer", {}]) | ANYTHING)
+FORMATS = st.fixed_dictionaries({"type": st.sampled_from(["text", "json_object", "json_schema"])}) | st.builds(
+    lambda of, strict: {"type": "json_schema", "json_schema": {"name": "n", "schema": of, "strict": strict}},
+    SCHEMAS, st.booleans(),
+)  # fmt: skip
+FIELDS = {
+    "n": st.integers(0, 9),
+    "temperature": st.floats(0, 2),
+    "top_p": st.floats(0, 1),
+    "seed": st.integers(-(1 << 64), 1 << 64),
+    "stop": st.text("ab ", max_size=3) | st.lists(st.text("ab ", max_size=3), max_size=5),
+    "presence_penalty": st.floats(-3, 3),
+    "frequency_penalty": st.floats(-3, 3),
+    "logit_bias": st.dictionaries(st.integers(-1, 410).map(str), st.floats(-101, 101), max_size=3),
+    "logprobs": st.booleans() | st.integers(-1, 6),
+    "top_logprobs": st.integers(-1, 21),
+    "response_format": FORMATS,
+    "tools": st.lists(
+        st.builds(lambda of, strict: {"type": "function", "function": {"name": "f", "parameters": of, "strict": strict}},
+                  SCHEMAS, st.booleans()), max_size=2),
+    "tool_choice": st.sampled_from(["none", "auto", "required", {"type": "function", "function": {"name": "f"}}]),
+    "parallel_tool_calls": st.booleans(),
+    "stream": st.booleans(),
+}  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(
+    right=st.fixed_dictionaries({}, optional=FIELDS), wrong=st.dictionaries(st.sampled_from(sorted(FIELDS)), ANYTHING, max_size=1)
+)
+def test_no_body_is_a_failure_of_ours(local: Served, right: dict, wrong: dict):
+    fields = right | wrong | {"max_tokens": 6}
+    with local.client() as client:
+        for path, body in (
+            ("/v1/chat/completions", chat(**fields)),
+            ("/v1/completions", {"model": "agent", "prompt": "a", **fields}),
+        ):
+            response = client.post(path, json=body)
+            assert response.status_code in (200, 400), response.text
+            if response.status_code == 400:
+                assert response.json()["error"]["param"]
+            elif body.get("stream"):
+                assert response.text.endswith("data: [DONE]\n\n")
+            else:
+                assert len(response.json()["choices"]) == (body.get("n") or 1)
