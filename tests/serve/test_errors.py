@@ -21,6 +21,8 @@ def schema(of: dict) -> dict:
 
 
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "banana"}}}}}
+WIDE = {"type": "object", "properties": {f"p{k}": {"type": "string"} for k in range(2000)}}
+"""It compiles, and cannot be followed: too much may come next."""
 BAD_CHAT = [
     (b"{", "body"),
     (b"\xff\xfe{}", "body"),
@@ -73,6 +75,8 @@ BAD_CHAT = [
     ({"response_format": schema({"type": "banana"})}, "response_format"),
     ({"response_format": schema({"type": "banana"}), "stream": True}, "response_format"),
     ({"response_format": schema({"not": {}})}, "response_format"),
+    ({"response_format": schema(WIDE)}, "response_format"),
+    ({"response_format": schema(WIDE), "stream": True}, "response_format"),
     ({"response_format": schema({"$ref": "https://example.org/a"})}, "response_format"),
     ({"logprobs": 1}, "logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
