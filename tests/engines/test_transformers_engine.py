@@ -92,6 +92,29 @@ def test_penalties_and_grammars_are_the_same_whatever_else_runs(engine: Engine):
     assert set(engine.renderer.text(alone[3][0])) <= set("abcdef ")
 
 
+def test_a_request_put_back_for_want_of_room_goes_on(tiny: VersionRef):
+    """Six answers of 70 tokens do not fit into 8 blocks of 32: some lose their cache on the way and begin anew."""
+    narrow = load(tiny, EngineConfig(num_blocks=8, page_size=32, max_batch_tokens=64))
+    ids = prompt(narrow, "Tell me")
+    wanted = [
+        Sampling(70, temperature=1.2, seed=5, frequency_penalty=1, logprobs=1),
+        Sampling(70, temperature=0.8, seed=6, grammar=Grammar("start: /[a-f ]{90,}/", "response_format")),
+        Sampling(70, frequency_penalty=2, ignore_eos=True),
+    ]
+
+    async def scored(sampling: Sampling) -> tuple[list[int], list[int]]:
+        chunks = [chunk async for chunk in narrow.generate("s", ids, sampling)]
+        return [i for c in chunks for i in c.ids], [s.id for c in chunks for s in c.scores]
+
+    async def together() -> list[tuple[list[int], list[int]]]:
+        return await asyncio.gather(*[scored(s) for s in wanted * 2])
+
+    alone = [asyncio.run(scored(s)) for s in wanted]
+    assert asyncio.run(together()) == alone * 2
+    assert alone[0][0] == alone[0][1]
+    narrow.close()
+
+
 def test_log_probabilities_are_those_of_a_forward_pass(engine: Engine, tiny: VersionRef):
     ids = prompt(engine, "Tell me")
 

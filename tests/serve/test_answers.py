@@ -1,10 +1,12 @@
 import json
 import threading
 from collections.abc import Callable
+from typing import Literal
 
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel, Field
 
 from llmagentos.storage.flush import flush
 from llmagentos.storage.tables import Tables
@@ -320,6 +322,22 @@ def test_an_answer_follows_its_schema(local: Served, temperature: float):
         assert isinstance(found["ok"], bool)
         assert 0 <= found["x"] <= 99
         assert choice.finish_reason == "stop"
+
+
+class Point(BaseModel):
+    x: int = Field(ge=0, le=99)
+    kind: Literal["near", "far"]
+    marks: list[bool] = Field(max_length=2)
+    twin: bool | None
+
+
+def test_the_official_client_parses_into_its_own_models(local: Served):
+    body = chat(max_tokens=200, temperature=1, seed=1)
+    found = the_client(local).chat.completions.parse(**body, response_format=Point).choices[0].message.parsed
+    assert isinstance(found, Point)
+    tool = openai.pydantic_function_tool(Point)
+    called = the_client(local).chat.completions.parse(**body, tools=[tool], tool_choice="required", parallel_tool_calls=False)
+    assert isinstance(called.choices[0].message.tool_calls[0].function.parsed_arguments, Point)
 
 
 def test_an_answer_cut_short_says_so(local: Served):
