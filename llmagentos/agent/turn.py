@@ -113,11 +113,14 @@ class Turn:
         """The answer's tokens, end-of-turn excluded, where log-probabilities are asked for."""
         self._sent = ""
         self._spoken: Spoken | None = None
+        self._cancelled = False
 
     async def pieces(self, *, stream: bool = True) -> AsyncIterator[Piece]:
         """Text as it becomes certain; without `stream` nothing until the end. Raises EngineFailedError, InputError."""
         if self.sampling.logprobs is not None:
             self._spoken = Spoken(await asyncio.to_thread(vocabulary_of, self.engine.renderer))
+        if self._cancelled:  # before the engine knew of it
+            return
         chunks = self.engine.generate(self.request_id, self.prompt_ids, self.sampling, stream=stream)
         async with aclosing(chunks):  # type: ignore[type-var]
             async for chunk in chunks:
@@ -130,6 +133,7 @@ class Turn:
                     yield Piece(text, self._tokens_within(len(self._sent)))
 
     def cancel(self) -> None:
+        self._cancelled = True
         self.engine.cancel(self.request_id)
 
     def _text(self) -> str:

@@ -30,6 +30,9 @@ class Scripted:
         self.renderer, self.step, self.cancel_after, self.reason = renderer, step, cancel_after, reason
         self.ids = [*renderer.tokenizer.encode(text, add_special_tokens=False).ids, renderer.eos_id]
 
+    def cancel(self, request_id: str) -> None:
+        """Too early: it knows of no request yet."""
+
     async def generate(self, request_id: str, prompt_ids: list, sampling: Sampling, *, stream: bool = True) -> AsyncIterator:
         said: list[int] = []
         for at in range(0, len(self.ids), self.step):
@@ -155,6 +158,17 @@ def test_a_cancelled_turn_said_what_was_sent(renderer: Renderer):
     assert turn.finish_reason == "cancelled"
     assert turn.message == {"role": "assistant", "content": "".join(pieces)}
     assert pieces
+
+
+def test_a_turn_cancelled_before_it_begins_says_nothing(renderer: Renderer):
+    turn = Turn(Scripted(renderer, "Hello"), "r", ASKED, Sampling(50), 1024)
+    turn.cancel()
+
+    async def collect() -> list[Piece]:
+        return [piece async for piece in turn.pieces()]
+
+    assert asyncio.run(collect()) == []
+    assert (turn.finish_reason, turn.message["content"], turn.answer_ids) == ("cancelled", "", [])
 
 
 def test_plain_text_is_continued_as_it_stands(renderer: Renderer):
