@@ -27,6 +27,7 @@ class Chooser:
         self._sampling, self._matcher = sampling, matcher
         self._counts: Counter[int] = Counter()
         self._bias = dict(sampling.logit_bias)
+        self._penalised = bool(sampling.presence_penalty or sampling.frequency_penalty)
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -57,11 +58,12 @@ class Chooser:
         return token
 
     def _adjusted(self, scores: torch.Tensor) -> torch.Tensor:
+        if not self._penalised and not self._bias and self._matcher is None:
+            return scores.cpu()
         adjusted = scores.float().cpu().clone()
-        sampling = self._sampling
-        if self._counts and (sampling.presence_penalty or sampling.frequency_penalty):
+        if self._counts:
             counts = torch.tensor(list(self._counts.values()), dtype=adjusted.dtype)
-            adjusted[list(self._counts)] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+            adjusted[list(self._counts)] -= self._sampling.presence_penalty + self._sampling.frequency_penalty * counts
         if self._bias:
             adjusted[list(self._bias)] += torch.tensor(list(self._bias.values()), dtype=adjusted.dtype)
         if self._matcher is not None:
@@ -71,15 +73,17 @@ class Chooser:
 
     def _draw(self, scores: torch.Tensor) -> int:
         """Draw from softmax(scores / temperature) cut to the smallest set with mass top_p (Holtzman et al., 2020)."""
-        below = scores.double() - scores.max()  # nothing overflows, however low the temperature
-        probabilities = torch.softmax(below / self._sampling.temperature, dim=-1)
+        below = scores.to(torch.float64, copy=True)
+        below -= below.max()  # nothing overflows, however low the temperature
+        probabilities = torch.softmax(below.div_(self._sampling.temperature), dim=-1)
         ordered, order = probabilities.sort(descending=True, stable=True)
         ordered[ordered.cumsum(0) - ordered > self._sampling.top_p] = 0
         ordered[0].clamp_(min=torch.finfo(torch.float64).tiny)
         return int(order[torch.multinomial(ordered, 1, generator=self._generator)])
 
     def _note(self, token: int) -> None:
-        self._counts[token] += 1
+        if self._penalised:
+            self._counts[token] += 1
         if self._matcher is not None:
             self._matcher.advance(token)
 
