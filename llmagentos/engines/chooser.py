@@ -68,7 +68,8 @@ class Chooser:
             adjusted[list(self._bias)] += torch.tensor(list(self._bias.values()), dtype=adjusted.dtype)
         if self._matcher is not None:
             self._matcher.mask(adjusted)
-            self.failure = self._matcher.failure
+            stuck = "nothing may come next" if adjusted.max() == -torch.inf else None
+            self.failure = self._matcher.failure or stuck
         return adjusted
 
     def _draw(self, scores: torch.Tensor) -> int:

@@ -91,3 +91,10 @@ def test_a_grammar_is_followed_against_the_models_will(tiny: VersionRef, tempera
         ids.append(chooser.choose(scores))
     assert renderer.text(ids) in ("yes", "no")
     assert chooser.failure is None
+
+
+def test_an_answer_that_nothing_may_continue_ends(tiny: VersionRef):
+    renderer = load_renderer(tiny.dir)
+    chooser = Chooser(Sampling(9, temperature=1), vocabulary_of(renderer).matcher(Grammar('start: "yes"', "tools")))
+    assert chooser.choose(torch.full([renderer.vocab_size], -torch.inf)) in renderer.stop_ids
+    assert chooser.failure

@@ -76,7 +76,7 @@ BAD_CHAT = [
     ({"response_format": schema({"type": "banana"}), "stream": True}, "response_format"),
     ({"response_format": schema({"not": {}})}, "response_format"),
     ({"response_format": schema(WIDE)}, "response_format"),
-    ({"response_format": schema(WIDE), "stream": True}, "response_format"),
+    ({"response_format": schema(WIDE), "n": 3, "temperature": 1}, "response_format"),
     ({"response_format": schema({"$ref": "https://example.org/a"})}, "response_format"),
     ({"logprobs": 1}, "logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
@@ -160,6 +160,13 @@ def test_a_body_that_is_too_large(start: Callable[..., Served]):
             response = client.post("/v1/chat/completions", content=content)
             assert response.status_code == 413
             assert response.json()["error"]["code"] == "body_too_large"
+
+
+def test_a_stream_that_cannot_keep_its_form_ends_with_the_error(local: Served):
+    with local.client() as client:
+        text = client.post("/v1/chat/completions", json=chat(response_format=schema(WIDE), stream=True)).text
+    last = json.loads([line for line in text.split("\n\n") if line][-1].removeprefix("data: "))
+    assert last["error"]["param"] == "response_format"
 
 
 ANYTHING = st.recursive(
