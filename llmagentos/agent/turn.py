@@ -4,18 +4,23 @@ What streams out is never taken back: text that may still become a stop string, 
 back until it is certain. The streamed pieces and the message at the end are the same text.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmagentos.agent.form import HERMES, Form, call_marker, grammar
+from llmagentos.agent.spoken import Spoken, SpokenToken
 from llmagentos.config.sections import AgentConfig
 from llmagentos.core.errors import InputError
 from llmagentos.core.messages import Message
 from llmagentos.engines.engine import Chunk, Engine, Sampling
+from llmagentos.engines.vocabulary import vocabulary_of
 from llmagentos.models.chat import CALL, parse_answer
 
-_MARKERS = (CALL, "<tool_call>")
+_MARKERS = (CALL, HERMES[0])
+_BANNED = -100.0
 _HALF = "\ufffd"
 _LONGEST_HALF = 3
 """Bytes of an unfinished UTF-8 character, each of which may show as one replacement character."""
@@ -23,24 +28,40 @@ _LONGEST_HALF = 3
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that is certain by now."""
+    """Text that is certain by now, with its tokens where log-probabilities are asked for."""
 
     text: str
+    tokens: tuple[SpokenToken, ...] = ()
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages and tools; the answer may call tools."""
+    """Messages and tools; the answer has the form asked for and may call tools, unless that excludes it."""
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
-    markers = _MARKERS
+    form: Form = Form()
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return _MARKERS if self._may_call else ()
+
+    @property
+    def _may_call(self) -> bool:
+        return self.form.calls != "none" and (self.form.schema is None or bool(self.tools))
 
     def prompt(self, engine: Engine) -> list[int]:
         return engine.renderer.prompt(self.messages, self.tools)
 
+    def sampling(self, engine: Engine, asked: Sampling) -> Sampling:
+        """How the answer is drawn so that it has its form. Raises InputError where it cannot."""
+        marker = call_marker(engine.renderer)
+        if self.form.calls == "none" and marker is not None:
+            asked = replace(asked, logit_bias={**asked.logit_bias, marker: _BANNED})
+        return replace(asked, grammar=grammar(self.form, self.tools, engine.renderer))
+
     def message(self, text: str) -> Message:
-        return parse_answer(text)
+        return parse_answer(text) if self._may_call else {"role": "assistant", "content": text}
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,9 @@ class PlainText:
 
     def prompt(self, engine: Engine) -> list[int]:
         return list(engine.renderer.tokenizer.encode(self.text, add_special_tokens=False).ids)
+
+    def sampling(self, engine: Engine, asked: Sampling) -> Sampling:
+        return asked
 
     def message(self, text: str) -> Message:
         return {"role": "assistant", "content": text}
@@ -67,7 +91,8 @@ def with_system_prompt(messages: list[Message], agent: AgentConfig) -> list[Mess
 class Turn:
     """One answer of one engine. Iterate `pieces()` to its end, then read `message`, `answer_ids`, `finish_reason`.
 
-    Raises InputError when the prompt leaves no room for an answer within `max_length` tokens.
+    Raises InputError when the prompt leaves no room for an answer within `max_length` tokens, and for a form that no
+    answer can have.
     """
 
     def __init__(
@@ -80,27 +105,35 @@ class Turn:
         room = min(max_length, engine.max_length) - len(self.prompt_ids)
         if not self.prompt_ids or room < 1:
             raise ContextLengthError(len(self.prompt_ids), min(max_length, engine.max_length))
-        self.sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+        self.sampling = source.sampling(engine, replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room)))
         self.answer_ids: list[int] = []
         self.finish_reason: str = "cancelled"
         self.message: Message = {"role": "assistant", "content": ""}
+        self.tokens: list[SpokenToken] = []
+        """The answer's tokens, end-of-turn excluded, where log-probabilities are asked for."""
         self._sent = ""
+        self._spoken: Spoken | None = None
+        self._cancelled = False
 
     async def pieces(self, *, stream: bool = True) -> AsyncIterator[Piece]:
-        """Text as it becomes certain; without `stream` nothing until the end. Raises EngineFailedError."""
+        """Text as it becomes certain; without `stream` nothing until the end. Raises EngineFailedError, InputError."""
+        if self.sampling.logprobs is not None:
+            self._spoken = Spoken(await asyncio.to_thread(vocabulary_of, self.engine.renderer))
+        if self._cancelled:  # before the engine knew of it
+            return
         chunks = self.engine.generate(self.request_id, self.prompt_ids, self.sampling, stream=stream)
         async with aclosing(chunks):  # type: ignore[type-var]
             async for chunk in chunks:
-                self.answer_ids += chunk.ids
-                if chunk.finish_reason is None and stream and (piece := self._certain()):
-                    yield piece
+                self._hear(chunk)
                 if chunk.finish_reason is not None:
-                    self._finish(chunk)
-        content = self.message["content"] or ""
-        if content.startswith(self._sent) and len(content) > len(self._sent):
-            yield Piece(content[len(self._sent) :])
+                    last = self._finish(chunk)
+                    if last.text or last.tokens:
+                        yield last
+                elif stream and (text := self._certain()):
+                    yield Piece(text, self._tokens_within(len(self._sent)))
 
     def cancel(self) -> None:
+        self._cancelled = True
         self.engine.cancel(self.request_id)
 
     def _text(self) -> str:
@@ -108,7 +141,21 @@ class Turn:
         kept = [i for i in self.answer_ids if i not in stops]
         return str(self.engine.renderer.tokenizer.decode(kept, skip_special_tokens=False))
 
-    def _certain(self) -> Piece | None:
+    def _hear(self, chunk: Chunk) -> None:
+        self.answer_ids += chunk.ids
+        if self._spoken:
+            self._spoken.add(score for score in chunk.scores if score.id not in self.engine.renderer.stop_ids)
+
+    def _tokens_within(self, length: int, *, last: bool = False) -> tuple[SpokenToken, ...]:
+        """The tokens of the first `length` characters that no piece held yet; `last` ones need only begin there."""
+        if self._spoken is None:
+            return ()
+        tokens = self._spoken.begun(length) if last else self._spoken.within(length)
+        self.tokens += tokens
+        return tokens
+
+    def _certain(self) -> str:
+        """What may be sent further."""
         text = self._text()
         end = len(text)
         for _ in range(_LONGEST_HALF):
@@ -119,11 +166,12 @@ class Turn:
             end = min(end, found if found >= 0 else _partial(text, mark))
         end = min(end, len(text[:end].rstrip()))  # before a tool call, white space is not part of the content
         if end <= len(self._sent):
-            return None
-        piece, self._sent = text[len(self._sent) : end], text[:end]
-        return Piece(piece)
+            return ""
+        new, self._sent = text[len(self._sent) : end], text[:end]
+        return new
 
-    def _finish(self, last: Chunk) -> None:
+    def _finish(self, last: Chunk) -> Piece:
+        """The message, and what of it was not sent yet."""
         text = self._text()
         cuts = [found for stop in self.sampling.stop if (found := text.find(stop)) >= 0]
         if cuts:
@@ -131,9 +179,13 @@ class Turn:
         if last.finish_reason == "cancelled":
             # What was sent is what was said: what was held back never reached anybody.
             self.message = {"role": "assistant", "content": self._sent}
-            return
+            return Piece("", self._tokens_within(len(self._sent)))
         self.message = self.source.message(text)
-        self.finish_reason = "tool_calls" if self.message.get("tool_calls") else str(last.finish_reason)
+        called = bool(self.message.get("tool_calls")) and last.finish_reason != "length"
+        self.finish_reason = "tool_calls" if called else str(last.finish_reason)
+        content = self.message["content"] or ""
+        rest = content[len(self._sent) :] if content.startswith(self._sent) else ""
+        return Piece(rest, self._tokens_within(len(text), last=True))
 
 
 class ContextLengthError(InputError):

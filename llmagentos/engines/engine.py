@@ -5,8 +5,8 @@ which is what makes "one version per answer" true by construction.
 """
 
 import importlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -17,6 +17,20 @@ from llmagentos.models.chat import Renderer
 from llmagentos.storage.manifest import verify
 
 FinishReason = Literal["stop", "length", "cancelled"]
+
+
+_SEED_STEP = 0x9E3779B97F4A7C15
+"""Odd and far from any power of two (2^64 over the golden ratio): seeds of neighbouring choices have nothing in common."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What an answer must look like, in llguidance's Lark, and the request's field that asked for it."""
+
+    text: str
+    field: str
+    parts: tuple["Grammar", ...] = ()
+    """Grammars it is made of that other fields asked for: where one of them cannot be compiled, that field is named."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,32 @@ class Sampling:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     """Go on behind an end-of-turn id up to `max_new_tokens`: for measuring."""
+    presence_penalty: float = 0.0
+    """Taken off the score of every token that the answer holds already."""
+    frequency_penalty: float = 0.0
+    """Taken off the score of a token once for each time that the answer holds it."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Token id -> what is added to its score."""
+    logprobs: int | None = None
+    """Also report each token's log-probability, and those of this many likeliest tokens."""
+    grammar: Grammar | None = None
+
+    def of_choice(self, index: int) -> "Sampling":
+        """For one of several answers to a prompt: a seed of its own, which the request's seed determines."""
+        return self if self.seed is None else replace(self, seed=self.seed + index * _SEED_STEP)
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """A token of an answer and its log-probability (natural logarithm, finite) under the model itself.
+
+    That is the distribution before penalties, bias, grammar, temperature and top_p.
+    """
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens and theirs, best first."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +78,8 @@ class Chunk:
 
     ids: list[int]
     finish_reason: FinishReason | None
+    scores: tuple[TokenScore, ...] = ()
+    """One for each id where `Sampling.logprobs` asked for them."""
 
 
 class EngineFailedError(CapacityError):
@@ -57,7 +99,8 @@ class Engine(Protocol):
     ) -> AsyncIterator[Chunk]:
         """Generate until an end-of-turn id, a stop string or the limit; without `stream` one chunk holds it all.
 
-        Closing the iterator early cancels. Raises EngineFailedError.
+        Closing the iterator early cancels. Raises EngineFailedError, and InputError for a grammar that cannot be
+        compiled or followed and for a bias of a token that does not exist.
         """
         ...
 

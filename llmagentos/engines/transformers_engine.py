@@ -1,7 +1,7 @@
 """The default engine: transformers' continuous batching in a thread of its own, answers handed to asyncio.
 
-The manager itself is greedy; one logits processor of ours draws for the requests that sample, each with its own
-generator. So one batch holds greedy and sampling requests, and a seed gives the same answer whatever else is running.
+The manager itself is greedy; one logits processor of ours chooses for the requests that ask for more, each with its own
+chooser. So one batch holds greedy and sampling requests, and a seed gives the same answer whatever else is running.
 """
 
 import asyncio
@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
-from transformers.generation.continuous_batching.cb_logits_processors import (
-    ContinuousBatchingLogitsProcessor,
-    ContinuousBatchingLogitsProcessorList,
-)
+from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 
 from llmagentos.config.sections import EngineConfig
-from llmagentos.core.errors import IntegrityError
+from llmagentos.core.errors import InputError, IntegrityError
 from llmagentos.core.records import VersionRef
-from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling
+from llmagentos.engines.chooser import Choices, Chooser
+from llmagentos.engines.engine import Chunk, EngineFailedError, Grammar, Sampling
+from llmagentos.engines.vocabulary import Matcher, vocabulary_of
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model, load_renderer
 
@@ -62,9 +61,10 @@ class TransformersEngine:
         self._manager.register_result_handler(name, outputs.put_nowait)
         finished = False
         try:
-            self._add(name, prompt_ids, sampling, stream or bool(sampling.stop))
-            async for chunk in self._chunks(outputs, sampling):
-                finished = chunk.finish_reason is not None
+            chooser = await self._chooser(sampling)
+            self._add(name, prompt_ids, sampling, chooser, stream or bool(sampling.stop))
+            async for chunk in self._chunks(outputs, sampling, chooser):
+                finished = chunk.finish_reason not in (None, "cancelled")
                 yield chunk
         finally:
             self._forget(request_id, number, name, cancel=not finished)
@@ -84,20 +84,34 @@ class TransformersEngine:
         if self._manager.is_running():
             self._manager.stop(block=True, hard_stop=not drain)
 
-    def _add(self, name: str, prompt_ids: list[int], sampling: Sampling, stream: bool) -> None:
-        drawn = {"draw": _Draw(sampling)} if sampling.temperature > 0 else {}
+    async def _chooser(self, sampling: Sampling) -> Chooser | None:
+        """What chooses the tokens; None where the best ones are all that is asked for. Raises InputError."""
+        if not Chooser.needed(sampling):
+            return None
+        unknown = [i for i in sampling.logit_bias if not 0 <= i < self.renderer.vocab_size]
+        if unknown:
+            message = f"logit_bias: there is no token {unknown[0]}; ids go from 0 to {self.renderer.vocab_size - 1}."
+            raise InputError(message, field="logit_bias")
+        matcher = await asyncio.to_thread(self._matcher, sampling.grammar) if sampling.grammar else None
+        return Chooser(sampling, matcher)
+
+    def _matcher(self, grammar: Grammar) -> Matcher:
+        return vocabulary_of(self.renderer).matcher(grammar)
+
+    def _add(self, name: str, prompt_ids: list[int], sampling: Sampling, chooser: Chooser | None, stream: bool) -> None:
         accepted = self._manager.add_request(
             prompt_ids,
             request_id=name,
             max_new_tokens=sampling.max_new_tokens,
             streaming=stream,
             eos_token_id=-1 if sampling.ignore_eos else sorted(self.renderer.stop_ids),
-            **drawn,
+            **({"chooser": chooser} if chooser else {}),
         )
         if accepted is None:
             raise EngineFailedError(f"the engine of version {self.ref.id} takes no more requests.")
 
-    async def _chunks(self, outputs: asyncio.Queue[Any], sampling: Sampling) -> AsyncIterator[Chunk]:
+    async def _chunks(self, outputs: asyncio.Queue[Any], sampling: Sampling, chooser: Chooser | None) -> AsyncIterator[Chunk]:
+        scores = chooser.scores if chooser else []
         sent = 0
         while True:
             output = await outputs.get()
@@ -106,16 +120,19 @@ class TransformersEngine:
                 return
             if output.error is not None:
                 raise EngineFailedError(f"the engine of version {self.ref.id} failed: {output.error}.")
+            if chooser and chooser.failure and sampling.grammar:
+                field = sampling.grammar.field
+                raise InputError(f"{field}: could not be followed to its end: {chooser.failure}.", field=field)
             ids = output.generated_tokens
             stopped = sampling.stop and any(s in self.renderer.text(ids) for s in sampling.stop)
             if stopped or output.is_finished():
                 ended = bool(stopped or (ids and ids[-1] in self.renderer.stop_ids))
                 if not output.is_finished():
                     self._manager.cancel_request(output.request_id)
-                yield Chunk(ids[sent:], "stop" if ended else "length")
+                yield Chunk(ids[sent:], "stop" if ended else "length", tuple(scores[sent : len(ids)]))
                 return
             if len(ids) > sent:
-                yield Chunk(ids[sent:], None)
+                yield Chunk(ids[sent:], None, tuple(scores[sent : len(ids)]))
                 sent = len(ids)
 
     def _forget(self, request_id: str, number: int, name: str, *, cancel: bool) -> None:
@@ -129,52 +146,6 @@ class TransformersEngine:
             router.result_handlers.pop(name, None)
 
 
-class _Draw:
-    """One request's own dice. Shared by copies of its state, so that a request put back in the queue goes on."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        self.temperature, self.top_p = sampling.temperature, sampling.top_p
-        self.generator = torch.Generator()
-        if sampling.seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(sampling.seed % (1 << 63))
-
-    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Draw":
-        return self
-
-    def token(self, scores: torch.Tensor) -> int:
-        """Draw from softmax(scores / temperature) cut to the smallest set with mass top_p (Holtzman et al., 2020)."""
-        probabilities = torch.softmax(scores.double().cpu() / self.temperature, dim=-1)
-        ordered, order = probabilities.sort(descending=True, stable=True)
-        ordered[ordered.cumsum(0) - ordered > self.top_p] = 0
-        ordered[0].clamp_(min=torch.finfo(torch.float64).tiny)
-        return int(order[torch.multinomial(ordered, 1, generator=self.generator)])
-
-
-class _Sampler(ContinuousBatchingLogitsProcessor):
-    """Leaves greedy rows as they are, and makes the drawn token the greatest of a sampling row."""
-
-    supported_kwargs = {"draw": _Draw}
-    ignored_kwargs = ()
-
-    def __init__(self) -> None:
-        self._draws: list[_Draw | None] = []
-
-    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-        int32_tensor.zero_()
-
-    def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
-        self._draws = [r.state.logit_processor_kwargs.get("draw") for r in requests_with_new_token]
-        return torch.zeros(len(self._draws), dtype=torch.int32)
-
-    def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
-        for row, draw in enumerate(self._draws):
-            if draw is not None:
-                scores[row, draw.token(scores[row])] = torch.inf
-        return scores
-
-
 def _start(model: "PreTrainedModel", config: EngineConfig) -> Any:
     settings = ContinuousBatchingConfig(
         page_size=config.page_size,
@@ -183,13 +154,13 @@ def _start(model: "PreTrainedModel", config: EngineConfig) -> Any:
         per_request_processors=True,
         allow_block_sharing=False,
         use_async_batching=False,
-        use_cuda_graph=False,  # the sampler runs Python between steps
+        use_cuda_graph=False,  # the choosers run Python between steps
     )
     greedy = GenerationConfig(
         do_sample=False, max_new_tokens=config.max_new_tokens, eos_token_id=-1, pad_token_id=0, use_cache=True
     )
     manager = model.init_continuous_batching(greedy, settings)
-    manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([_Sampler()]))  # type: ignore[list-item]
+    manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([Choices()]))  # type: ignore[list-item]
     manager.logit_processor.tensors_required = 1
     # A thread inherits being a daemon: else a process that forgot to close an engine could never end.
     starter = threading.Thread(target=manager.start, daemon=True)

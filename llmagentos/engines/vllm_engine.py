@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from llmagentos.config.sections import EngineConfig
-from llmagentos.core.errors import ConfigError
+from llmagentos.core.errors import ConfigError, InputError
 from llmagentos.core.records import VersionRef
-from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling
+from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling, TokenScore
 from llmagentos.models.loading import load_renderer
 
 
@@ -46,6 +46,9 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        if sampling.grammar:
+            field = sampling.grammar.field
+            raise InputError(f"{field}: answers of a given form need engine.name=transformers.", field=field)
         parameters = SamplingParams(
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
@@ -54,6 +57,10 @@ class VllmEngine:
             stop=list(sampling.stop),
             stop_token_ids=sorted(self.renderer.stop_ids),
             ignore_eos=sampling.ignore_eos,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            logit_bias=dict(sampling.logit_bias) or None,
+            logprobs=sampling.logprobs,
             output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
         )
         self._active[request_id] = True
@@ -61,7 +68,8 @@ class VllmEngine:
             async for output in self._engine.generate({"prompt_token_ids": prompt_ids}, parameters, request_id):
                 answer = output.outputs[0]
                 reason = "cancelled" if answer.finish_reason == "abort" else answer.finish_reason
-                yield Chunk(list(answer.token_ids), reason)
+                ids = list(answer.token_ids)
+                yield Chunk(ids, reason, _scores(ids, answer.logprobs, sampling.logprobs or 0))
         except (RuntimeError, ValueError) as error:
             raise EngineFailedError(f"vLLM failed on version {self.ref.id}: {error}.") from error
         finally:
@@ -81,3 +89,12 @@ class VllmEngine:
 
     def close(self, drain: bool = True) -> None:
         self._engine.shutdown()
+
+
+def _scores(ids: list[int], found: list[dict[int, Any]] | None, top: int) -> tuple[TokenScore, ...]:
+    """vLLM's log-probabilities, which know the `top` likeliest tokens of each position and the chosen one besides."""
+    scores = []
+    for token, known in zip(ids, found or [], strict=False):
+        best = sorted((other.rank, i, float(other.logprob)) for i, other in known.items() if other.rank <= top)
+        scores.append(TokenScore(token, float(known[token].logprob), tuple((i, logprob) for _, i, logprob in best)))
+    return tuple(scores)

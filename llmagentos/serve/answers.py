@@ -1,26 +1,25 @@
 """Answering: one request from its body to a recorded, complete reply.
 
 Generation runs in a task of its own, so that a client who leaves cannot interrupt the recording. Order is the promise:
-pin the version, generate, record durably, and only then send the last chunk. A client who leaves cancels the
+pin the version, generate every choice, record them durably, and only then send the last chunk. A client who leaves cancels the
 generation, unless an Idempotency-Key says that a retry will come for the whole answer.
 """
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from llmagentos.agent.turn import Conversation, PlainText, Turn, with_system_prompt
+from llmagentos.agent.turn import Conversation, Piece, PlainText, Turn, with_system_prompt
 from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError
 from llmagentos.core.hashing import digest
-from llmagentos.core.messages import Message
 from llmagentos.core.records import Interaction
 from llmagentos.engines import Engine, Sampling
 from llmagentos.serve import traffic
@@ -28,7 +27,8 @@ from llmagentos.serve.errors import ApiError, api_error
 from llmagentos.serve.metrics import Metrics
 from llmagentos.serve.model import Residents
 from llmagentos.serve.recorder import Recorder
-from llmagentos.serve.schemas import ChatRequest, CompletionRequest, Reply, parse, usage
+from llmagentos.serve.replies import Choice, Reply, choice_id, sse, usage
+from llmagentos.serve.schemas import ChatRequest, CompletionRequest, parse
 
 logger = logging.getLogger(__name__)
 
@@ -51,26 +51,41 @@ class Question:
         return isinstance(self.asked, ChatRequest)
 
 
+@dataclass(frozen=True)
+class Said:
+    """What one choice says further."""
+
+    index: int
+    piece: Piece
+
+
 class Answer:
     """One answer under way; `events` gives text as it is certain, then None once it is recorded, or the failure."""
 
     def __init__(self, question: Question) -> None:
         self.question = question
-        self.events: asyncio.Queue[str | Exception | None] = asyncio.Queue()
+        self.events: asyncio.Queue[Said | Exception | None] = asyncio.Queue()
         self.version: int | None = None
-        self.turn: Turn | None = None
+        self.turns: list[Turn] = []
+        """One a choice."""
         self.task: asyncio.Task[None] | None = None
-        self.cancelled = False
 
     def abandon(self) -> None:
         """Nobody waits for it any more."""
         if self.question.keyed or self.task is None or self.task.done():
             return
-        self.cancelled = True
-        if self.turn is None:
+        for turn in self.turns:
+            turn.cancel()
+        if not self.turns:
             self.task.cancel()
-        else:
-            self.turn.cancel()
+
+    def choices(self) -> list[Choice]:
+        """The finished choices."""
+        told = self.question.sampling.logprobs is not None
+        return [Choice(k, turn.message, turn.finish_reason, turn.tokens if told else None) for k, turn in enumerate(self.turns)]
+
+    def used(self) -> dict[str, int]:
+        return usage(self.turns[0].prompt_ids, [turn.answer_ids for turn in self.turns])
 
 
 class Answers:
@@ -86,7 +101,7 @@ class Answers:
     async def chat(self, request: Request, data: dict[str, Any]) -> Response:
         asked = parse(ChatRequest, data)
         messages = with_system_prompt(asked.conversation(), self._config.agent)
-        source = Conversation(messages, asked.offered_tools())
+        source = Conversation(messages, asked.offered_tools(), asked.form())
         return await self._respond(request, data, asked, source, asked.limit)
 
     async def completion(self, request: Request, data: dict[str, Any]) -> Response:
@@ -121,8 +136,8 @@ class Answers:
             raise first
         return await self._reply(answer, first)
 
-    async def _recorded(self, question: Question) -> Interaction | None:
-        """The answer already given under this key. Raises ApiError 409 where the key belongs to another body."""
+    async def _recorded(self, question: Question) -> list[Interaction] | None:
+        """The choices already given under this key. Raises ApiError 409 where the key belongs to another body."""
         while under_way := self._keyed.get(question.id):
             if under_way.question.request_hash != question.request_hash:
                 raise _other_body()
@@ -135,7 +150,8 @@ class Answers:
             raise ApiError(409, "this key's answer was not stored and cannot be repeated.", code="not_replayable")
         if known.request_hash != question.request_hash:
             raise _other_body()
-        return await self._recorder.find(question.id)
+        found = [await self._recorder.find(choice_id(question.id, k)) for k in range(question.asked.choices)]
+        return [choice for choice in found if choice is not None] if all(found) else None
 
     def _begin(self, question: Question) -> Answer:
         """Start the answer's task. Raises ApiError 429 when too many wait."""
@@ -175,36 +191,47 @@ class Answers:
         began, created = time.perf_counter(), time.time()
         try:
             async with self._residents.pin(answer.question.target) as engine:
-                await self._turn(answer, engine)
+                await self._turns(answer, engine)
         except NotFoundError:
             raise traffic.unknown_model(str(answer.question.asked.model)) from None
         seconds = time.perf_counter() - began
-        turn = answer.turn
-        assert turn is not None
-        record = _interaction(answer, turn, created, seconds * 1000)
-        if not (await self._recorder.put([record]))[0]:
-            raise ApiError(409, f"{record.id} was answered at the same time elsewhere; ask again.", code="in_progress")
+        records = [_interaction(answer, k, turn, created, seconds * 1000) for k, turn in enumerate(answer.turns)]
+        # The first choice is recorded last: what a session said last is what its reply is named after.
+        if not all(await self._recorder.put(records[::-1])):
+            raise ApiError(409, f"{records[0].id} was answered at the same time elsewhere; ask again.", code="in_progress")
+        self._measure(answer, seconds)
+
+    def _measure(self, answer: Answer, seconds: float) -> None:
+        used = answer.used()
         self._metrics.seconds.observe(seconds)
-        self._metrics.tokens.labels("prompt").inc(len(turn.prompt_ids))
-        self._metrics.tokens.labels("answer").inc(len(turn.answer_ids))
-        self._metrics.answers.labels(str(answer.version), turn.finish_reason).inc()
+        self._metrics.tokens.labels("prompt").inc(used["prompt_tokens"])
+        self._metrics.tokens.labels("answer").inc(used["completion_tokens"])
+        for turn in answer.turns:
+            self._metrics.answers.labels(str(answer.version), turn.finish_reason).inc()
 
-    async def _turn(self, answer: Answer, engine: Engine) -> None:
-        question = answer.question
-        turn = Turn(engine, question.id, question.source, question.sampling, self._config.model.max_length)
+    async def _turns(self, answer: Answer, engine: Engine) -> None:
+        """Speak all choices at once, to their end. One that fails ends the others."""
+        question, longest = answer.question, self._config.model.max_length
         answer.version = engine.ref.id
-        answer.turn = turn
-        async for piece in turn.pieces(stream=bool(question.asked.stream)):
-            answer.events.put_nowait(piece.text)
+        answer.turns = [
+            Turn(engine, choice_id(question.id, k), question.source, question.sampling.of_choice(k), longest)
+            for k in range(question.asked.choices)
+        ]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for k in range(len(answer.turns)):
+                    group.create_task(_listen(answer, k))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
-    async def _reply(self, answer: Answer, first: str | None) -> Response:
+    async def _reply(self, answer: Answer, first: Said | None) -> Response:
         question = answer.question
         assert answer.version is not None
         headers = _headers(question, answer.version)
         reply = Reply(question.id, str(question.asked.model), answer.version, chat=question.chat)
         if question.asked.stream:
             return StreamingResponse(_stream(answer, reply, first), headers=headers, media_type="text/event-stream")
-        event = first
+        event: Said | Exception | None = first
         try:
             while event is not None:
                 event = await answer.events.get()
@@ -213,10 +240,7 @@ class Answers:
         except asyncio.CancelledError:
             answer.abandon()
             raise
-        turn = answer.turn
-        assert turn is not None
-        used = usage(turn.prompt_ids, turn.answer_ids)
-        return JSONResponse(reply.whole(turn.message, turn.finish_reason, used), headers=headers)
+        return JSONResponse(reply.whole(answer.choices(), answer.used()), headers=headers)
 
     async def close(self) -> None:
         """Let what is under way end."""
@@ -224,58 +248,69 @@ class Answers:
             await asyncio.wait(self._tasks, timeout=30)
 
 
-async def _stream(answer: Answer, reply: Reply, event: str | Exception | None) -> AsyncIterator[bytes]:
+async def _listen(answer: Answer, index: int) -> None:
+    async for piece in answer.turns[index].pieces(stream=bool(answer.question.asked.stream)):
+        answer.events.put_nowait(Said(index, piece))
+
+
+async def _stream(answer: Answer, reply: Reply, event: Said | Exception | None) -> AsyncIterator[bytes]:
+    told = answer.question.sampling.logprobs is not None
     try:
-        yield _sse(reply.first())
-        while event is not None and not isinstance(event, Exception):
-            texts = [event]
-            event = await answer.events.get()
-            while isinstance(event, str) and not answer.events.empty():  # what piled up goes out as one chunk
-                texts.append(event)
+        for k in range(len(answer.turns)):
+            yield sse(reply.first(k))
+        while isinstance(event, Said):
+            said = [event]
+            while isinstance(event, Said) and not answer.events.empty():  # what piled up goes out as one chunk a choice
                 event = answer.events.get_nowait()
-            yield _sse(reply.text("".join(texts)))
+                said += [event] if isinstance(event, Said) else []
+            for index, piece in _merged(said):
+                yield sse(reply.text(index, piece.text, piece.tokens if told else None))
+            if isinstance(event, Said):
+                event = await answer.events.get()
         if isinstance(event, Exception):
-            yield _sse(api_error(event).body())
+            yield sse(api_error(event).body())
             return
-        turn = answer.turn
-        assert turn is not None
-        used = usage(turn.prompt_ids, turn.answer_ids)
-        yield _ending(reply, turn.message, turn.finish_reason, used, answer.question.asked.wants_usage)
+        yield _ending(reply, answer.choices(), answer.used(), answer.question.asked.wants_usage)
     finally:
         answer.abandon()
 
 
-def _replayed(question: Question, recorded: Interaction) -> Response:
-    version = recorded.model_version or 0
-    message, reason = recorded.messages[-1], recorded.finish_reason or "stop"
-    used = usage(recorded.prompt_ids or [], recorded.answer_ids or [])
-    reply = Reply(recorded.id, str(question.asked.model), version, chat=question.chat)
+def _merged(said: list[Said]) -> Iterable[tuple[int, Piece]]:
+    """Choice by choice, what it said in one piece."""
+    for index, group in groupby(sorted(said, key=lambda one: one.index), key=lambda one: one.index):
+        pieces = [one.piece for one in group]
+        yield index, Piece("".join(p.text for p in pieces), tuple(token for p in pieces for token in p.tokens))
+
+
+def _replayed(question: Question, recorded: list[Interaction]) -> Response:
+    """The recorded choices again. Log-probabilities are not recorded, so a replay has none."""
+    version = recorded[0].model_version or 0
+    choices = [Choice(k, one.messages[-1], one.finish_reason or "stop") for k, one in enumerate(recorded)]
+    used = usage(recorded[0].prompt_ids or [], [one.answer_ids or [] for one in recorded])
+    reply = Reply(question.id, str(question.asked.model), version, chat=question.chat)
     headers = _headers(question, version) | {"x-replayed": "true"}
     if not question.asked.stream:
-        return JSONResponse(reply.whole(message, reason, used), headers=headers)
+        return JSONResponse(reply.whole(choices, used), headers=headers)
 
     async def chunks() -> AsyncIterator[bytes]:
-        yield _sse(reply.first())
-        if message.get("content"):
-            yield _sse(reply.text(message["content"]))
-        yield _ending(reply, message, reason, used, question.asked.wants_usage)
+        for choice in choices:
+            yield sse(reply.first(choice.index))
+            if choice.message.get("content"):
+                yield sse(reply.text(choice.index, choice.message["content"]))
+        yield _ending(reply, choices, used, question.asked.wants_usage)
 
     return StreamingResponse(chunks(), headers=headers, media_type="text/event-stream")
 
 
-def _ending(reply: Reply, message: Message, reason: str, used: dict[str, int], wants_usage: bool) -> bytes:
-    calls = message.get("tool_calls")
-    parts = [reply.tool_calls(calls)] if calls else []
-    parts.append(reply.last(reason))
+def _ending(reply: Reply, choices: list[Choice], used: dict[str, int], wants_usage: bool) -> bytes:
+    parts = []
+    for choice in choices:
+        calls = choice.message.get("tool_calls")
+        parts += [reply.tool_calls(choice.index, calls)] if calls else []
+        parts.append(reply.last(choice.index, choice.finish_reason))
     if wants_usage:
         parts.append(reply.used(used))
-    return b"".join(_sse(part) for part in parts) + b"data: [DONE]\n\n"
-
-
-def _sse(chunk: dict[str, Any] | None) -> bytes:
-    if chunk is None:
-        return b""
-    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"".join(sse(part) for part in parts) + b"data: [DONE]\n\n"
 
 
 def _headers(question: Question, version: int) -> dict[str, str]:
@@ -284,10 +319,10 @@ def _headers(question: Question, version: int) -> dict[str, str]:
     return {"x-interaction-id": question.id, "x-model-version": str(version), **plain}
 
 
-def _interaction(answer: Answer, turn: Turn, created: float, latency_ms: float) -> Interaction:
+def _interaction(answer: Answer, index: int, turn: Turn, created: float, latency_ms: float) -> Interaction:
     question = answer.question
     base = {
-        "id": question.id,
+        "id": choice_id(question.id, index),
         "created": created,
         "model_version": answer.version,
         "tenant": question.caller.tenant,

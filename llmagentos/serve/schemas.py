@@ -5,12 +5,12 @@ but is not supported is refused rather than ignored.
 """
 
 import json
-import time
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
+from llmagentos.agent.form import Form
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError
 from llmagentos.core.messages import ChatMessage, Message, RowFeedback, input_error
@@ -18,6 +18,8 @@ from llmagentos.engines.engine import Sampling
 
 _MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id")
 _MOST_TOKENS = 1_000_000
+_MOST_CHOICES = 8
+_MOST_BIASES = 1024
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -34,13 +36,13 @@ class _Generation(_Body):
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
     max_tokens: int | None = Field(None, ge=1, le=_MOST_TOKENS)
     stop: str | list[str] | None = None
-    n: int | None = None
+    n: int | None = Field(None, ge=1, le=_MOST_CHOICES)
     user: str | None = Field(None, max_length=256)
     metadata: dict[str, str] | None = Field(None, max_length=16)
     store: bool | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, float] | None = Field(None, max_length=_MOST_BIASES)
 
     @field_validator("stop")
     @classmethod
@@ -57,19 +59,24 @@ class _Generation(_Body):
             raise ValueError("keys may have 64 characters and values 512")
         return metadata
 
-    @field_validator("n")
+    @field_validator("logit_bias")
     @classmethod
-    def _one(cls, n: int | None) -> int | None:
-        if n not in (None, 1):
-            raise ValueError("only 1 is supported")
-        return n
+    def _biases(cls, biases: dict[str, float] | None) -> dict[str, float] | None:
+        for token, bias in (biases or {}).items():
+            if not (token.isascii() and token.isdigit() and len(token) < 10):
+                raise ValueError(f"{token[:20]!r} is not a token id")
+            if not -100 <= bias <= 100:
+                raise ValueError("a bias goes from -100 to 100")
+        return biases
 
-    @field_validator("frequency_penalty", "presence_penalty", "logit_bias")
-    @classmethod
-    def _neutral(cls, value: Any) -> Any:
-        if value:
-            raise ValueError("is not supported; leave it out")
-        return value
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def alternatives(self) -> int | None:
+        """Likeliest tokens to report at each place; None for no log-probabilities at all."""
+        return None
 
     @property
     def wants_usage(self) -> bool:
@@ -83,7 +90,38 @@ class _Generation(_Body):
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=self.seed,
             stop=stop,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
+            logprobs=self.alternatives,
         )
+
+
+class JsonSchema(_Body):
+    """A named schema that an answer follows."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Body):
+    """What the text of an answer looks like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> "ResponseFormat":
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema is missing")
+        return self
+
+    @property
+    def schema_asked(self) -> dict[str, Any] | None:
+        if self.json_schema is not None and self.type == "json_schema":
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
 
 
 class ChatRequest(_Generation):
@@ -91,26 +129,66 @@ class ChatRequest(_Generation):
 
     messages: list[dict[str, Any]] = Field(min_length=1, max_length=10_000)
     tools: list[dict[str, Any]] | None = Field(None, max_length=128)
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     max_completion_tokens: int | None = Field(None, ge=1, le=_MOST_TOKENS)
-    response_format: dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
 
-    @model_validator(mode="after")
-    def _supported(self) -> "ChatRequest":
-        for tool in self.tools or []:
+    @field_validator("tools")
+    @classmethod
+    def _functions(cls, tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        for tool in tools or []:
             function = tool.get("function")
             if tool.get("type") != "function" or not isinstance(function, dict):
-                raise ValueError("tools: each needs type 'function' and a function")
-            if not isinstance(function.get("name"), str) or not isinstance(function.get("parameters") or {}, dict):
-                raise ValueError("tools: a function needs a name, and parameters that are a JSON schema")
-        if self.tool_choice not in (None, "auto", "none"):
-            raise ValueError("tool_choice: only 'auto' and 'none' are supported")
-        if self.response_format and self.response_format.get("type") != "text":
-            raise ValueError("response_format: only type 'text' is supported")
-        if self.logprobs:
-            raise ValueError("logprobs: is not supported; leave it out")
+                raise ValueError("each needs type 'function' and a function")
+            name, parameters = function.get("name"), function.get("parameters")
+            if not isinstance(name, str) or not name or not isinstance(parameters or {}, dict):
+                raise ValueError("a function needs a name, and parameters that are a JSON schema")
+            if not isinstance(function.get("strict") or False, bool):
+                raise ValueError("strict is true or false")
+        return tools
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _choice(cls, choice: Any) -> Any:
+        if choice is None or choice in ("none", "auto", "required"):
+            return choice
+        function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise ValueError("is 'none', 'auto', 'required' or {'type': 'function', 'function': {'name': ...}}")
+        return choice
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ChatRequest":
+        names = [tool["function"]["name"] for tool in self.tools or []]
+        if self.tool_choice == "required" and not names:
+            raise ValueError("tool_choice: a call is required, and no tools are offered")
+        if self._only is not None and self._only not in names:
+            raise ValueError(f"tool_choice: the function {self._only[:64]!r} is not among the tools")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs: needs logprobs to be true")
         return self
+
+    @property
+    def alternatives(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def _only(self) -> str | None:
+        return self.tool_choice["function"]["name"] if isinstance(self.tool_choice, dict) else None
+
+    def form(self) -> Form:
+        """What the answer must look like."""
+        asked = self.response_format
+        return Form(
+            schema=asked.schema_asked if asked else None,
+            strict=bool(asked and asked.json_schema and asked.json_schema.strict),
+            calls="required" if self._only is not None else self.tool_choice or "auto",
+            only=self._only,
+            parallel=self.parallel_tool_calls is not False,
+        )
 
     def conversation(self) -> list[Message]:
         """The messages, validated, with the fields we know. Raises InputError naming the wrong one."""
@@ -138,18 +216,22 @@ class CompletionRequest(_Generation):
     echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
-    logprobs: int | None = None
+    logprobs: int | None = Field(None, ge=0, le=5)
 
     @model_validator(mode="after")
     def _supported(self) -> "CompletionRequest":
         if isinstance(self.prompt, list) and len(self.prompt) != 1:
             raise ValueError("prompt: one prompt a request")
-        for name in ("echo", "suffix", "logprobs"):
+        for name in ("echo", "suffix"):
             if getattr(self, name):
                 raise ValueError(f"{name}: is not supported; leave it out")
-        if self.best_of not in (None, 1):
-            raise ValueError("best_of: only 1 is supported")
+        if self.best_of not in (None, self.choices):
+            raise ValueError("best_of: only the value of n is supported")
         return self
+
+    @property
+    def alternatives(self) -> int | None:
+        return self.logprobs
 
     @property
     def text(self) -> str:
@@ -209,53 +291,5 @@ def parse(model: type[Model], data: dict[str, Any]) -> Model:
         raise found from None
 
 
-def usage(prompt_ids: list[int], answer_ids: list[int]) -> dict[str, int]:
-    prompt, answer = len(prompt_ids), len(answer_ids)
-    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
-
-
 def model_object(name: str, created: float) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": int(created), "owned_by": "llmagentos"}
-
-
-class Reply:
-    """The JSON of one answer, whole or in chunks, for chat or plain completions."""
-
-    def __init__(self, id: str, model: str, version: int, *, chat: bool) -> None:
-        self._chat = chat
-        self._base = {"id": id, "created": int(time.time()), "model": model}
-        self._ours = {"interaction_id": id, "model_version": version}
-
-    def whole(self, message: Message, finish_reason: str, used: dict[str, int]) -> dict[str, Any]:
-        if self._chat:
-            said: dict[str, Any] = {"message": {**message, "refusal": None}}
-        else:
-            said = {"text": message.get("content") or ""}
-        choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish_reason}
-        kind = "chat.completion" if self._chat else "text_completion"
-        return {**self._base, "object": kind, "choices": [choice], "usage": used, **self._ours}
-
-    def first(self) -> dict[str, Any] | None:
-        return self._chunk({"role": "assistant", "content": ""}, None) if self._chat else None
-
-    def text(self, text: str) -> dict[str, Any]:
-        return self._chunk({"content": text}, None) if self._chat else self._text_chunk(text, None)
-
-    def tool_calls(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
-        return self._chunk({"tool_calls": [{"index": k, **call} for k, call in enumerate(calls)]}, None)
-
-    def last(self, finish_reason: str) -> dict[str, Any]:
-        chunk = self._chunk({}, finish_reason) if self._chat else self._text_chunk("", finish_reason)
-        return chunk | self._ours
-
-    def used(self, used: dict[str, int]) -> dict[str, Any]:
-        kind = "chat.completion.chunk" if self._chat else "text_completion"
-        return {**self._base, "object": kind, "choices": [], "usage": used, **self._ours}
-
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._base, "object": "chat.completion.chunk", "choices": [choice]}
-
-    def _text_chunk(self, text: str, finish_reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._base, "object": "text_completion", "choices": [choice]}

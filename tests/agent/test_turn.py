@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmagentos.agent.turn import ContextLengthError, Conversation, PlainText, Turn, with_system_prompt
+from llmagentos.agent.form import Form
+from llmagentos.agent.turn import ContextLengthError, Conversation, Piece, PlainText, Turn, with_system_prompt
 from llmagentos.config.sections import AgentConfig
 from llmagentos.core.records import VersionRef
-from llmagentos.engines import Chunk, Sampling
-from llmagentos.models.chat import Renderer
+from llmagentos.engines import Chunk, Sampling, TokenScore
+from llmagentos.models.chat import CALL, Renderer
 from llmagentos.models.loading import load_renderer
 from tests.tiny import save_tiny
 
@@ -23,22 +24,28 @@ class Scripted:
     ref = VersionRef(id=1, dir="", manifest_hash="")
     max_length = 2000
 
-    def __init__(self, renderer: Renderer, text: str, step: int = 1, cancel_after: int | None = None) -> None:
-        self.renderer, self.step, self.cancel_after = renderer, step, cancel_after
+    def __init__(
+        self, renderer: Renderer, text: str, step: int = 1, cancel_after: int | None = None, reason: str = "stop"
+    ) -> None:
+        self.renderer, self.step, self.cancel_after, self.reason = renderer, step, cancel_after, reason
         self.ids = [*renderer.tokenizer.encode(text, add_special_tokens=False).ids, renderer.eos_id]
+
+    def cancel(self, request_id: str) -> None:
+        """Too early: it knows of no request yet."""
 
     async def generate(self, request_id: str, prompt_ids: list, sampling: Sampling, *, stream: bool = True) -> AsyncIterator:
         said: list[int] = []
         for at in range(0, len(self.ids), self.step):
             ids = self.ids[at : at + self.step]
+            scores = tuple(TokenScore(i, -1.0) for i in ids) if sampling.logprobs is not None else ()
             said += ids
             if self.cancel_after is not None and at >= self.cancel_after:
                 yield Chunk([], "cancelled")
                 return
             if any(stop in self.renderer.text(said) for stop in sampling.stop) or at + self.step >= len(self.ids):
-                yield Chunk(ids, "stop")
+                yield Chunk(ids, self.reason, scores)
                 return
-            yield Chunk(ids, None)
+            yield Chunk(ids, None, scores)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +55,18 @@ def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
     return load_renderer(folder)
 
 
-def run(engine: Scripted, source: Conversation | PlainText = ASKED, **sampling: object) -> tuple[list[str], Turn]:
+def speak(engine: Scripted, source: Conversation | PlainText = ASKED, **sampling: object) -> tuple[list[Piece], Turn]:
     turn = Turn(engine, "r", source, Sampling(**({"max_new_tokens": 500} | sampling)), 1024)
 
-    async def collect() -> list[str]:
-        return [piece.text async for piece in turn.pieces()]
+    async def collect() -> list[Piece]:
+        return [piece async for piece in turn.pieces()]
 
     return asyncio.run(collect()), turn
+
+
+def run(engine: Scripted, source: Conversation | PlainText = ASKED, **sampling: object) -> tuple[list[str], Turn]:
+    pieces, turn = speak(engine, source, **sampling)
+    return [piece.text for piece in pieces], turn
 
 
 @settings(max_examples=60, deadline=None)
@@ -90,6 +102,51 @@ def test_a_tool_call_is_parsed_and_not_streamed_as_text(renderer: Renderer, text
     assert call["id"].startswith("call_")
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 4))
+def test_the_tokens_of_the_pieces_are_those_of_the_text(renderer: Renderer, text: str, step: int):
+    pieces, turn = speak(Scripted(renderer, text, step), PlainText("x"), logprobs=0)
+    assert [t for piece in pieces for t in piece.tokens] == turn.tokens
+    assert b"".join(t.data for t in turn.tokens) == text.encode()
+    sent = b""
+    for piece in pieces[:-1]:  # no token is told of before its text is sent
+        sent += b"".join(t.data for t in piece.tokens)
+        assert text.encode().startswith(sent)
+        assert len(sent) <= len("".join(p.text for p in pieces[: pieces.index(piece) + 1]).encode())
+
+
+def test_the_tokens_end_where_a_stop_string_cuts(renderer: Renderer):
+    pieces, turn = speak(Scripted(renderer, "one two END three"), stop=("END",), logprobs=0)
+    assert b"".join(t.data for t in turn.tokens).startswith(b"one two ")
+    assert b"N" not in b"".join(t.data for t in turn.tokens)
+    assert "".join(piece.text for piece in pieces) == "one two "
+
+
+def test_a_call_has_tokens_too(renderer: Renderer):
+    pieces, turn = speak(Scripted(renderer, f"Look. {CALL}price{{}}"), logprobs=0)
+    assert "".join(piece.text for piece in pieces) == "Look."
+    assert b"".join(t.data for t in turn.tokens).decode() == f"Look. {CALL}price{{}}"
+
+
+def test_a_call_cut_short_is_cut_short(renderer: Renderer):
+    _, turn = run(Scripted(renderer, f"{CALL}price{{}}", reason="length"))
+    assert turn.finish_reason == "length"
+
+
+def test_where_no_call_may_be_made_there_is_none(renderer: Renderer):
+    for form in (Form(calls="none"), Form(schema={"type": "string"})):
+        pieces, turn = run(Scripted(renderer, '"<tool_call>{}"'), Conversation(ASKED.messages, None, form))
+        assert "".join(pieces) == turn.message["content"] == '"<tool_call>{}"'
+    _, turn = run(Scripted(renderer, "x"), Conversation(ASKED.messages, None, Form(calls="none")))
+    assert turn.sampling.logit_bias == {renderer.tokenizer.token_to_id(CALL): -100}
+
+
+def test_a_form_becomes_a_grammar(renderer: Renderer):
+    _, turn = run(Scripted(renderer, "{}"), Conversation(ASKED.messages, None, Form(schema={"type": "object"})))
+    assert turn.sampling.grammar.field == "response_format"
+    assert run(Scripted(renderer, "x"))[1].sampling.grammar is None
+
+
 def test_a_call_that_is_none_stays_text(renderer: Renderer):
     pieces, turn = run(Scripted(renderer, "a < b <|call|>{broken"))
     assert "".join(pieces) == turn.message["content"] == "a < b <|call|>{broken"
@@ -101,6 +158,17 @@ def test_a_cancelled_turn_said_what_was_sent(renderer: Renderer):
     assert turn.finish_reason == "cancelled"
     assert turn.message == {"role": "assistant", "content": "".join(pieces)}
     assert pieces
+
+
+def test_a_turn_cancelled_before_it_begins_says_nothing(renderer: Renderer):
+    turn = Turn(Scripted(renderer, "Hello"), "r", ASKED, Sampling(50), 1024)
+    turn.cancel()
+
+    async def collect() -> list[Piece]:
+        return [piece async for piece in turn.pieces()]
+
+    assert asyncio.run(collect()) == []
+    assert (turn.finish_reason, turn.message["content"], turn.answer_ids) == ("cancelled", "", [])
 
 
 def test_plain_text_is_continued_as_it_stands(renderer: Renderer):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from llmagentos.config.sections import EngineConfig
+from llmagentos.core.errors import InputError
 from llmagentos.core.records import VersionRef
-from llmagentos.engines import Engine, Sampling, load
+from llmagentos.engines import Engine, Grammar, Sampling, TokenScore, load
 from llmagentos.models.loading import load_model
 
 CONFIG = EngineConfig(num_blocks=64, page_size=32, max_batch_tokens=64)
@@ -67,6 +68,85 @@ def test_a_seed_gives_the_same_answer_whatever_else_runs(engine: Engine):
     assert again[2] != first
     greedy = asyncio.run(answer(engine, ids, Sampling(12, temperature=1.0, top_p=1e-9)))
     assert greedy == again[1], "the smallest nucleus is the greedy token"
+
+
+SPECIAL = [
+    Sampling(14, presence_penalty=-2, frequency_penalty=-2),
+    Sampling(14, temperature=1.2, seed=5, presence_penalty=-2, logit_bias={70: 20, 71: -100}),
+    Sampling(14, logprobs=3),
+    Sampling(14, temperature=0.8, seed=6, grammar=Grammar("start: /[a-f ]{5,40}/", "response_format")),
+    Sampling(14),
+]
+
+
+def test_penalties_and_grammars_are_the_same_whatever_else_runs(engine: Engine):
+    ids = prompt(engine, "Tell me")
+
+    async def together() -> list[tuple[list[int], str]]:
+        return await asyncio.gather(*[answer(engine, ids, s, stream=k % 2 == 0) for k, s in enumerate(SPECIAL * 3)])
+
+    alone = [asyncio.run(answer(engine, ids, s)) for s in SPECIAL]
+    assert asyncio.run(together()) == alone * 3
+    assert alone[2] == alone[4]
+    assert alone[0] != alone[4]
+    assert set(engine.renderer.text(alone[3][0])) <= set("abcdef ")
+
+
+def test_a_request_put_back_for_want_of_room_goes_on(tiny: VersionRef):
+    """Six answers of 70 tokens do not fit into 8 blocks of 32: some lose their cache on the way and begin anew."""
+    narrow = load(tiny, EngineConfig(num_blocks=8, page_size=32, max_batch_tokens=64))
+    ids = prompt(narrow, "Tell me")
+    wanted = [
+        Sampling(70, temperature=1.2, seed=5, frequency_penalty=1, logprobs=1),
+        Sampling(70, temperature=0.8, seed=6, grammar=Grammar("start: /[a-f ]{90,}/", "response_format")),
+        Sampling(70, frequency_penalty=2, ignore_eos=True),
+    ]
+
+    async def scored(sampling: Sampling) -> tuple[list[int], list[int]]:
+        chunks = [chunk async for chunk in narrow.generate("s", ids, sampling)]
+        return [i for c in chunks for i in c.ids], [s.id for c in chunks for s in c.scores]
+
+    async def together() -> list[tuple[list[int], list[int]]]:
+        return await asyncio.gather(*[scored(s) for s in wanted * 2])
+
+    alone = [asyncio.run(scored(s)) for s in wanted]
+    assert asyncio.run(together()) == alone * 2
+    assert alone[0][0] == alone[0][1]
+    narrow.close()
+
+
+def test_log_probabilities_are_those_of_a_forward_pass(engine: Engine, tiny: VersionRef):
+    ids = prompt(engine, "Tell me")
+
+    async def scores(stream: bool) -> tuple[list[int], list[TokenScore]]:
+        sampling = Sampling(10, temperature=1.5, seed=4, presence_penalty=1, logprobs=2)
+        chunks = [chunk async for chunk in engine.generate("l", ids, sampling, stream=stream)]
+        return [i for c in chunks for i in c.ids], [s for c in chunks for s in c.scores]
+
+    found, given = asyncio.run(scores(True))
+    assert asyncio.run(scores(False)) == (found, given)
+    assert [s.id for s in given] == found
+    with torch.inference_mode():
+        logits = load_model(tiny.dir)(torch.tensor([ids + found])).logits[0, len(ids) - 1 : -1]
+    logprobs = torch.log_softmax(logits.float(), -1)
+    assert [s.logprob for s in given] == pytest.approx(logprobs[range(len(found)), found].tolist(), abs=1e-3)
+    assert [[i for i, _ in s.top] for s in given] == logprobs.topk(2).indices.tolist()
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"logit_bias": {400: 1}}, "logit_bias"),
+        ({"logit_bias": {-1: 1}}, "logit_bias"),
+        ({"grammar": Grammar("start: nothing", "tools")}, "tools"),
+    ],
+)
+def test_what_cannot_be_done_is_an_input_error(engine: Engine, fields: dict, field: str):
+    with pytest.raises(InputError) as caught:
+        asyncio.run(answer(engine, prompt(engine, "x"), Sampling(5, **fields)))
+    assert caught.value.field == field
+    assert engine.busy() == 0
+    assert asyncio.run(answer(engine, prompt(engine, "x"), Sampling(5)))[0]
 
 
 def test_a_stop_string_ends_the_answer(engine: Engine):

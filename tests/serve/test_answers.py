@@ -1,9 +1,12 @@
 import json
 import threading
 from collections.abc import Callable
+from typing import Literal
 
 import httpx
+import openai
 import pytest
+from pydantic import BaseModel, Field
 
 from llmagentos.storage.flush import flush
 from llmagentos.storage.tables import Tables
@@ -182,3 +185,187 @@ def test_a_full_disk_acknowledges_nothing_and_heals(start: Callable[..., Served]
         assert '"insufficient_storage_error"' in stream.text
         writer.execute("PRAGMA max_page_count = 1000000")
         assert client.post(PATH, json=chat(long)).status_code == 200
+
+
+def the_client(served: Served) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+
+
+def test_the_official_client_reads_several_choices(local: Served):
+    body = chat("Tell me", n=3, temperature=1.5, seed=7, max_tokens=9)
+    whole = the_client(local).chat.completions.create(**body)
+    texts = [choice.message.content for choice in whole.choices]
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    again = the_client(local).chat.completions.create(**body)
+    assert [choice.message.content for choice in again.choices] == texts
+    alone = the_client(local).chat.completions.create(**(body | {"n": 1}))
+    assert alone.choices[0].message.content == texts[0]
+    kept = [recorded(local, choice.interaction_id) for choice in whole.choices]
+    assert [k["id"] for k in kept] == [whole.id, f"{whole.id}-1", f"{whole.id}-2"]
+    assert [k["messages"][-1]["content"] for k in kept] == texts
+    assert sum(len(k["answer_ids"]) for k in kept) == whole.usage.completion_tokens
+    assert len(kept[0]["prompt_ids"]) == whole.usage.prompt_tokens
+
+
+def test_choices_stream_with_their_index(local: Served):
+    body = chat("Tell me", n=2, temperature=1.5, seed=7)
+    whole = the_client(local).chat.completions.create(**body)
+    chunks = list(the_client(local).chat.completions.create(**body, stream=True, stream_options={"include_usage": True}))
+    texts, ends = ["", ""], {}
+    for choice in [c for chunk in chunks for c in chunk.choices]:
+        texts[choice.index] += choice.delta.content or ""
+        if choice.finish_reason:
+            ends[choice.index] = (choice.finish_reason, choice.interaction_id)
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert ends == {
+        0: (whole.choices[0].finish_reason, chunks[0].id), 1: (whole.choices[1].finish_reason, f"{chunks[0].id}-1"),
+    }  # fmt: skip
+    assert chunks[-1].usage == whole.usage
+    assert recorded(local, f"{chunks[0].id}-1")["messages"][-1]["content"] == texts[1]
+
+
+def test_greedy_choices_are_equal(local: Served):
+    answer = the_client(local).chat.completions.create(**chat(n=2, temperature=0))
+    assert answer.choices[0].message.content == answer.choices[1].message.content
+
+
+def test_a_key_replays_all_choices(local: Served):
+    body = chat(n=3, temperature=2)
+    with local.client(**{"Idempotency-Key": "several"}) as client:
+        first, again = client.post(PATH, json=body), client.post(PATH, json=body)
+        flush(local.home)
+        streamed = client.post(PATH, json=body)
+        other = client.post(PATH, json=body | {"n": 2})
+    assert again.headers["x-replayed"] == "true"
+    assert first.json() | {"created": 0} == again.json() | {"created": 0} == streamed.json() | {"created": 0}
+    assert len(first.json()["choices"]) == 3
+    assert other.status_code == 409
+
+
+def test_feedback_names_a_choice_and_a_session_means_the_first(local: Served):
+    with local.client(**{"X-Session-Id": "choosy"}) as client:
+        answer = client.post(PATH, json=chat(n=3, temperature=1)).json()
+        second = answer["choices"][1]["interaction_id"]
+        for about in ({"interaction_id": second}, {"session_id": "choosy"}):
+            assert client.post("/v1/feedback", json={"name": "thumb", "value": True, **about}).status_code == 200
+    flush(local.home)
+    found = {row["interaction_id"] for row in Tables(local.home).read("feedback", columns=["interaction_id"]).to_pylist()}
+    assert {second, answer["id"]} <= found
+
+
+def test_a_client_who_leaves_ends_every_choice(local: Served):
+    body = chat(stream=True, n=3, temperature=1, max_tokens=200)
+    with local.client() as client, client.stream("POST", PATH, json=body) as reply:
+        id = reply.headers["x-interaction-id"]
+        next(reply.iter_bytes())
+    with local.client() as client:
+        until(lambda: client.get(f"/v1/interactions/{id}-2").status_code == 200)
+    kept = [recorded(local, name) for name in (id, f"{id}-1", f"{id}-2")]
+    assert all(len(k["answer_ids"]) < 200 for k in kept)
+
+
+def test_the_official_client_reads_log_probabilities(local: Served):
+    body = chat("你好", max_tokens=12, temperature=1, seed=2, logprobs=True, top_logprobs=3)
+    whole = the_client(local).chat.completions.create(**body)
+    told = whole.choices[0].logprobs.content
+    assert b"".join(bytes(t.bytes) for t in told).decode("utf-8", "replace") == whole.choices[0].message.content
+    assert all(len(t.top_logprobs) == 3 and t.logprob <= 0 for t in told)
+    assert all(t.top_logprobs[0].logprob >= t.logprob for t in told)
+    chunks = list(the_client(local).chat.completions.create(**body, stream=True))
+    streamed = [t for c in chunks if c.choices and c.choices[0].logprobs for t in c.choices[0].logprobs.content]
+    assert [(t.token, t.bytes) for t in streamed] == [(t.token, t.bytes) for t in told]
+    assert [t.logprob for t in streamed] == pytest.approx([t.logprob for t in told], abs=1e-4)
+    plain = the_client(local).chat.completions.create(**chat("你好"))
+    assert plain.choices[0].logprobs is None
+
+
+def test_completions_tell_log_probabilities_and_choices(local: Served):
+    answer = the_client(local).completions.create(model="agent", prompt="The lamp", max_tokens=6, logprobs=2, n=2)
+    for choice in answer.choices:
+        told = choice.logprobs
+        assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == len(told.text_offset)
+        assert all(name in top for name, top in zip(told.tokens, told.top_logprobs, strict=True))
+        assert told.text_offset[0] == 0
+    assert answer.choices[1].interaction_id == f"{answer.id}-1"
+
+
+def test_penalties_and_biases_change_the_answer(local: Served):
+    def ask(**fields: object) -> list[int]:
+        answer = the_client(local).chat.completions.create(**chat(max_tokens=12, **fields))
+        return recorded(local, answer.id)["answer_ids"]
+
+    plain = ask()
+    assert ask(logit_bias={"60": 100}) == [60] * 12
+    assert plain[0] not in ask(logit_bias={str(plain[0]): -100})
+    repeated = ask(logit_bias={"60": 50}, presence_penalty=-2, frequency_penalty=2)
+    assert repeated.count(60) == 12, "a bias weighs more than what a penalty may take"
+
+
+POINT = {
+    "type": "object",
+    "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 99}, "ok": {"type": "boolean"}},
+    "required": ["x", "ok"],
+    "additionalProperties": False,
+}
+PRICE = {"type": "function", "function": {"name": "price", "parameters": POINT}}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+
+
+@pytest.mark.parametrize("temperature", [0, 2])
+def test_an_answer_follows_its_schema(local: Served, temperature: float):
+    asked = {"type": "json_schema", "json_schema": {"name": "point", "strict": True, "schema": POINT}}
+    body = chat(response_format=asked, temperature=temperature, seed=3, max_tokens=200, n=2)
+    for choice in the_client(local).chat.completions.create(**body).choices:
+        found = json.loads(choice.message.content)
+        assert set(found) == {"x", "ok"}
+        assert isinstance(found["ok"], bool)
+        assert 0 <= found["x"] <= 99
+        assert choice.finish_reason == "stop"
+
+
+class Point(BaseModel):
+    x: int = Field(ge=0, le=99)
+    kind: Literal["near", "far"]
+    marks: list[bool] = Field(max_length=2)
+    twin: bool | None
+
+
+def test_the_official_client_parses_into_its_own_models(local: Served):
+    body = chat(max_tokens=200, temperature=1, seed=1)
+    found = the_client(local).chat.completions.parse(**body, response_format=Point).choices[0].message.parsed
+    assert isinstance(found, Point)
+    tool = openai.pydantic_function_tool(Point)
+    called = the_client(local).chat.completions.parse(**body, tools=[tool], tool_choice="required", parallel_tool_calls=False)
+    assert isinstance(called.choices[0].message.tool_calls[0].function.parsed_arguments, Point)
+
+
+def test_an_answer_cut_short_says_so(local: Served):
+    answer = the_client(local).chat.completions.create(**chat(response_format={"type": "json_object"}, max_tokens=3, seed=1))
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.choices[0].message.content.startswith("{")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("choice", "names"), [("required", {"price", "clock"}), (CLOCK | {}, {"clock"}), (PRICE, {"price"})])
+def test_a_required_call_is_made(local: Served, choice: object, names: set, stream: bool):
+    body = chat(tools=[PRICE, CLOCK], tool_choice=choice, parallel_tool_calls=False, temperature=1.5, max_tokens=200)
+    if stream:
+        chunks = [c.choices[0] for c in the_client(local).chat.completions.create(**body, stream=True)]
+        calls = [call for c in chunks for call in c.delta.tool_calls or []]
+        assert not any(c.delta.content for c in chunks)
+        reason = chunks[-1].finish_reason
+    else:
+        answer = the_client(local).chat.completions.create(**body).choices[0]
+        calls, reason = answer.message.tool_calls, answer.finish_reason
+    assert reason == "tool_calls"
+    (call,) = calls
+    assert call.function.name in names
+    assert set(json.loads(call.function.arguments)) == ({"x", "ok"} if call.function.name == "price" else set())
+
+
+def test_no_call_is_made_where_none_may_be(local: Served):
+    body = chat(tools=[PRICE], tool_choice="none", temperature=2, n=8, max_tokens=30)
+    answer = the_client(local).chat.completions.create(**body)
+    assert not any(choice.message.tool_calls for choice in answer.choices)
+    assert not any("<|call|>" in choice.message.content for choice in answer.choices)

@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.serve.conftest import Served, chat
 
@@ -14,6 +16,13 @@ def deep(levels: int) -> bytes:
     return b'{"model":"agent","messages":' + b"[" * levels + b"]" * levels + b"}"
 
 
+def schema(of: dict) -> dict:
+    return {"type": "json_schema", "json_schema": {"name": "it", "strict": True, "schema": of}}
+
+
+FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "banana"}}}}}
+WIDE = {"type": "object", "properties": {f"p{k}": {"type": "string"} for k in range(2000)}}
+"""It compiles, and cannot be followed: too much may come next."""
 BAD_CHAT = [
     (b"{", "body"),
     (b"\xff\xfe{}", "body"),
@@ -40,7 +49,9 @@ BAD_CHAT = [
     ({"temperature": "hot"}, "temperature"),
     ({"top_p": 0}, "top_p"),
     ({"seed": 1.5}, "seed"),
-    ({"n": 2}, "n"),
+    ({"n": 0}, "n"),
+    ({"n": 9}, "n"),
+    ({"n": True}, "n"),
     ({"n": 1_000_000}, "n"),
     ({"stop": ["a"] * 5}, "stop"),
     ({"stop": ""}, "stop"),
@@ -50,10 +61,35 @@ BAD_CHAT = [
     ({"metadata": {"a": "x" * 513}}, "metadata"),
     ({"tools": [{"type": "function"}]}, "tools"),
     ({"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}]}, "tools"),
+    ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools"),
+    ({"tools": [FUNCTION], "tool_choice": "required"}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"logprobs": True}, "logprobs"),
-    ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ({"tool_choice": "always"}, "tool_choice"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice"),
+    ({"tools": [FUNCTION], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+    ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+    ({"response_format": {}}, "response_format"),
+    ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}}, "response_format"),
+    ({"response_format": schema({"type": "banana"})}, "response_format"),
+    ({"response_format": schema({"type": "banana"}), "stream": True}, "response_format"),
+    ({"response_format": schema({"not": {}})}, "response_format"),
+    ({"response_format": schema(WIDE)}, "response_format"),
+    ({"response_format": schema(WIDE), "n": 3, "temperature": 1}, "response_format"),
+    ({"response_format": schema({"$ref": "https://example.org/a"})}, "response_format"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"presence_penalty": 2.5}, "presence_penalty"),
+    ({"frequency_penalty": -2.5}, "frequency_penalty"),
+    ({"frequency_penalty": "1"}, "frequency_penalty"),
+    ({"logit_bias": {"a": 1}}, "logit_bias"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias"),
+    ({"logit_bias": {"5": 101}}, "logit_bias"),
+    ({"logit_bias": {"5": "1"}}, "logit_bias"),
+    ({"logit_bias": {"400": 1}}, "logit_bias"),
     ({"model": 5}, "model"),
     ({"model": None}, "model"),
     ({"messages": [{"role": "user", "content": "long " * 3000}]}, "messages"),
@@ -81,6 +117,8 @@ OTHER_BAD = [
     ("POST", "/v1/completions", {"model": "agent"}, 400, "invalid_request"),
     ("POST", "/v1/completions", {"model": "agent", "prompt": ["a", "b"]}, 400, "invalid_request"),
     ("POST", "/v1/completions", {"model": "agent", "prompt": ""}, 400, "context_length_exceeded"),
+    ("POST", "/v1/completions", {"model": "agent", "prompt": "a", "logprobs": 6}, 400, "invalid_request"),
+    ("POST", "/v1/completions", {"model": "agent", "prompt": "a", "best_of": 2}, 400, "invalid_request"),
     ("POST", "/v1/feedback", {"interaction_id": "nobody", "name": "thumb", "value": True}, 404, "not_found"),
     ("POST", "/v1/feedback", {"session_id": "nobody", "name": "thumb", "value": True}, 404, "not_found"),
     ("POST", "/v1/feedback", {"name": "thumb", "value": True}, 400, "invalid_request"),
@@ -122,3 +160,65 @@ def test_a_body_that_is_too_large(start: Callable[..., Served]):
             response = client.post("/v1/chat/completions", content=content)
             assert response.status_code == 413
             assert response.json()["error"]["code"] == "body_too_large"
+
+
+def test_a_stream_that_cannot_keep_its_form_ends_with_the_error(local: Served):
+    with local.client() as client:
+        text = client.post("/v1/chat/completions", json=chat(response_format=schema(WIDE), stream=True)).text
+    last = json.loads([line for line in text.split("\n\n") if line][-1].removeprefix("data: "))
+    assert last["error"]["param"] == "response_format"
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc$", max_size=4), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+KEYWORDS = ("type", "properties", "items", "required", "enum", "const", "anyOf", "oneOf", "allOf", "not", "pattern", "format",
+            "minimum", "maximum", "minLength", "maxItems", "additionalProperties", "$ref", "x-guidance")  # fmt: skip
+SCHEMAS = st.dictionaries(st.sampled_from(KEYWORDS), st.sampled_from([*KEYWORDS, "object", "integer", {}]) | ANYTHING)
+FORMATS = st.fixed_dictionaries({"type": st.sampled_from(["text", "json_object", "json_schema"])}) | st.builds(
+    lambda of, strict: {"type": "json_schema", "json_schema": {"name": "n", "schema": of, "strict": strict}},
+    SCHEMAS, st.booleans(),
+)  # fmt: skip
+FIELDS = {
+    "n": st.integers(0, 9),
+    "temperature": st.floats(0, 2),
+    "top_p": st.floats(0, 1),
+    "seed": st.integers(-(1 << 64), 1 << 64),
+    "stop": st.text("ab ", max_size=3) | st.lists(st.text("ab ", max_size=3), max_size=5),
+    "presence_penalty": st.floats(-3, 3),
+    "frequency_penalty": st.floats(-3, 3),
+    "logit_bias": st.dictionaries(st.integers(-1, 410).map(str), st.floats(-101, 101), max_size=3),
+    "logprobs": st.booleans() | st.integers(-1, 6),
+    "top_logprobs": st.integers(-1, 21),
+    "response_format": FORMATS,
+    "tools": st.lists(
+        st.builds(lambda of, strict: {"type": "function", "function": {"name": "f", "parameters": of, "strict": strict}},
+                  SCHEMAS, st.booleans()), max_size=2),
+    "tool_choice": st.sampled_from(["none", "auto", "required", {"type": "function", "function": {"name": "f"}}]),
+    "parallel_tool_calls": st.booleans(),
+    "stream": st.booleans(),
+}  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(
+    right=st.fixed_dictionaries({}, optional=FIELDS), wrong=st.dictionaries(st.sampled_from(sorted(FIELDS)), ANYTHING, max_size=1)
+)
+def test_no_body_is_a_failure_of_ours(local: Served, right: dict, wrong: dict):
+    fields = right | wrong | {"max_tokens": 6}
+    with local.client() as client:
+        for path, body in (
+            ("/v1/chat/completions", chat(**fields)),
+            ("/v1/completions", {"model": "agent", "prompt": "a", **fields}),
+        ):
+            response = client.post(path, json=body)
+            assert response.status_code in (200, 400), response.text
+            if response.status_code == 400:
+                assert response.json()["error"]["param"]
+            elif body.get("stream"):
+                assert response.text.endswith("data: [DONE]\n\n")
+            else:
+                assert len(response.json()["choices"]) == (body.get("n") or 1)

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmagentos.agent.form import Form
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError
-from llmagentos.serve.schemas import ChatRequest, CompletionRequest, FeedbackRequest, Reply, parse, parse_json
+from llmagentos.serve.schemas import ChatRequest, CompletionRequest, FeedbackRequest, parse, parse_json
 
 HELLO = {"model": "agent", "messages": [{"role": "user", "content": "Hello"}]}
 VALUES = st.recursive(
@@ -24,6 +25,7 @@ def test_any_value_anywhere_is_accepted_or_an_input_error(field: str, value: obj
             asked = parse(model, {**HELLO, "prompt": "x", field: value})
             if isinstance(asked, ChatRequest):
                 asked.conversation()
+                asked.form()
                 asked.sampling(EngineConfig(), asked.limit)
         except InputError:
             pass
@@ -59,10 +61,33 @@ def test_tools_are_left_out_where_none_may_be_called():
     assert parse(ChatRequest, HELLO | {"tools": []}).offered_tools() is None
 
 
-def test_tool_calls_stream_with_their_index():
-    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    delta = Reply("i", "agent", 1, chat=True).tool_calls(calls)["choices"][0]["delta"]
-    assert delta["tool_calls"] == [{"index": 0, **calls[0]}]
+def test_penalties_biases_and_log_probabilities_reach_the_engine():
+    fields = {"presence_penalty": 1, "frequency_penalty": -0.5, "logit_bias": {"3": 5, "12": -100}}
+    sampling = parse(ChatRequest, HELLO | fields | {"logprobs": True, "top_logprobs": 4}).sampling(EngineConfig(), None)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (1, -0.5)
+    assert (sampling.logit_bias, sampling.logprobs) == ({3: 5, 12: -100}, 4)
+    assert parse(ChatRequest, HELLO | {"logprobs": True}).alternatives == 0
+    assert parse(ChatRequest, HELLO).alternatives is None
+    assert parse(CompletionRequest, {"prompt": "x", "logprobs": 2, "n": 2, "best_of": 2}).alternatives == 2
+
+
+SCHEMA = {"type": "object", "properties": {}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "form"),
+    [
+        ({}, Form()),
+        ({"response_format": {"type": "text"}, "tool_choice": "none"}, Form(calls="none")),
+        ({"response_format": {"type": "json_object"}}, Form(schema={"type": "object"})),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}}, Form(schema=SCHEMA)),
+        ({"tools": [NAMED], "tool_choice": "required", "parallel_tool_calls": False}, Form(calls="required", parallel=False)),
+        ({"tools": [NAMED], "tool_choice": NAMED}, Form(calls="required", only="f")),
+    ],
+)
+def test_the_form_of_an_answer(fields: dict, form: Form):
+    assert parse(ChatRequest, HELLO | fields).form() == form
 
 
 @pytest.mark.parametrize("field", ["interaction_id", "session_id"])
