@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -17,35 +18,46 @@ from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, wait_confirmed
 from llmagentos.serve import traffic
 from llmagentos.serve.errors import ApiError
+from llmagentos.serve.keys import TENANT
 from llmagentos.serve.model import Residents
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import FeedbackRequest, PromoteRequest, RollbackRequest, model_object, parse
 from llmagentos.storage.layout import Home
 
 _CONFIRM_SECONDS = 5.0
+_MARK = "tenant:"
 
 
 class Operations:
     """The routes beside the answers. Each takes the request and its parsed body."""
 
-    def __init__(self, home: Home, config: Config, residents: Residents, recorder: Recorder, announce: Any) -> None:
+    def __init__(
+        self,
+        home: Home,
+        config: Config,
+        residents: Residents,
+        recorder: Recorder,
+        announce: Callable[[], Awaitable[None]],
+        shared: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`announce` serves the newest release and says so; `shared` tells whether there are several tenants."""
         self._home, self._config, self._residents, self._recorder = home, config, residents, recorder
         self._versions, self._releases = Versions(home), Releases(home)
-        self._announce = announce
+        self._announce, self._shared = announce, shared
 
     async def feedback(self, request: Request, data: dict[str, Any]) -> Response:
-        asked = parse(FeedbackRequest, data)
+        asked, tenant = parse(FeedbackRequest, data), traffic.tenant()
         about = asked.interaction_id
         if about is None:
-            about = await self._recorder.last_of_session(traffic.TENANT, str(asked.session_id))
+            about = await self._recorder.last_of_session(tenant, str(asked.session_id))
             if about is None:
                 raise NotFoundError(f"no interaction of session {asked.session_id!r} is known.")
-        elif await self._recorder.lookup(about) is None:
+        elif not await self._is_own(about, tenant):
             raise NotFoundError(f"no interaction {about!r} is known.")
         key = traffic.header(request.headers, "idempotency-key")
-        id = asked.id or (f"fb-{digest([traffic.TENANT, key], length=32)}" if key else f"fb-{uuid.uuid4().hex}")
+        id = asked.id or (f"fb-{digest([tenant, key], length=32)}" if key else f"fb-{uuid.uuid4().hex}")
         record = Feedback(
-            id=id,
+            id=_own_id(id, tenant),
             interaction_id=about,
             created=time.time(),
             name=asked.name,
@@ -53,16 +65,30 @@ class Operations:
             correction=asked.correction_message(),
             comment=asked.comment,
             source=asked.source,
-            tenant=traffic.TENANT,
+            tenant=tenant,
         )
         await self._recorder.put([record])
+        self._about(about)
         return JSONResponse({"object": "feedback", "feedback_id": id, "interaction_id": about})
+
+    async def _is_own(self, id: str, tenant: str) -> bool:
+        """Whether the tenant may judge an interaction. The record is read only where it could be somebody else's."""
+        if not self._shared():
+            return await self._recorder.lookup(id) is not None
+        found = await self._recorder.find(id)
+        return found is not None and found.tenant == tenant
+
+    @staticmethod
+    def _about(interaction: str) -> None:
+        if visit := traffic.visit():
+            visit.interaction = interaction
 
     async def interaction(self, request: Request) -> Response:
         id = request.path_params["id"]
         found = await self._recorder.find(id)
-        if found is None or found.tenant != traffic.TENANT:
+        if found is None or found.tenant != traffic.tenant():
             raise NotFoundError(f"no interaction {id[:100]!r} is known.")
+        self._about(id)
         return JSONResponse({"object": "interaction", **found.model_dump(mode="json")})
 
     async def batch(self, _request: Request, body: bytes) -> Response:
@@ -151,6 +177,18 @@ def version_object(version: ModelVersion, release: Release) -> dict[str, Any]:
         "scores": version.scores,
         "created": version.created,
     }
+
+
+def _own_id(id: str, tenant: str) -> str:
+    """A feedback's id as it is stored: what one tenant calls its own is never a revision of another's.
+
+    Raises InputError for an id that only another tenant's can be.
+    """
+    if tenant != TENANT:
+        return f"{_MARK}{tenant}:{id}"
+    if id.startswith(_MARK):
+        raise InputError(f"id: may not begin with {_MARK!r}.", field="id")
+    return id
 
 
 def _name(request: Request) -> str:
