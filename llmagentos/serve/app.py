@@ -100,7 +100,6 @@ class Service:
         await self.answers.close()
         await self.residents.close()
         await asyncio.to_thread(self.recorder.close)
-        self.journal.close()
         with contextlib.suppress(OSError):
             (self.home.served / f"{self.replica}.json").unlink()
 

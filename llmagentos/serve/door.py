@@ -85,14 +85,14 @@ class Door:
         self._metrics.leave_queue(visit)
         self._metrics.requests.labels(visit.route, str(status)).inc()
         self._metrics.request_seconds.labels(visit.route).observe(seconds)
-        version = headers.get("x-model-version")
+        version, known = headers.get("x-model-version"), status != 401
         self._journal.write(
             method=request.method,
             route=visit.route,
             status=status,
-            ms=round(seconds * 1000, 1),
-            tenant=visit.key.tenant,
-            key=visit.key.name,
+            ms=round(seconds * 1000, 3),
+            tenant=visit.key.tenant if known else None,
+            key=visit.key.name if known else None,
             interaction=headers.get("x-interaction-id") or visit.interaction,
             version=int(version) if version else None,
         )
