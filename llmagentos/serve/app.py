@@ -33,6 +33,7 @@ from llmagentos.serve.keys import ADMIN, ANY, CHAT, Key, Keyring, Role
 from llmagentos.serve.measured import MeasuredResidents
 from llmagentos.serve.metrics import Metrics
 from llmagentos.serve.operations import Operations
+from llmagentos.serve.page import page
 from llmagentos.serve.quota import Quotas
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import parse_json
@@ -120,7 +121,7 @@ class Service:
     async def figures(self, _request: Request) -> Response:
         self.metrics.version.set(self.residents.version or 0)
         self.metrics.unflushed.set(self.recorder.unflushed)
-        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+        return Response(self.metrics.text(), 200, {"x-replica": self.replica}, "text/plain; version=0.0.4")
 
     async def _again(self, look: Callable[[], Awaitable[None]]) -> None:
         """Look for a newer release, or for other keys: each on its own, since a release may take long to load."""
@@ -170,6 +171,7 @@ def create_app(service: Service) -> Starlette:
         return await service.door.through(Access("other", ANY), _raising(error), request)
 
     routes = [
+        route("/", page, ()),
         route("/healthz", service.health, ()),
         route("/readyz", service.ready, ()),
         route("/metrics", service.figures),
@@ -180,6 +182,7 @@ def create_app(service: Service) -> Starlette:
         post("/v1/feedback", operations.feedback, ANY),
         route("/v1/interactions:batch", batch, method="POST"),
         route("/v1/interactions/{id}", operations.interaction, ANY),
+        route("/v1/status", operations.status),
         route("/v1/versions", operations.versions),
         route("/v1/versions/{v}", operations.version),
         post("/v1/versions/{v}/promote", operations.promote),

@@ -1,6 +1,7 @@
 """Everything but answering: feedback, interactions, versions, releases, models."""
 
 import asyncio
+import json
 import tempfile
 import time
 import uuid
@@ -15,7 +16,7 @@ from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import Feedback, ModelVersion, Release
 from llmagentos.registry.versions import Versions
-from llmagentos.release.releases import Releases, wait_confirmed
+from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.serve import traffic
 from llmagentos.serve.errors import ApiError
 from llmagentos.serve.keys import TENANT
@@ -23,9 +24,12 @@ from llmagentos.serve.model import Residents
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import FeedbackRequest, PromoteRequest, RollbackRequest, model_object, parse
 from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
 
 _CONFIRM_SECONDS = 5.0
 _MARK = "tenant:"
+_NEWEST = 20
+"""Decisions and releases that the status names."""
 
 
 class Operations:
@@ -107,6 +111,24 @@ class Operations:
         every, release = await asyncio.gather(asyncio.to_thread(self._versions.all), asyncio.to_thread(self._releases.current))
         return JSONResponse({"object": "list", "data": [version_object(v, release) for v in every]})
 
+    async def status(self, _request: Request) -> Response:
+        """What serves and since when, which replica says so, and the last decisions and releases with their reasons."""
+        return JSONResponse({"object": "status", "now": time.time(), **await asyncio.to_thread(self._status)})
+
+    def _status(self) -> dict[str, Any]:
+        releases = self._releases.all()
+        now = releases[-1] if releases else Release()
+        moves = [r for i, r in enumerate(releases) if i == 0 or r.champion != releases[i - 1].champion]
+        shown = {"epoch", "action", "champion", "student", "by", "reason", "created"}
+        return {
+            "champion": now.champion,
+            "since": moves[-1].created if moves else None,
+            "aliases": now.aliases(),
+            "replicas": confirmations(self._home),
+            "releases": [r.model_dump(include=shown) for r in releases[: -_NEWEST - 1 : -1]],
+            "decisions": _decisions(self._home),
+        }
+
     async def version(self, request: Request) -> Response:
         found = await asyncio.to_thread(self._versions.resolve, _name(request))
         release = await asyncio.to_thread(self._releases.current)
@@ -177,6 +199,21 @@ def version_object(version: ModelVersion, release: Release) -> dict[str, Any]:
         "scores": version.scores,
         "created": version.created,
     }
+
+
+def _decisions(home: Home) -> list[dict[str, Any]]:
+    """What became of the newest snapshots, newest first."""
+    rows = sorted(Tables(home).rows("snapshots"), key=lambda row: row["epoch"], reverse=True)
+    decided = [(row, json.loads(row["decision"])) for row in rows if row["decision"]]
+    return [
+        {
+            "snapshot": row["id"],
+            "status": row["status"],
+            "created": row["created"],
+            **{name: said.get(name) for name in ("verdict", "reasons", "cycle", "challenger")},
+        }
+        for row, said in decided[:_NEWEST]
+    ]
 
 
 def _own_id(id: str, tenant: str) -> str:

@@ -22,7 +22,7 @@ from llmagentos.storage.manifest import NAME
 from llmagentos.storage.tables import Tables
 from tests.serve.conftest import Served, chat, new_home, until
 
-OPEN = ["/healthz", "/readyz"]
+OPEN = ["/healthz", "/readyz", "/"]
 NOBODYS = "Bearer wrong"
 ROUTES = [
     # method, path, body, roles that may
@@ -34,6 +34,7 @@ ROUTES = [
     ("POST", "/v1/feedback", {"interaction_id": "?", "name": "thumb", "value": True}, ANY),
     ("GET", "/v1/interactions/?", None, ANY),
     ("POST", "/v1/interactions:batch", None, ADMIN),
+    ("GET", "/v1/status", None, ADMIN),
     ("GET", "/v1/versions", None, ADMIN),
     ("GET", "/v1/versions/1", None, ADMIN),
     ("POST", "/v1/versions/99/promote", {}, ADMIN),
@@ -93,7 +94,7 @@ def test_who_may_ask_for_what(guarded: Guarded, method: str, path: str, body: di
 
 
 def test_liveness_asks_for_nothing(guarded: Guarded):
-    assert [guarded.ask("nobody", "GET", path).status_code for path in OPEN] == [200, 200]
+    assert [guarded.ask("nobody", "GET", path).status_code for path in OPEN] == [200, 200, 200]
 
 
 def test_another_tenants_interactions_are_not_there(guarded: Guarded):
