@@ -4,7 +4,6 @@ Nothing heavy is imported before a command runs, so that `--help` answers at onc
 """
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +24,18 @@ app = typer.Typer(
 )
 explain = typer.Typer(no_args_is_help=True, help="Where a version came from, or why an answer was given.")
 app.add_typer(explain, name="explain")
+keys = typer.Typer(no_args_is_help=True, help="Who may use the endpoint: add, list and revoke API keys.")
+app.add_typer(keys, name="keys")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="settings", show_default=False)]
 File = Annotated[str | None, typer.Option("--config", help="YAML file with settings", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, everything else on stderr")]
 Reason = Annotated[str, typer.Option("--reason", help="kept with the release")]
+Version = Annotated[str, typer.Argument(help="number or alias")]
+Interaction = Annotated[str, typer.Argument(help="interaction id")]
+KeyName = Annotated[str, typer.Argument(metavar="NAME", help="as it was added")]
+Limit = Annotated[int, typer.Option(min=1, help="newest rows to show")]
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _line: output.Line | None = None
 
 
@@ -49,22 +53,8 @@ def _run() -> int:
     try:
         code = app(standalone_mode=False, prog_name="llmagentos")
     except BaseException as error:  # noqa: BLE001  the process's edge
-        return _failed(error)
+        return output.ended(error, _line)
     return code if isinstance(code, int) else output.DONE
-
-
-def _failed(error: BaseException) -> int:
-    if isinstance(error, typer.Exit | SystemExit):
-        code = getattr(error, "exit_code", getattr(error, "code", 1))
-        return code if isinstance(code, int) else output.FAILED
-    explain_usage = getattr(error, "format_message", None)
-    if explain_usage:
-        error = ConfigError(explain_usage(), hint="See `llmagentos --help`.")
-        error.code = "usage"
-    output.report(error)
-    if _line:
-        _line.write(output.error_object(error))
-    return output.exit_code(error)
 
 
 def _tell(result: dict[str, Any], show: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -246,13 +236,12 @@ def evaluate(
     from llmagentos.local import steps
     from llmagentos.local.show import accuracy
 
-    settings = _config(config, overrides)
-    _tell(steps.evaluate(settings, suite=suite, version=version, rows=rows, register=register), accuracy)
+    _tell(steps.evaluate(_config(config, overrides), suite=suite, version=version, rows=rows, register=register), accuracy)
 
 
 @app.command()
 def release(
-    version: Annotated[str, typer.Argument(help="number or alias")] = "challenger",
+    version: Version = "challenger",
     overrides: Overrides = None,
     force: Annotated[bool, typer.Option("--force", help="even if the gate rejected it")] = False,
     reason: Reason = "",
@@ -292,7 +281,7 @@ def cycle(
         return
     if json:
         raise ConfigError("--json and --every exclude one another: a loop has no single result.")
-    steps.cycle_every(settings, seconds_of(every), show.cycle, say=say)
+    steps.cycle_every(settings, steps.seconds_of(every), show.cycle, say=say)
 
 
 @app.command()
@@ -304,12 +293,7 @@ def versions(overrides: Overrides = None, config: File = None, json: Json = Fals
 
 
 @explain.command("version")
-def explain_version(
-    version: Annotated[str, typer.Argument(help="number or alias")],
-    overrides: Overrides = None,
-    config: File = None,
-    json: Json = False,
-) -> None:
+def explain_version(version: Version, overrides: Overrides = None, config: File = None, json: Json = False) -> None:
     """A version's ancestors, data, scores and releases."""
     from llmagentos.local import steps
 
@@ -317,25 +301,50 @@ def explain_version(
 
 
 @explain.command("interaction")
-def explain_interaction(
-    interaction: Annotated[str, typer.Argument(help="interaction id")],
-    overrides: Overrides = None,
-    config: File = None,
-    json: Json = False,
-) -> None:
+def explain_interaction(interaction: Interaction, overrides: Overrides = None, config: File = None, json: Json = False) -> None:
     """One answer: the request, the version that gave it, and where that version came from."""
     from llmagentos.local import steps
 
     _tell(steps.explain_interaction(_config(config, overrides), interaction))
 
 
-@app.command()
-def quarantine(
+@keys.command("add")
+def keys_add(
+    name: Annotated[str, typer.Option(help="whose key it is; for lists and logs")],
+    role: Annotated[str, typer.Option(help="chat, feedback or admin")],
     overrides: Overrides = None,
-    limit: Annotated[int, typer.Option(min=1, help="newest rows to show")] = 50,
+    tenant: Annotated[str, typer.Option(help="whose interactions it sees")] = "default",
+    per_minute: Annotated[int | None, typer.Option(help="requests a minute, per replica")] = None,
+    tokens_per_day: Annotated[int | None, typer.Option(help="answer tokens a day, per replica")] = None,
     config: File = None,
     json: Json = False,
 ) -> None:
+    """A new key. Its secret is shown this once."""
+    from llmagentos.local.keys import add
+
+    quotas = {"per_minute": per_minute, "tokens_per_day": tokens_per_day}
+    _tell(add(_config(config, overrides), name, role, tenant=tenant, **quotas))
+
+
+@keys.command("list")
+def keys_list(overrides: Overrides = None, config: File = None, json: Json = False) -> None:
+    """Names, roles and quotas."""
+    from llmagentos.local import show
+    from llmagentos.local.keys import listing
+
+    _tell(listing(_config(config, overrides)), show.keys)
+
+
+@keys.command("revoke")
+def keys_revoke(name: KeyName, overrides: Overrides = None, config: File = None, json: Json = False) -> None:
+    """Refuse a key from now on."""
+    from llmagentos.local.keys import revoke
+
+    _tell(revoke(_config(config, overrides), name))
+
+
+@app.command()
+def quarantine(overrides: Overrides = None, limit: Limit = 50, config: File = None, json: Json = False) -> None:
     """Rows that were set aside, and why."""
     from llmagentos.local import show, steps
 
@@ -385,14 +394,6 @@ def demo(
     from llmagentos.local.progress import Progress
 
     _tell(run(_config(config, overrides), seed=seed, visits=visits, say=Progress().say), show.demo)
-
-
-def seconds_of(text: str) -> float:
-    """ "24h" as seconds. Raises ConfigError for what is no duration."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
-    if not found or float(found[1]) <= 0:
-        raise ConfigError(f"--every {text!r} is no duration.", hint="Write 30m, 24h or 7d.")
-    return float(found[1]) * _UNITS[found[2]]
 
 
 if __name__ == "__main__":

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from llmagentos.cli import seconds_of
-from llmagentos.core.errors import ConfigError
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -80,12 +77,16 @@ def test_import_takes_good_rows_and_names_bad_ones(tmp_path):
     assert one_object(run(tmp_path / "home", "quarantine", "--json"))["n"] == 1
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("24h", 86400), ("30m", 1800), ("1.5h", 5400), ("7d", 604800)])
-def test_durations(text, seconds):
-    assert seconds_of(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "24", "h", "-1h", "0s", "1w"])
-def test_what_is_no_duration(text):
-    with pytest.raises(ConfigError):
-        seconds_of(text)
+def test_a_keys_secret_is_told_once(tmp_path):
+    home = tmp_path / "home"
+    arguments = ["keys", "add", "--name", "shop", "--role", "chat", "--tenant", "acme", "--per-minute", "60", "--json"]
+    added = one_object(run(home, *arguments))
+    assert (added["role"], added["tenant"], added["per_minute"], added["tokens_per_day"]) == ("chat", "acme", 60, None)
+    shown = [run(home, "keys", "list", "--json"), run(home, "keys", "list"), run(home, "status", "--json")]
+    assert not any(added["secret"] in done.stdout + done.stderr for done in shown)
+    assert one_object(shown[0])["data"][0]["name"] == "shop"
+    assert one_object(shown[2])["keys"] == {"valid": 1, "revoked": 0}
+    assert one_object(run(home, *arguments))["error"]["code"] == "key_exists"
+    assert one_object(run(home, "keys", "revoke", "shop", "--json"))["revoked"] is True
+    assert run(home, "keys", "revoke", "shop").returncode == 1
+    assert run(home, "keys", "add", "--name", "x", "--role", "root").returncode == 2

@@ -30,6 +30,21 @@ class Line:
             data = data[os.write(self._out, data) :]
 
 
+def ended(error: BaseException, line: Line | None) -> int:
+    """Say on stderr, and on the line if there is one, what ended a command. Returns the exit code."""
+    explain_usage = getattr(error, "format_message", None)
+    if explain_usage:
+        error = ConfigError(explain_usage(), hint="See `llmagentos --help`.")
+        error.code = "usage"
+    elif isinstance(error, SystemExit) or hasattr(error, "exit_code"):
+        code = getattr(error, "exit_code", getattr(error, "code", FAILED))
+        return code if isinstance(code, int) else FAILED
+    report(error)
+    if line:
+        line.write(error_object(error))
+    return exit_code(error)
+
+
 def error_object(error: BaseException) -> dict[str, Any]:
     """{"error": {code, message, hint}}."""
     if isinstance(error, LLMAgentOSError):

@@ -65,6 +65,12 @@ def imported(result: dict[str, Any]) -> None:
         _table("", ("line", "field", "message"), [(e["line"], e["field"], e["message"]) for e in result["errors"][:20]])
 
 
+def keys(result: dict[str, Any]) -> None:
+    """Keys by name, without their secrets."""
+    columns = ("name", "role", "tenant", "per_minute", "tokens_per_day", "revoked", "created")
+    _table("", columns, [[key[column] for column in columns] for key in result["data"]])
+
+
 def accuracy(result: dict[str, Any]) -> None:
     """Accuracy in all, by skill and by suite."""
     facts({"version": result["version"], "n": result["n"], "accuracy": result["accuracy"]})

@@ -9,12 +9,14 @@ from llmagentos.config import Config
 from llmagentos.local import processes
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations
+from llmagentos.serve.keys import stored
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
 
 def status(config: Config) -> dict[str, Any]:
-    """{"home", "running", "processes", "addresses", "release", "versions", "replicas", "pending", "last_cycle"}."""
+    """{"home", "running", "processes", "addresses", "release", "versions", "replicas", "keys",
+    "pending", "last_cycle"}."""
     home = Home(config.storage.root)
     known = processes.read(home)
     alive = known.alive() if known else []
@@ -25,7 +27,7 @@ def status(config: Config) -> dict[str, Any]:
         "addresses": known.addresses if known and alive else {},
     }
     if not (home.root / "schema_version").is_file():
-        return {**facts, "release": None, "versions": 0, "replicas": {}, "pending": {}, "last_cycle": None}
+        return {**facts, "release": None, "versions": 0, "replicas": {}, "keys": {}, "pending": {}, "last_cycle": None}
     home.open()
     release = Releases(home).current()
     return {
@@ -33,9 +35,16 @@ def status(config: Config) -> dict[str, Any]:
         "release": {"epoch": release.epoch, "by": release.by, "reason": release.reason, **release.aliases()},
         "versions": len(Versions(home).all()),
         "replicas": confirmations(home),
+        "keys": _keys(home),
         "pending": _pending(home),
         "last_cycle": _last_cycle(home),
     }
+
+
+def _keys(home: Home) -> dict[str, int]:
+    """Valid and revoked API keys; with any of either, the endpoint asks for one."""
+    revoked = [key.revoked for key in stored(home)]
+    return {"valid": revoked.count(False), "revoked": revoked.count(True)}
 
 
 def _pending(home: Home) -> dict[str, int]:

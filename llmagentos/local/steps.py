@@ -4,6 +4,7 @@ Heavy packages are imported inside, so that a command pays only for what it does
 """
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
+from llmagentos.core.errors import ConfigError
 from llmagentos.storage.layout import Home
 
 _CONFIRM_SECONDS = 10.0
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +93,14 @@ def cycle(config: Config, *, say: Callable[[str], None] = log.info) -> dict[str,
     from llmagentos.cycle.cycle import cycle as run
 
     return as_dict(run(config, say=say))
+
+
+def seconds_of(text: str) -> float:
+    """ "24h" as seconds. Raises ConfigError for what is no duration."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
+    if not found or float(found[1]) <= 0:
+        raise ConfigError(f"--every {text!r} is no duration.", hint="Write 30m, 24h or 7d.")
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def cycle_every(

@@ -26,36 +26,46 @@ from llmagentos.config import Config, load_config
 from llmagentos.core.errors import InputError
 from llmagentos.release.releases import Releases
 from llmagentos.serve.answers import Answers
-from llmagentos.serve.errors import ApiError, api_error
+from llmagentos.serve.door import Access, Door, Handler
+from llmagentos.serve.errors import ApiError
+from llmagentos.serve.journal import Journal
+from llmagentos.serve.keys import ADMIN, ANY, CHAT, Key, Keyring, Role
+from llmagentos.serve.measured import MeasuredResidents
 from llmagentos.serve.metrics import Metrics
-from llmagentos.serve.model import Residents
 from llmagentos.serve.operations import Operations
+from llmagentos.serve.page import page
+from llmagentos.serve.quota import Quotas
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import parse_json
-from llmagentos.serve.traffic import check_exposure, check_key
+from llmagentos.serve.traffic import check_exposure, is_loopback
 from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 
 logger = logging.getLogger(__name__)
-_OPEN = ("/healthz", "/readyz")
 _UNLIMITED = 100_000
 _GIL_SECONDS = 0.0005
+_BODY_OPTIONAL = ("/v1/versions/{v}/promote", "/v1/rollback")
 
-Handler = Callable[[Request], Awaitable[Response]]
+WithBody = Callable[[Request, dict[str, Any]], Awaitable[Response]]
 
 
 class Service:
     """The parts of one replica and their life."""
 
     def __init__(self, config: Config, key_hash: str | None, replica: str) -> None:
-        self.config, self.key_hash, self.replica = config, key_hash, replica
+        self.config, self.replica = config, replica
         self.home = Home(config.storage.root).open()
-        self.metrics = Metrics()
-        self.residents = Residents(self.home, config)
+        self.metrics, self.quotas = Metrics(), Quotas()
+        self.keyring = Keyring(self.home, _own_key(config, key_hash), loopback=is_loopback(config.serve.host))
+        self.journal = Journal(self.home, replica)
+        self.door = Door(self.keyring, self.quotas, self.metrics, self.journal)
+        self.residents = MeasuredResidents(self.home, config, self.metrics, self.quotas)
         self.recorder = Recorder(self.home, config.storage)
         self.answers = Answers(config, self.residents, self.recorder, self.metrics)
-        self.operations = Operations(self.home, config, self.residents, self.recorder, self.announce)
-        self._poller: asyncio.Task[None] | None = None
+        self.operations = Operations(
+            self.home, config, self.residents, self.recorder, self.announce, lambda: len(self.keyring.tenants) > 1
+        )
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Load what is released (a fresh home is given its first versions), then watch for more. Does not raise for
@@ -67,7 +77,8 @@ class Service:
             await asyncio.to_thread(bootstrap, self.config)
         await asyncio.to_thread(_forget_the_dead, self.home)
         await self.announce()
-        self._poller = asyncio.ensure_future(self._poll())
+        looks = (self._again(self.announce), self._again(lambda: asyncio.to_thread(self.keyring.refresh)))
+        self._tasks = [asyncio.ensure_future(look) for look in looks]
 
     async def announce(self) -> None:
         """Serve the newest release and say so in served/<replica>.json."""
@@ -85,8 +96,8 @@ class Service:
         await asyncio.to_thread(self._write, json.dumps(said))
 
     async def stop(self) -> None:
-        if self._poller:
-            self._poller.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self.answers.close()
         await self.residents.close()
         await asyncio.to_thread(self.recorder.close)
@@ -110,15 +121,16 @@ class Service:
     async def figures(self, _request: Request) -> Response:
         self.metrics.version.set(self.residents.version or 0)
         self.metrics.unflushed.set(self.recorder.unflushed)
-        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+        return Response(self.metrics.text(), 200, {"x-replica": self.replica}, "text/plain; version=0.0.4")
 
-    async def _poll(self) -> None:
+    async def _again(self, look: Callable[[], Awaitable[None]]) -> None:
+        """Look for a newer release, or for other keys: each on its own, since a release may take long to load."""
         while True:
             await asyncio.sleep(self.config.serve.poll_seconds)
             try:
-                await self.announce()
+                await look()
             except Exception:  # the task's edge: a failed look leaves what serves as it is
-                logger.exception("replica %s could not look for a newer release", self.replica)
+                logger.exception("replica %s could not look for what is new", self.replica)
 
     def _write(self, text: str) -> None:
         self.home.served.mkdir(parents=True, exist_ok=True)
@@ -135,45 +147,48 @@ def create_app(service: Service) -> Starlette:
         yield
         await service.stop()
 
-    def route(path: str, handler: Handler, method: str = "GET") -> Route:
+    def route(
+        path: str, handler: Handler, roles: tuple[Role, ...] = ADMIN, method: str = "GET", *, answers: bool = False
+    ) -> Route:
+        access = Access(path, roles, answers)
+
         async def endpoint(request: Request) -> Response:
-            return await _guarded(service, path, handler, request)
+            return await service.door.through(access, handler, request)
 
         return Route(path, endpoint, methods=[method])
 
-    def post(path: str, handler: Callable[[Request, dict[str, Any]], Awaitable[Response]]) -> Route:
+    def post(path: str, handler: WithBody, roles: tuple[Role, ...] = ADMIN, *, answers: bool = False) -> Route:
         async def with_body(request: Request) -> Response:
             body = await _read(request, service.config.serve.max_body_bytes)
             return await handler(request, parse_json(body) if body.strip() or path not in _BODY_OPTIONAL else {})
 
-        return route(path, with_body, "POST")
+        return route(path, with_body, roles, "POST", answers=answers)
 
     async def batch(request: Request) -> Response:
         return await operations.batch(request, await _read(request, service.config.serve.max_body_bytes))
 
     async def failed(request: Request, error: Exception) -> Response:
-        return await _guarded(service, "other", _raising(error), request)
+        return await service.door.through(Access("other", ANY), _raising(error), request)
 
     routes = [
-        route("/healthz", service.health),
-        route("/readyz", service.ready),
+        route("/", page, ()),
+        route("/healthz", service.health, ()),
+        route("/readyz", service.ready, ()),
         route("/metrics", service.figures),
-        post("/v1/chat/completions", answers.chat),
-        post("/v1/completions", answers.completion),
-        route("/v1/models", operations.models),
-        route("/v1/models/{id}", operations.model),
-        post("/v1/feedback", operations.feedback),
-        route("/v1/interactions:batch", batch, "POST"),
-        route("/v1/interactions/{id}", operations.interaction),
+        post("/v1/chat/completions", answers.chat, CHAT, answers=True),
+        post("/v1/completions", answers.completion, CHAT, answers=True),
+        route("/v1/models", operations.models, CHAT),
+        route("/v1/models/{id}", operations.model, CHAT),
+        post("/v1/feedback", operations.feedback, ANY),
+        route("/v1/interactions:batch", batch, method="POST"),
+        route("/v1/interactions/{id}", operations.interaction, ANY),
+        route("/v1/status", operations.status),
         route("/v1/versions", operations.versions),
         route("/v1/versions/{v}", operations.version),
         post("/v1/versions/{v}/promote", operations.promote),
         post("/v1/rollback", operations.rollback),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: failed, 405: failed})
-
-
-_BODY_OPTIONAL = ("/v1/versions/{v}/promote", "/v1/rollback")
 
 
 def _raising(error: Exception) -> Handler:
@@ -183,19 +198,9 @@ def _raising(error: Exception) -> Handler:
     return handler
 
 
-async def _guarded(service: Service, path: str, handler: Handler, request: Request) -> Response:
-    """Ask for the key, answer, and turn whatever goes wrong into OpenAI's error body."""
-    try:
-        if path not in _OPEN:
-            check_key(service.key_hash, request.headers.get("authorization"))
-        response = await handler(request)
-    except Exception as error:  # noqa: BLE001  the request's edge
-        failure = api_error(error)
-        if failure.status == 500:
-            logger.exception("%s failed", path)
-        response = failure.response()
-    service.metrics.requests.labels(path, str(response.status_code)).inc()
-    return response
+def _own_key(config: Config, key_hash: str | None) -> Key | None:
+    """The environment's key: it may do everything, for the default tenant, without a quota."""
+    return Key(name=config.serve.api_key_env, role="admin", hash=key_hash) if key_hash else None
 
 
 async def _read(request: Request, limit: int) -> bytes:

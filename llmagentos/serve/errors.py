@@ -33,19 +33,29 @@ _RETRY_SECONDS = {429: "1", 503: "2"}
 class ApiError(Exception):
     """An answer that is an error."""
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.code = code
         self.param = param
+        self.retry_after = str(retry_after) if retry_after else _RETRY_SECONDS.get(status)
+        """Seconds after which it makes sense to ask again."""
 
     def body(self) -> dict[str, Any]:
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        headers = {"Retry-After": _RETRY_SECONDS[self.status]} if self.status in _RETRY_SECONDS else None
+        headers = {"Retry-After": self.retry_after} if self.retry_after else None
         return JSONResponse(self.body(), self.status, headers)
 
 

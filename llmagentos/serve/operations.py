@@ -1,9 +1,11 @@
 """Everything but answering: feedback, interactions, versions, releases, models."""
 
 import asyncio
+import json
 import tempfile
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -14,38 +16,52 @@ from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import Feedback, ModelVersion, Release
 from llmagentos.registry.versions import Versions
-from llmagentos.release.releases import Releases, wait_confirmed
+from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.serve import traffic
 from llmagentos.serve.errors import ApiError
+from llmagentos.serve.keys import TENANT
 from llmagentos.serve.model import Residents
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import FeedbackRequest, PromoteRequest, RollbackRequest, model_object, parse
 from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
 
 _CONFIRM_SECONDS = 5.0
+_MARK = "tenant:"
+_NEWEST = 20
+"""Decisions and releases that the status names."""
 
 
 class Operations:
     """The routes beside the answers. Each takes the request and its parsed body."""
 
-    def __init__(self, home: Home, config: Config, residents: Residents, recorder: Recorder, announce: Any) -> None:
+    def __init__(
+        self,
+        home: Home,
+        config: Config,
+        residents: Residents,
+        recorder: Recorder,
+        announce: Callable[[], Awaitable[None]],
+        shared: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`announce` serves the newest release and says so; `shared` tells whether there are several tenants."""
         self._home, self._config, self._residents, self._recorder = home, config, residents, recorder
         self._versions, self._releases = Versions(home), Releases(home)
-        self._announce = announce
+        self._announce, self._shared = announce, shared
 
     async def feedback(self, request: Request, data: dict[str, Any]) -> Response:
-        asked = parse(FeedbackRequest, data)
+        asked, tenant = parse(FeedbackRequest, data), traffic.tenant()
         about = asked.interaction_id
         if about is None:
-            about = await self._recorder.last_of_session(traffic.TENANT, str(asked.session_id))
+            about = await self._recorder.last_of_session(tenant, str(asked.session_id))
             if about is None:
                 raise NotFoundError(f"no interaction of session {asked.session_id!r} is known.")
-        elif await self._recorder.lookup(about) is None:
+        elif not await self._is_own(about, tenant):
             raise NotFoundError(f"no interaction {about!r} is known.")
         key = traffic.header(request.headers, "idempotency-key")
-        id = asked.id or (f"fb-{digest([traffic.TENANT, key], length=32)}" if key else f"fb-{uuid.uuid4().hex}")
+        id = asked.id or (f"fb-{digest([tenant, key], length=32)}" if key else f"fb-{uuid.uuid4().hex}")
         record = Feedback(
-            id=id,
+            id=_own_id(id, tenant),
             interaction_id=about,
             created=time.time(),
             name=asked.name,
@@ -53,16 +69,30 @@ class Operations:
             correction=asked.correction_message(),
             comment=asked.comment,
             source=asked.source,
-            tenant=traffic.TENANT,
+            tenant=tenant,
         )
         await self._recorder.put([record])
+        self._about(about)
         return JSONResponse({"object": "feedback", "feedback_id": id, "interaction_id": about})
+
+    async def _is_own(self, id: str, tenant: str) -> bool:
+        """Whether the tenant may judge an interaction. The record is read only where it could be somebody else's."""
+        if not self._shared():
+            return await self._recorder.lookup(id) is not None
+        found = await self._recorder.find(id)
+        return found is not None and found.tenant == tenant
+
+    @staticmethod
+    def _about(interaction: str) -> None:
+        if visit := traffic.visit():
+            visit.interaction = interaction
 
     async def interaction(self, request: Request) -> Response:
         id = request.path_params["id"]
         found = await self._recorder.find(id)
-        if found is None or found.tenant != traffic.TENANT:
+        if found is None or found.tenant != traffic.tenant():
             raise NotFoundError(f"no interaction {id[:100]!r} is known.")
+        self._about(id)
         return JSONResponse({"object": "interaction", **found.model_dump(mode="json")})
 
     async def batch(self, _request: Request, body: bytes) -> Response:
@@ -80,6 +110,24 @@ class Operations:
     async def versions(self, _request: Request) -> Response:
         every, release = await asyncio.gather(asyncio.to_thread(self._versions.all), asyncio.to_thread(self._releases.current))
         return JSONResponse({"object": "list", "data": [version_object(v, release) for v in every]})
+
+    async def status(self, _request: Request) -> Response:
+        """What serves and since when, which replica says so, and the last decisions and releases with their reasons."""
+        return JSONResponse({"object": "status", "now": time.time(), **await asyncio.to_thread(self._status)})
+
+    def _status(self) -> dict[str, Any]:
+        releases = self._releases.all()
+        now = releases[-1] if releases else Release()
+        moves = [r for i, r in enumerate(releases) if i == 0 or r.champion != releases[i - 1].champion]
+        shown = {"epoch", "action", "champion", "student", "by", "reason", "created"}
+        return {
+            "champion": now.champion,
+            "since": moves[-1].created if moves else None,
+            "aliases": now.aliases(),
+            "replicas": confirmations(self._home),
+            "releases": [r.model_dump(include=shown) for r in releases[: -_NEWEST - 1 : -1]],
+            "decisions": _decisions(self._home),
+        }
 
     async def version(self, request: Request) -> Response:
         found = await asyncio.to_thread(self._versions.resolve, _name(request))
@@ -151,6 +199,33 @@ def version_object(version: ModelVersion, release: Release) -> dict[str, Any]:
         "scores": version.scores,
         "created": version.created,
     }
+
+
+def _decisions(home: Home) -> list[dict[str, Any]]:
+    """What became of the newest snapshots, newest first."""
+    rows = sorted(Tables(home).rows("snapshots"), key=lambda row: row["epoch"], reverse=True)
+    decided = [(row, json.loads(row["decision"])) for row in rows if row["decision"]]
+    return [
+        {
+            "snapshot": row["id"],
+            "status": row["status"],
+            "created": row["created"],
+            **{name: said.get(name) for name in ("verdict", "reasons", "cycle", "challenger")},
+        }
+        for row, said in decided[:_NEWEST]
+    ]
+
+
+def _own_id(id: str, tenant: str) -> str:
+    """A feedback's id as it is stored: what one tenant calls its own is never a revision of another's.
+
+    Raises InputError for an id that only another tenant's can be.
+    """
+    if tenant != TENANT:
+        return f"{_MARK}{tenant}:{id}"
+    if id.startswith(_MARK):
+        raise InputError(f"id: may not begin with {_MARK!r}.", field="id")
+    return id
 
 
 def _name(request: Request) -> str:

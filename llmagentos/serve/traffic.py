@@ -1,19 +1,21 @@
 """Who asks, for which version, and under which id: read from the headers and the body of a request."""
 
 import hashlib
-import hmac
 import ipaddress
 import os
+import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from llmagentos.config import Config
 from llmagentos.core.errors import ConfigError, InputError
 from llmagentos.core.hashing import digest
 from llmagentos.serve.errors import ApiError
+from llmagentos.serve.keys import ANYONE, Key, stored
+from llmagentos.storage.layout import Home
 
-TENANT = "default"
 _LONGEST = 256
 _ALIASES = ("champion", "previous", "student")
 
@@ -27,33 +29,60 @@ class Caller:
     session_id: str
 
 
+@dataclass
+class Visit:
+    """One request on its way through the replica: what its answer does not say, and its figures and log line need."""
+
+    route: str
+    key: Key = ANYONE
+    began: float = field(default_factory=time.perf_counter)
+    queued: bool = False
+    """It waits for its turn to be answered."""
+    interaction: str | None = None
+    """The known interaction that it is about."""
+
+
+_visit: ContextVar[Visit | None] = ContextVar("visit", default=None)
+
+
+def begin(visit: Visit) -> None:
+    """This is the request that the running task works on, and the tasks that it starts."""
+    _visit.set(visit)
+
+
+def visit() -> Visit | None:
+    """The request that is worked on; None beside one, as for a probe of a new version."""
+    return _visit.get()
+
+
+def tenant() -> str:
+    """Whose data the running request may see: its key says so, never its body."""
+    found = visit()
+    return found.key.tenant if found else ANYONE.tenant
+
+
 def check_exposure(config: Config, environment: Mapping[str, str] | None = None) -> str | None:
-    """SHA-256 of the API key, or None without one. Raises ConfigError where we would be open beyond loopback."""
+    """SHA-256 of the environment's API key, or None without one.
+
+    Raises ConfigError where we would be open beyond loopback, or where the stored keys cannot be read.
+    """
     key = (os.environ if environment is None else environment).get(config.serve.api_key_env, "").strip()
+    known = stored(Home(config.storage.root))
     if key:
         return hashlib.sha256(key.encode()).hexdigest()
-    if not _is_loopback(config.serve.host):
+    if not is_loopback(config.serve.host) and all(one.revoked for one in known):
         raise ConfigError(
-            f"serve.host={config.serve.host!r} is reachable from elsewhere, and {config.serve.api_key_env} is not set.",
-            hint=f"Set {config.serve.api_key_env} to a secret, or serve.host=127.0.0.1.",
+            f"serve.host={config.serve.host!r} is reachable from elsewhere, {config.serve.api_key_env} is not set, "
+            "and no key was added.",
+            hint=f"`llmagentos keys add`, set {config.serve.api_key_env} to a secret, or serve.host=127.0.0.1.",
         )
     return None
-
-
-def check_key(key_hash: str | None, authorization: str | None) -> None:
-    """Raises ApiError 401 unless the bearer token is the key. The comparison takes the same time for any key."""
-    if key_hash is None:
-        return
-    scheme, _, given = (authorization or "").partition(" ")
-    hashed = hashlib.sha256(given.strip().encode("latin-1", "replace")).hexdigest()  # the header's bytes as they came
-    if not hmac.compare_digest(hashed, key_hash) or scheme.lower() != "bearer":
-        raise ApiError(401, "a valid API key is needed: Authorization: Bearer <key>.", code="invalid_api_key")
 
 
 def caller(headers: Mapping[str, str], metadata: Mapping[str, str], user: str | None) -> Caller:
     """Header before body before nothing; a request without a session begins one. Raises InputError."""
     session = header(headers, "x-session-id") or metadata.get("session_id") or f"sess-{uuid.uuid4().hex}"
-    return Caller(TENANT, header(headers, "x-user-id") or user, session)
+    return Caller(tenant(), header(headers, "x-user-id") or user, session)
 
 
 def interaction_id(headers: Mapping[str, str], tenant: str) -> tuple[str, bool]:
@@ -93,7 +122,8 @@ def unknown_model(model: str) -> ApiError:
     return ApiError(404, f"the model {model[:100]!r} does not exist.", param="model", code="model_not_found")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address to bind is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -5,14 +5,15 @@ import uuid
 from pathlib import Path
 
 
-def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
+def replace_text(path: Path, text: str, *, durable: bool = False, mode: int = 0o666) -> None:
     """Put `text` in place of whatever `path` holds. Writers do not disturb one another: the last one wins.
 
-    `durable` also waits for the disk. Raises OSError, with the old text in place.
+    `durable` also waits for the disk; `mode` says who may read it, less the umask. Raises OSError, with the old text
+    in place.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with part.open("x", encoding="utf-8") as out:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as out:
             out.write(text)
             if durable:
                 out.flush()

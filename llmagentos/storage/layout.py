@@ -37,7 +37,7 @@ STORES: tuple[Store, ...] = (
     Store("leases", "tables/leases", "storage/leases", "holds process names only"),
     Store("quarantine", "tables/quarantine", "collect", "delete by id, vacuum"),
     Store("erasures", "tables/erasures", "erase", "holds a salted hash of the person's id"),
-    Store("keys", "tables/keys", "serve", "holds hashes of keys only"),
+    Store("keys", "keys", "serve/keys", "holds names and salted hashes of keys only"),
     Store("reports", "reports", "evaluate", "rewrite without the person's items"),
     Store("caches", "caches", "training, evaluate", "delete whole: it can be computed again"),
     Store("mlflow", "mlflow", "registry", "holds figures, pictures and ids only"),
@@ -113,6 +113,11 @@ class Home:
     def local(self) -> Path:
         """Process file, ports and logs of what `up` started."""
         return self.root / "local"
+
+    @property
+    def keys(self) -> Path:
+        """The API keys, for their user's eyes only."""
+        return self.root / "keys"
 
     @property
     def served(self) -> Path:

@@ -64,9 +64,6 @@ SCHEMAS: dict[str, pa.Schema] = {
          ("created", _FLOAT)]
     ),
     "erasures": pa.schema([("id", _TEXT), ("person", _TEXT), ("receipt", _TEXT), ("created", _FLOAT)]),
-    "keys": pa.schema(
-        [("id", _TEXT), ("hash", _TEXT), ("roles", _TEXT), ("tenant", _TEXT), ("revoked", _BOOL), ("created", _FLOAT)]
-    ),
 }  # fmt: skip
 
 _SEQUENCED = ("interactions", "feedback")

@@ -28,3 +28,10 @@ def test_errors_as_objects_and_exit_codes():
     assert output.error_object(KeyError("x"))["error"]["code"] == "internal"
     assert output.exit_code(ConfigError("x")) == 2
     assert output.exit_code(ValueError("x")) == 1
+
+
+def test_what_ends_a_command_says_so_and_gives_its_code(capsys):
+    assert [output.ended(SystemExit(code), None) for code in (3, None, "words")] == [3, 1, 1]
+    assert capsys.readouterr().err == ""
+    assert output.ended(ConfigError("no such file."), None) == 2
+    assert capsys.readouterr().err == "llmagentos: no such file.\n"

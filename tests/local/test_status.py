@@ -14,4 +14,5 @@ def test_a_fresh_home(tmp_path):
     found = status(load_config(None, [f"storage.root={tmp_path / 'home'}"], environment={}))
     assert found["release"]["epoch"] == -1
     assert found["pending"] == {"interactions": 0, "feedback": 0, "spooled": 0}
+    assert found["keys"] == {"valid": 0, "revoked": 0}
     assert found["last_cycle"] is None

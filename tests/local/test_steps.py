@@ -1,8 +1,9 @@
 import pytest
 
 from llmagentos.config import load_config
-from llmagentos.core.errors import NotFoundError
+from llmagentos.core.errors import ConfigError, NotFoundError
 from llmagentos.local import steps
+from llmagentos.local.steps import seconds_of
 
 
 @pytest.fixture
@@ -43,3 +44,14 @@ def test_versions_by_number_alias_and_interaction(config):
     with pytest.raises(NotFoundError):
         steps.explain_interaction(config, "chatcmpl-absent")
     assert steps.quarantine(config, 5) == {"n": 0, "reasons": {}, "rows": []}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("24h", 86400), ("30m", 1800), ("1.5h", 5400), ("7d", 604800)])
+def test_durations(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "24", "h", "-1h", "0s", "1w"])
+def test_what_is_no_duration(text):
+    with pytest.raises(ConfigError):
+        seconds_of(text)

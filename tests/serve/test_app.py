@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import httpx
 import openai
@@ -12,32 +14,171 @@ import pytest
 
 from llmagentos.core.errors import ConfigError
 from llmagentos.release.releases import Releases, confirmations
-from llmagentos.serve.app import build
+from llmagentos.serve import keys
+from llmagentos.serve.app import build, create_app
+from llmagentos.serve.keys import ADMIN, ANY, CHAT
 from llmagentos.storage.flush import flush
 from llmagentos.storage.manifest import NAME
 from llmagentos.storage.tables import Tables
 from tests.serve.conftest import Served, chat, new_home, until
 
-OPEN = ["/healthz", "/readyz"]
-CLOSED = ["/metrics", "/v1/models", "/v1/models/agent", "/v1/versions", "/v1/versions/1", "/v1/interactions/x", "/none"]
-CLOSED_POSTS = [
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/feedback",
-    "/v1/interactions:batch",
-    "/v1/versions/1/promote",
-    "/v1/rollback",
+OPEN = ["/healthz", "/readyz", "/"]
+NOBODYS = "Bearer wrong"
+ROUTES = [
+    # method, path, body, roles that may
+    ("GET", "/metrics", None, ADMIN),
+    ("POST", "/v1/chat/completions", chat(max_tokens=1), CHAT),
+    ("POST", "/v1/completions", {"model": "agent", "prompt": "The lamp", "max_tokens": 1}, CHAT),
+    ("GET", "/v1/models", None, CHAT),
+    ("GET", "/v1/models/agent", None, CHAT),
+    ("POST", "/v1/feedback", {"interaction_id": "?", "name": "thumb", "value": True}, ANY),
+    ("GET", "/v1/interactions/?", None, ANY),
+    ("POST", "/v1/interactions:batch", None, ADMIN),
+    ("GET", "/v1/status", None, ADMIN),
+    ("GET", "/v1/versions", None, ADMIN),
+    ("GET", "/v1/versions/1", None, ADMIN),
+    ("POST", "/v1/versions/99/promote", {}, ADMIN),
+    ("POST", "/v1/rollback", {}, ADMIN),
+    ("GET", "/v1/nothing", None, ANY),
+    ("GET", "/v1/chat/completions", None, ANY),
 ]
+"""In a path and in a body, "?" is an interaction of the tenant acme."""
 
 
-def test_with_a_key_every_route_but_liveness_asks_for_it(start: Callable[..., Served]):
+@dataclass
+class Guarded:
+    """A served home with a key of each role for the tenant acme, and of one other tenant."""
+
+    served: Served
+    secrets: dict[str, str]
+    interaction: str
+
+    def ask(self, who: str, method: str, path: str, body: dict | None = None) -> httpx.Response:
+        named = json.loads(json.dumps(body).replace("?", self.interaction)) if body is not None else None
+        headers = {"Authorization": f"Bearer {self.secrets[who]}"} if who in self.secrets else {}
+        with self.served.client(**headers) as client:
+            return client.request(method, path.replace("?", self.interaction), json=named)
+
+
+@pytest.fixture(scope="module")
+def guarded(start: Callable[..., Served], tmp_path_factory: pytest.TempPathFactory) -> Guarded:
+    home = new_home(tmp_path_factory.mktemp("guarded"))
+    secrets = {role: keys.add(home, role, role, tenant="acme")[1] for role in ANY}
+    secrets["stranger"] = keys.add(home, "stranger", "admin", tenant="other")[1]
+    secrets["wrong"] = "sk-wrong"
+    made = Guarded(start(home=home), secrets, "")
+    with made.served.client(Authorization=f"Bearer {secrets['chat']}", **{"X-Session-Id": "talk"}) as client:
+        made.interaction = client.post("/v1/chat/completions", json=chat()).json()["id"]
+    return made
+
+
+def test_every_route_is_in_the_table(guarded: Guarded):
+    assert guarded.served.service is not None
+    routes = {(next(iter(r.methods - {"HEAD"})), r.path) for r in create_app(guarded.served.service).routes}
+    listed = [re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + "$") for _, path in routes if path not in OPEN]
+    assert [p.pattern for p in listed if not any(p.match(path) for _, path, *_ in ROUTES)] == []
+
+
+@pytest.mark.parametrize(("method", "path", "body", "roles"), ROUTES)
+def test_who_may_ask_for_what(guarded: Guarded, method: str, path: str, body: dict | None, roles: tuple[str, ...]):
+    for who in ("nobody", "wrong"):
+        refused = guarded.ask(who, method, path, body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+    for role in ANY:
+        answer = guarded.ask(role, method, path, body)
+        if role in roles:
+            assert answer.status_code not in (401, 403, 500), answer.text
+            continue
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_permissions")
+        assert answer.json()["error"]["type"] == "permission_error"
+
+
+def test_liveness_asks_for_nothing(guarded: Guarded):
+    assert [guarded.ask("nobody", "GET", path).status_code for path in OPEN] == [200, 200, 200]
+
+
+def test_another_tenants_interactions_are_not_there(guarded: Guarded):
+    thumb = {"name": "thumb", "value": False, "id": "mine"}
+    for flushed in (False, True):
+        if flushed:
+            flush(guarded.served.home)
+        assert guarded.ask("chat", "GET", "/v1/interactions/?").json()["tenant"] == "acme"
+        asked = [
+            guarded.ask("stranger", "GET", "/v1/interactions/?"),
+            guarded.ask("stranger", "POST", "/v1/feedback", {"interaction_id": "?", **thumb}),
+            guarded.ask("stranger", "POST", "/v1/feedback", {"session_id": "talk", **thumb}),
+        ]
+        assert [(a.status_code, a.json()["error"]["code"]) for a in asked] == [(404, "not_found")] * 3
+        given = guarded.ask("feedback", "POST", "/v1/feedback", {"session_id": "talk", **thumb})
+        assert given.json() == {"object": "feedback", "feedback_id": "mine", "interaction_id": guarded.interaction}
+
+
+def test_two_tenants_may_call_their_feedback_the_same(guarded: Guarded):
+    own = guarded.ask("stranger", "POST", "/v1/chat/completions", chat()).json()["id"]
+    for who, about in (("feedback", "?"), ("stranger", own)):
+        body = {"interaction_id": about, "name": "rating", "value": 5, "id": "same"}
+        assert guarded.ask(who, "POST", "/v1/feedback", body).json()["feedback_id"] == "same"
+    flush(guarded.served.home)
+    kept = {row["tenant"]: row["id"] for row in Tables(guarded.served.home).rows("feedback") if row["id"].endswith("same")}
+    assert kept == {"acme": "tenant:acme:same", "other": "tenant:other:same"}
+
+
+def test_the_default_tenant_cannot_revise_anothers_feedback(local: Served):
+    with local.client() as client:
+        about = client.post("/v1/chat/completions", json=chat()).json()["id"]
+        body = {"interaction_id": about, "name": "thumb", "value": True, "id": "tenant:acme:same"}
+        refused = client.post("/v1/feedback", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "id")
+
+
+def test_the_same_idempotency_key_of_two_tenants_is_two_answers(guarded: Guarded):
+    ids = set()
+    for who in ("chat", "stranger"):
+        headers = {"Authorization": f"Bearer {guarded.secrets[who]}", "Idempotency-Key": "order-1"}
+        with guarded.served.client(**headers) as client:
+            ids.add(client.post("/v1/chat/completions", json=chat()).json()["id"])
+    assert len(ids) == 2
+
+
+def test_keys_come_and_go_without_a_restart(start: Callable[..., Served]):
+    served = start()
+    with served.client() as client:
+        assert client.get("/v1/models").status_code == 200
+        _, secret = keys.add(served.home, "shop", "chat")
+        until(lambda: client.get("/v1/models").status_code == 401)
+        client.headers["Authorization"] = f"Bearer {secret}"
+        assert client.get("/v1/models").status_code == 200
+        keys.revoke(served.home, "shop")
+        until(lambda: client.get("/v1/models").status_code == 401)
+        del client.headers["Authorization"]
+        assert client.get("/v1/models").status_code == 401  # the last key is gone, and it stays closed
+
+
+def test_a_key_has_its_quotas(start: Callable[..., Served]):
+    home = new_home(start().home.root.parent / "quotas")
+    _, slow = keys.add(home, "slow", "chat", per_minute=2)
+    _, short = keys.add(home, "short", "chat", tokens_per_day=8)
+    served = start(home=home)
+    with served.client(Authorization=f"Bearer {slow}") as client:
+        answers = [client.get("/v1/models") for _ in range(3)]
+        assert [a.status_code for a in answers] == [200, 200, 429]
+        assert answers[2].json()["error"]["code"] == "rate_limit_exceeded"
+        assert 0 < int(answers[2].headers["retry-after"]) <= 30
+    with served.client(Authorization=f"Bearer {short}") as client:
+        used = [client.post("/v1/chat/completions", json=chat(stream=stream, max_tokens=4)) for stream in (False, True)]
+        assert [a.status_code for a in used] == [200, 200]
+        refused = client.post("/v1/chat/completions", json=chat())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+        assert int(refused.headers["retry-after"]) > 0
+        assert client.get("/v1/models").status_code == 200  # only what generates is bounded by tokens
+
+
+def test_the_environments_key_is_an_admin(start: Callable[..., Served]):
     keyed = start(key="secret-键")
-    for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}, {"Authorization": "Basic secret"}):
+    for given in ({}, {"Authorization": NOBODYS}, {"Authorization": "secret"}, {"Authorization": "Basic secret"}):
         with keyed.client(**given) as client:
-            assert [client.get(path).status_code for path in OPEN] == [200, 200]
-            answers = [client.get(path) for path in CLOSED] + [client.post(path, json=chat()) for path in CLOSED_POSTS]
-            assert {a.status_code for a in answers} == {401}
-            assert {a.json()["error"]["code"] for a in answers} == {"invalid_api_key"}
+            answers = [client.request(method, path, json=body) for method, path, body, _ in ROUTES]
+            assert {(a.status_code, a.json()["error"]["code"]) for a in answers} == {(401, "invalid_api_key")}
     with keyed.client() as client:
         right = {"Authorization": "Bearer secret-键".encode()}
         assert client.post("/v1/chat/completions", json=chat(), headers=right).status_code == 200

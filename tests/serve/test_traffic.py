@@ -1,11 +1,14 @@
+import contextvars
 import hashlib
 
 import pytest
 
-from llmagentos.config import load_config
+from llmagentos.config import Config, load_config
 from llmagentos.core.errors import ConfigError, InputError
-from llmagentos.serve import traffic
+from llmagentos.serve import keys, traffic
 from llmagentos.serve.errors import ApiError
+from llmagentos.serve.keys import Key
+from llmagentos.storage.layout import Home
 
 
 def test_model_ids():
@@ -58,13 +61,21 @@ def test_anything_else_needs_one(host: str):
     assert key_hash == hashlib.sha256(b"k").hexdigest()
 
 
-@pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer ", "Bearer x", "k", "Basic k", "Bearer k k"])
-def test_wrong_keys(given: str | None):
-    with pytest.raises(ApiError) as caught:
-        traffic.check_key(hashlib.sha256(b"k").hexdigest(), given)
-    assert caught.value.status == 401
+def test_a_stored_key_is_enough_beyond_loopback_until_it_is_revoked(config: Config, home: Home):
+    config = config.model_copy(update={"serve": config.serve.model_copy(update={"host": "0.0.0.0"})})
+    keys.add(home, "shop", "chat")
+    assert traffic.check_exposure(config, {}) is None
+    keys.revoke(home, "shop")
+    with pytest.raises(ConfigError, match="no key was added"):
+        traffic.check_exposure(config, {})
 
 
-def test_the_right_key():
-    traffic.check_key(hashlib.sha256(b"k").hexdigest(), "bearer k")
-    traffic.check_key(None, None)
+def test_the_tenant_is_the_keys():
+    assert traffic.caller({}, {}, None).tenant == "default"
+
+    def as_acme() -> str:
+        traffic.begin(traffic.Visit("/", Key(name="k", role="chat", tenant="acme")))
+        return traffic.caller({"x-tenant": "other"}, {"tenant": "other"}, None).tenant
+
+    assert contextvars.copy_context().run(as_acme) == "acme"
+    assert traffic.tenant() == "default"

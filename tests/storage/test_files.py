@@ -43,3 +43,12 @@ def test_who_may_read_it_is_for_the_umask_to_say(tmp_path: Path):
     finally:
         os.umask(before)
     assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_secret_is_for_its_user_only_whatever_the_umask_says(tmp_path: Path):
+    before = os.umask(0)
+    try:
+        replace_text(tmp_path / "secret.json", "mine", mode=0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "secret.json").stat().st_mode & 0o777 == 0o600

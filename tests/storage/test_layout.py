@@ -24,6 +24,7 @@ def test_every_path_of_a_home_lies_in_a_store(tmp_path: Path):
     places = [
         home.table("interactions"), home.spool, home.snapshots, home.snapshot("s"), home.suites, home.versions, home.version(1),
         home.run("r"), home.reports, home.cache("fisher", "k"), home.mlflow, home.local, home.served,
+        home.keys,
     ]  # fmt: skip
     roots = [home.root / store.path for store in STORES]
     assert [p for p in places if not any(p.is_relative_to(root) for root in roots)] == []
@@ -41,6 +42,7 @@ def test_every_path_of_a_home_lies_in_a_store(tmp_path: Path):
         "cache",
         "mlflow",
         "local",
+        "keys",
     }
     assert {n.name for n in body if isinstance(n, ast.FunctionDef)} == asked | {"served", "open", "__init__"}
 
