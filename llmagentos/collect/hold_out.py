@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llmagentos.core.similarity import NEAR, similarity
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import supervised_prompts
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.records import Example
+from llmagentos.core.similarity import NEAR, similarity
 
 PROMPTS_FOR_HELD_OUT = 3
 KEYLESS_RECALL = 200

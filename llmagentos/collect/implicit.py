@@ -10,9 +10,9 @@ import json
 from collections import defaultdict
 from itertools import pairwise
 
-from llmagentos.core.similarity import similarity
 from llmagentos.collect.validate import Row
 from llmagentos.core.messages import Message, normalise, text_of
+from llmagentos.core.similarity import similarity
 
 WEIGHT = 0.3
 REPHRASED = 0.6
@@ -45,7 +45,13 @@ def _sessions(rows: list[Row]) -> list[list[Row]]:
     for row in rows:
         if "drop" not in row and row["tier"] == "traffic" and row["session_id"]:
             groups[row["tenant"], row["session_id"]].append(row)
-    return list(groups.values())
+    return [_first_choices(found) for found in groups.values()]
+
+
+def _first_choices(rows: list[Row]) -> list[Row]:
+    """Without the further choices of one request (`<id>-1`, …): those were not asked again."""
+    names = {row["id"] for row in rows}
+    return [row for row in rows if row["id"].rpartition("-")[0] not in names]
 
 
 def _failed(earlier: Row, later: Row) -> bool:

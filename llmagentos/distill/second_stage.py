@@ -68,9 +68,7 @@ def _chosen(config: Config, asked: Rows, seed: int) -> list[int]:
 
 def _own_answers(config: Config, student: Path, asked: Rows, chosen: Sequence[int], seed: int) -> list[Said]:
     renderer = Renderer(student)
-    answers = generate_sampled(
-        load_model(student), [_prompt(asked, i) for i in chosen], **_limits(config, renderer), seed=seed
-    )
+    answers = generate_sampled(load_model(student), [_prompt(asked, i) for i in chosen], **_limits(config, renderer), seed=seed)
     return [(index, answer.ids) for index, answer in zip(chosen, answers, strict=True)]
 
 

@@ -15,7 +15,9 @@ from llmagentos.training.rows import MicroBatch
 
 
 @torch.inference_mode()
-def answer_losses(weights: Path, rows: Iterable[Mapping[str, Any]], *, max_length: int, batch_tokens: int = 8192) -> dict[str, float]:
+def answer_losses(
+    weights: Path, rows: Iterable[Mapping[str, Any]], *, max_length: int, batch_tokens: int = 8192
+) -> dict[str, float]:
     """Row id -> mean −log p of its supervised tokens, in nats, by the model in `weights`.
 
     `rows` have `id`, `messages` and `tools`; those that cannot be trained on are left out.

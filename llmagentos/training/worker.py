@@ -168,9 +168,7 @@ def _save(phase: Phase, model: Any, engine: Engine, rank: int) -> None:
 class _Log:
     """Rank 0 appends every tenth step to metrics.jsonl, with the share of each source in its tokens, and reports it."""
 
-    def __init__(
-        self, phase: Phase, report: Callable[[Progress], None], rank: int, shares: list[dict[str, float]]
-    ) -> None:
+    def __init__(self, phase: Phase, report: Callable[[Progress], None], rank: int, shares: list[dict[str, float]]) -> None:
         self.seconds = 0.0
         self._shares = shares
         self._name, self._report, self._rank = phase.name, report, rank

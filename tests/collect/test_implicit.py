@@ -75,3 +75,9 @@ def test_an_old_failure_is_not_held_against_a_later_call():
 )  # fmt: skip
 def test_what_counts_as_an_error(text, failed):
     assert reports_error({"role": "tool", "content": text}) == failed
+
+
+def test_further_choices_of_one_request_are_not_asked_again():
+    question = "What does the lamp cost?"
+    rows = [ask(question, id="chatcmpl-a-1"), ask(question, id="chatcmpl-a"), ask("Thanks!", id="chatcmpl-b")]
+    assert doubts(*rows) == [None, None, None]

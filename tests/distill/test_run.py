@@ -27,7 +27,11 @@ def here(config, home):
     Releases(home).first(champion.id, by="test", reason="test")
     training = config.training.model_copy(update={"workers": 0, "engine": "torch"})
     distill = config.distill.model_copy(
-        update={"max_steps": 12, "min_steps": 4, "on_policy": config.distill.on_policy.model_copy(update={"steps": 6, "prompts": 4})}
+        update={
+            "max_steps": 12,
+            "min_steps": 4,
+            "on_policy": config.distill.on_policy.model_copy(update={"steps": 6, "prompts": 4}),
+        }
     )
     snapshot = snapshots.create(home, Draft(examples=[LIKED[2], corrected("c")]))
     return config.model_copy(update={"training": training, "distill": distill}), snapshot, champion

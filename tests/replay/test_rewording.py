@@ -49,7 +49,10 @@ def test_what_names_the_question_stays_and_the_answer_too(frames, names):
 def test_each_question_gets_what_it_lacks():
     rows = asked(ENGLISH, FACTS)
     made = rewordings(rows, 6, held={})
-    assert {key: sum(r["key"] == key for r in made) for key in ("Zorba.price", "Mipul.price")} == {"Zorba.price": 3, "Mipul.price": 3}
+    assert {key: sum(r["key"] == key for r in made) for key in ("Zorba.price", "Mipul.price")} == {
+        "Zorba.price": 3,
+        "Mipul.price": 3,
+    }
     assert rewordings(rows, 3, held={}) == []
     assert rewordings(rows, 0, held={}) == []
 

@@ -20,7 +20,11 @@ def row(name: str, prompt: str, answer: str, weight: int = 1) -> dict:
 @pytest.mark.parametrize("batch_tokens", [1, 8192])
 def test_it_is_the_mean_over_the_answers_tokens(tmp_path: Path, batch_tokens: int):
     save_tiny(tmp_path / "tiny")
-    rows = [row("a", "What does the lamp cost?", "12 euros."), row("b", "Hi", "It is two years of warranty."), row("c", "x", "y", 0)]
+    rows = [
+        row("a", "What does the lamp cost?", "12 euros."),
+        row("b", "Hi", "It is two years of warranty."),
+        row("c", "x", "y", 0),
+    ]
     found = answer_losses(tmp_path / "tiny", rows, max_length=256, batch_tokens=batch_tokens)
     assert sorted(found) == ["a", "b"]
     model, renderer = load_model(tmp_path / "tiny"), Renderer(tmp_path / "tiny")

@@ -19,7 +19,15 @@ def write_rows(path: Path, counts: dict[str, int], *, seed: int = 0, longest: in
         for k in range(count):
             length = int(rng.integers(4, longest))
             mask = [0] * (length - 2) + [1, 1]
-            made.append({"id": f"{source}{k}", "source": "new" if source == MADE else source, "stratum": "s", "ids": list(range(length)), "mask": mask})
+            made.append(
+                {
+                    "id": f"{source}{k}",
+                    "source": "new" if source == MADE else source,
+                    "stratum": "s",
+                    "ids": list(range(length)),
+                    "mask": mask,
+                }
+            )
     write_arrow(path, [record_batch(made, ROWS)], ROWS)
     return Rows(path)
 
