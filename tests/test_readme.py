@@ -54,7 +54,8 @@ def test_it_is_short_and_has_room_for_the_figures():
 def test_every_command_it_names_exists():
     from llmagentos.cli import app, explain
 
-    named = {command.name or command.callback.__name__.strip("_") for command in app.registered_commands} | {"explain"}
+    named = {command.name or command.callback.__name__.strip("_") for command in app.registered_commands}
+    named |= {group.name for group in app.registered_groups}
     said = set(re.findall(r"^llmagentos ([a-z]+)", README, re.MULTILINE)) | set(re.findall(r"`llmagentos ([a-z]+)", README))
     assert len(said) > 10
     assert said - named == set()
