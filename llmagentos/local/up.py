@@ -33,6 +33,8 @@ APPLICATION = "llmagentos"
 _READY_SECONDS = 180.0
 _POLL_SECONDS = 0.1
 _LOCAL = "127.0.0.1"
+_NO_EXPORTERS = {"RAY_enable_metrics_collection": "0", "AUTOSCALER_METRIC_PORT": "65536", "DASHBOARD_METRIC_PORT": "65536"}
+"""Ray's own exporters would listen beyond loopback and ask nobody for a key; a port that cannot be keeps two of them off."""
 
 
 def up(config: Config, *, file: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -183,6 +185,7 @@ def _environment(home: Home, config: Config) -> dict[str, str]:
         "SPT_NOENV": "1",  # a changed process title must not write over the token
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "2",
+        **_NO_EXPORTERS,
     }
 
 

@@ -1,8 +1,11 @@
 """Everything is started for real, so this is one slow walk."""
 
+import contextlib
+import ipaddress
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -30,8 +33,6 @@ def run(home: Path, *arguments: str) -> dict:
 
 
 def test_a_taken_port_stops_before_anything_starts(tmp_path):
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -50,6 +51,26 @@ def test_beyond_loopback_needs_a_key(tmp_path, monkeypatch):
         up(config)
 
 
+def listening(home: Home) -> list[tuple[str, str, int]]:
+    """(process, address, port) of every socket that the processes of a home listen at."""
+    found = []
+    for process in processes.carriers(home):
+        with contextlib.suppress(psutil.Error):
+            heard = [one.laddr for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+            found += [(process.name(), at.ip.removeprefix("::ffff:"), at.port) for at in heard]
+    return found
+
+
+def speaks_http(port: int) -> bool:
+    """Ray's own ports speak gRPC, and ask for its token; they end or answer otherwise where one speaks HTTP/1."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+            line.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return line.recv(5) == b"HTTP/"
+    except OSError:
+        return False
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_up_crash_up_and_down(tmp_path):
@@ -64,6 +85,11 @@ def test_up_crash_up_and_down(tmp_path):
             assert reply.status == 200
         assert not run(folder, "up", "--detach", *FREE)["started"]
         assert run(folder, "chat", "-m", "hello")["model_version"] == 1
+        sockets = listening(home)
+        assert len(sockets) > 5
+        reachable = [one for one in sockets if not ipaddress.ip_address(one[1]).is_loopback]
+        assert [one for one in reachable if speaks_http(one[2])] == []
+        assert speaks_http(int(first["addresses"]["endpoint"].split(":")[2].removesuffix("/v1")))
 
         known = processes.read(home)
         head = next(one for one in known.processes if one.name == "ray")
