@@ -8,10 +8,10 @@ bends is none.
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from llmagentos.collect.clusters import clusters
 from llmagentos.core.hashing import fraction
 from llmagentos.core.messages import normalise
 from llmagentos.core.records import Example
-from llmagentos.core.similarity import clusters
 
 ROWS = 20
 """Rows that are always allowed."""

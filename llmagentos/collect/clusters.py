@@ -1,0 +1,28 @@
+"""Which of many prompts are near-duplicates of one another."""
+
+from collections.abc import Sequence
+
+from llmagentos.core.similarity import NEAR, shingles, similarity
+
+_PERMUTATIONS = 128
+
+
+def clusters(texts: Sequence[str], threshold: float = NEAR) -> list[int]:
+    """A cluster number per text; near-duplicates (by MinHash, for many texts) share one."""
+    from datasketch import MinHash, MinHashLSH
+
+    index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+    cluster: list[int] = []
+    seen: dict[str, int] = {}
+    for number, text in enumerate(texts):
+        if text in seen:
+            cluster.append(seen[text])
+            continue
+        sketch = MinHash(num_perm=_PERMUTATIONS)
+        sketch.update_batch([s.encode("utf-8") for s in sorted(shingles(text))])
+        found = [int(str(name)) for name in index.query(sketch)]
+        near = [n for n in sorted(found) if similarity(texts[n], text) >= threshold]
+        seen[text] = cluster[near[0]] if near else number
+        cluster.append(seen[text])
+        index.insert(str(number), sketch)
+    return cluster
