@@ -37,7 +37,7 @@ class ModelConfig(Section):
 
 class ServeConfig(Section):
     host: str = "127.0.0.1"
-    """Address to bind; beyond loopback needs LLMAGENTOS_API_KEY."""
+    """Address to bind; beyond loopback needs LLMAGENTOS_API_KEY or a key added with `llmagentos keys`."""
     port: int = Field(8000, ge=0, le=65535)
     """Port of the OpenAI-compatible endpoint; 0 picks a free one."""
     agent_name: str = "agent"
