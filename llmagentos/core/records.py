@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from llmagentos.core.hashing import fraction
+
 Tier = Literal["traffic", "import"]
 """Where a row came from. `import` is trusted by whoever runs it; caps bind `traffic` only."""
 
@@ -157,6 +159,10 @@ class Stage(Record):
     """Unix seconds."""
     since: int = 0
     """Interactions with a greater `seq` were flushed after it began."""
+
+    def meets(self, name: str) -> bool:
+        """Whether a session (canary) or a request (shadow) of this name is among its share; always the same answer."""
+        return fraction(name, salt=self.salt) < self.share
 
 
 class Release(Record):

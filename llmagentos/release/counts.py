@@ -106,10 +106,15 @@ def total(sheets: Iterable[Sheet], version: int | None) -> Counts:
     return whole
 
 
-def forget(home: Home) -> None:
-    """Remove all sheets: the stage they were about is over."""
+def forget(home: Home, before: int) -> None:
+    """Remove what replicas saw of stages that began before this epoch."""
     for path in _folder(home).glob("*.json"):
-        path.unlink(missing_ok=True)
+        try:
+            stage = int(json.loads(path.read_text("utf-8"))["stage"])
+        except (OSError, ValueError, KeyError, TypeError):
+            stage = -1
+        if stage < before:
+            path.unlink(missing_ok=True)
 
 
 def _folder(home: Home) -> Path:

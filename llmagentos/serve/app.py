@@ -26,6 +26,7 @@ from llmagentos.config import Config, load_config
 from llmagentos.core.errors import InputError
 from llmagentos.release.releases import Releases
 from llmagentos.serve.answers import Answers
+from llmagentos.serve.canary import Trial
 from llmagentos.serve.errors import ApiError, api_error
 from llmagentos.serve.metrics import Metrics
 from llmagentos.serve.model import Residents
@@ -53,7 +54,8 @@ class Service:
         self.metrics = Metrics()
         self.residents = Residents(self.home, config)
         self.recorder = Recorder(self.home, config.storage)
-        self.answers = Answers(config, self.residents, self.recorder, self.metrics)
+        self.trial = Trial(self.home, config, self.residents, replica)
+        self.answers = Answers(config, self.residents, self.recorder, self.metrics, self.trial)
         self.operations = Operations(self.home, config, self.residents, self.recorder, self.announce)
         self._poller: asyncio.Task[None] | None = None
 
@@ -80,6 +82,8 @@ class Service:
             "host": socket.gethostname(),
             "resident": self.residents.resident(),
         }
+        if self.residents.release.stage:
+            said["stage"] = {"epoch": self.residents.release.stage.epoch, "version": self.residents.on_trial()}
         if self.residents.error:
             said["error"] = self.residents.error
         await asyncio.to_thread(self._write, json.dumps(said))
@@ -88,6 +92,7 @@ class Service:
         if self._poller:
             self._poller.cancel()
         await self.answers.close()
+        await self.trial.close()
         await self.residents.close()
         await asyncio.to_thread(self.recorder.close)
         with contextlib.suppress(OSError):
@@ -117,6 +122,7 @@ class Service:
             await asyncio.sleep(self.config.serve.poll_seconds)
             try:
                 await self.announce()
+                await self.trial.look_after()
             except Exception:  # the task's edge: a failed look leaves what serves as it is
                 logger.exception("replica %s could not look for a newer release", self.replica)
 
