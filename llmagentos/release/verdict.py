@@ -2,7 +2,8 @@
 
 Harm is looked for at every look and acted on at once. A share is too high where an exact one-sided test says so at 5 %
 (binomial against a fixed limit; Fisher's [1935] against the champion's feedback) and it happened three times at least:
-one bad answer is an accident. To move on, a version must have answered enough and stand within every limit as it is.
+one bad answer is an accident. Looking often makes a false alarm likelier than 5 %; that costs a good version a day, and no
+user anything. To move on, a version must have answered enough and stand within every limit as it is.
 """
 
 from collections.abc import Callable

@@ -5,6 +5,7 @@ Only requests that left the choice to us are sent and counted; who names a versi
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from llmagentos.serve.errors import api_error
 from llmagentos.serve.model import Residents
 from llmagentos.serve.shadow import Mirror, Outcome, says_nothing
 from llmagentos.storage.layout import Home
+
+_PATIENCE = 60.0
+"""Seconds that one answer may take wherever the champion's took less."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,11 @@ class Trial:
     def __init__(self, home: Home, config: Config, residents: Residents, replica: str) -> None:
         self._home, self._residents, self._replica = home, residents, replica
         self._ladder = Ladder(config)
+        self._slower = config.release.max_latency_ratio
         self._mirror = Mirror(residents, self._mirrored, config.model.max_length)
         self._sheet = Sheet(stage=-1)
         self._kept = self._sheet
+        self._under_way: list[tuple[int, float]] = []  # version, when it was asked on the monotonic clock
 
     def target(self, asked: Routed) -> str | int:
         """What the residents are asked for."""
@@ -50,12 +56,16 @@ class Trial:
     @contextlib.contextmanager
     def watched(self, version: int, asked: Routed) -> Iterator[None]:
         """Count what fails inside for the version's own reasons."""
+        under_way = (version, time.monotonic())
+        self._under_way.append(under_way)
         try:
             yield
         except Exception as error:
             if asked.free and api_error(error).status >= 500:
                 self._count("canary", version, Counts(errors=1))
             raise
+        finally:
+            self._under_way.remove(under_way)
 
     def answered(self, asked: Routed, turns: Sequence[Turn], seconds: float) -> None:
         """Count an answer that was recorded, or offer it to the mirror."""
@@ -72,7 +82,7 @@ class Trial:
         if self._residents.release.stage is None:
             return
         self._open()
-        unfit = self._residents.unfit()
+        unfit = self._residents.unfit() or self._stuck()
         self._sheet = self._sheet.model_copy(update={"dropped": self._mirror.dropped, "broken": unfit})
         if self._sheet != self._kept:
             kept = self._sheet
@@ -84,6 +94,13 @@ class Trial:
 
     async def close(self) -> None:
         await self._mirror.close()
+
+    def _stuck(self) -> str | None:
+        """A sentence where the version on trial is on an answer for much longer than any that the champion gave."""
+        longest = self._sheet.of(self._residents.version).quantile(1.0) or 0.0
+        limit, trial = max(_PATIENCE, longest * self._slower), self._residents.on_trial()
+        waited = max((time.monotonic() - began for version, began in self._under_way if version == trial), default=0.0)
+        return f"version {trial} has been on one answer for {waited:.0f} s" if waited > limit else None
 
     def _stage(self, name: str) -> Stage | None:
         stage = self._residents.release.stage
@@ -106,5 +123,5 @@ class Trial:
         """Begin a new sheet where a new stage began; a replica that came back goes on with its own."""
         stage = self._residents.release.stage
         if stage is not None and self._sheet.stage != stage.epoch:
-            self._mirror.dropped = 0
             self._sheet = counts.read(self._home, stage.epoch).get(self._replica, Sheet(stage=stage.epoch))
+            self._mirror.dropped = self._sheet.dropped

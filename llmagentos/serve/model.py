@@ -100,7 +100,8 @@ class Residents:
             await self._engine(stage.version)
         except _UNUSABLE as error:
             logger.error("version %s, on trial, cannot be served: %s", stage.version, error)
-            self._unfit = f"version {stage.version}: {error}"
+            if stage.epoch == self._tried:
+                self._unfit = f"version {stage.version}: {error}"
         self._retire()
 
     def on_trial(self) -> int | None:

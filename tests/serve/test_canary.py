@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from llmagentos.config import Config, load_config
 from llmagentos.core.records import Stage
-from llmagentos.engines.engine import EngineFailedError
+from llmagentos.engines.engine import Chunk, EngineFailedError
 from llmagentos.registry.versions import Versions
 from llmagentos.release import counts
 from llmagentos.release.counts import Counts
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.releases import Releases
+from llmagentos.serve import canary
 from llmagentos.storage.layout import Home
 from tests.serve.conftest import Served, chat, new_home, until
 from tests.tiny import save_tiny
@@ -153,6 +155,28 @@ def test_one_whose_engine_dies_goes_and_no_request_fails(start: Callable[..., Se
         given = until_over(served, client)
         assert {(reply.status_code, reply.headers["x-model-version"]) for _, reply in given} == {(200, "1")}
     assert "died" in Releases(served.home).current().reason
+
+
+def test_one_that_never_ends_its_answers_goes(start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch):
+    served = start(*LADDER)
+    monkeypatch.setattr(canary, "_PATIENCE", 0.5)
+    stage = begin(served, 2)
+    over = threading.Event()
+
+    async def stuck(*_arguments: object, **_options: object) -> AsyncIterator[Chunk]:
+        await asyncio.to_thread(over.wait, 30)
+        yield Chunk([1], "stop")
+
+    monkeypatch.setattr(served.service.residents._engines[2], "generate", stuck)
+    mine = next(f"s{n}" for n in range(100) if stage.meets(f"s{n}"))
+    with served.client() as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, client, mine)
+        until(lambda: Releases(served.home).current().action == "abort")
+        assert "on one answer" in Releases(served.home).current().reason
+        until(lambda: served.service.residents.release.stage is None)
+        assert ask(client, mine).headers["x-model-version"] == "1"
+        over.set()
+        assert waiting.result().headers["x-model-version"] == "2", "it ends on the version it began with"
 
 
 def test_one_that_cannot_be_loaded_goes(start: Callable[..., Served]):
