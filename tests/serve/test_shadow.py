@@ -23,8 +23,8 @@ LADDER = ("release.ladder=[shadow]", "release.shadow_share=1", "release.max_late
 STAGE = Stage(name="shadow", version=2, share=1.0, salt="s", epoch=1)
 
 
-def begin(served: Served, version: int) -> Stage:
-    config = load_config(None, [*LADDER, f"storage.root={served.home.root}"], environment={})
+def begin(served: Served, version: int, *overrides: str) -> Stage:
+    config = load_config(None, [*LADDER, *overrides, f"storage.root={served.home.root}"], environment={})
     stage = Ladder(config).begin(version, by="test", reason="better").stage
     until(lambda: served.service.residents.on_trial() == version)
     return stage
@@ -62,6 +62,24 @@ def test_the_same_weights_say_the_same_and_another_move_on(start: Callable[..., 
         ask(client, 5)
     until(lambda: seen(served, stage, 1).same == 5)
     assert seen(served, stage, 1).different == 0
+
+
+def test_first_in_the_shadow_then_as_a_canary_then_champion(start: Callable[..., Served]):
+    stages = ("release.ladder=[shadow, canary]", *LADDER[1:3], "release.min_samples=10", "release.canary_share=0.4")
+    served = start(*stages)
+    begin(served, 2, *stages)
+    with served.client() as client:
+        met: list[tuple[str, str]] = []
+        for _ in range(40):
+            stage = served.service.residents.release.stage
+            met += [(stage.name if stage else "none", r.headers["x-model-version"]) for r in ask(client, 10)]
+            if stage is None and met[-1][1] == "2":
+                break
+    assert ("shadow", "2") not in met[:10]
+    assert ("canary", "2") in met
+    assert met[-1] == ("none", "2")
+    told = [(r.action, r.stage.name if r.stage else None) for r in Releases(served.home).all()]
+    assert told == [("bootstrap", None), ("stage", "shadow"), ("stage", "canary"), ("promote", None)]
 
 
 class Slow:
