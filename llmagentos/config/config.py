@@ -18,6 +18,7 @@ from llmagentos.config.sections import (
     LocalConfig,
     ModelConfig,
     RegistryConfig,
+    ReleaseConfig,
     ReplayConfig,
     Section,
     ServeConfig,
@@ -49,6 +50,7 @@ class Config(Section):
     distill: DistillConfig = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
+    release: ReleaseConfig = ReleaseConfig()
     registry: RegistryConfig = RegistryConfig()
     local: LocalConfig = LocalConfig()
     cycle: CycleConfig = CycleConfig()

@@ -281,6 +281,31 @@ class GateConfig(Section):
     """Divergence from the champion on old rows, in nats per token, above which an alarm asks for consolidation."""
 
 
+class ReleaseConfig(Section):
+    """The ladder: what a promoted challenger goes through before it is champion."""
+
+    ladder: tuple[Literal["shadow", "canary"], ...] = ()
+    """Stages in order; empty promotes at once."""
+    shadow_share: float = Field(0.2, gt=0, le=1)
+    """Share of requests that are mirrored to a version on its shadow stage."""
+    canary_share: float = Field(0.1, gt=0, lt=1)
+    """Share of sessions that a version on its canary stage answers."""
+    min_samples: int = Field(200, ge=1)
+    """Answers a version must have given on a stage before it moves on."""
+    max_error_rate: float = Field(0.02, gt=0, lt=1)
+    """Share of failed answers that is too much."""
+    max_latency_ratio: float = Field(1.5, gt=1)
+    """Its seconds an answer over the champion's, at the median and the 95th percentile, that are too much."""
+    max_hours: float = Field(24.0, gt=0)
+    """Longest stage; where it still lacks answers, the champion stays."""
+
+    @model_validator(mode="after")
+    def _climbs(self) -> "ReleaseConfig":
+        if self.ladder not in ((), ("shadow",), ("canary",), ("shadow", "canary")):
+            raise ValueError("release.ladder has each stage once, shadow before canary")
+        return self
+
+
 class RegistryConfig(Section):
     tracking_uri: str = ""
     """MLflow store; empty is SQLite under the root, which needs no server."""

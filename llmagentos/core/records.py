@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from llmagentos.core.hashing import fraction
+
 Tier = Literal["traffic", "import"]
 """Where a row came from. `import` is trusted by whoever runs it; caps bind `traffic` only."""
 
@@ -134,12 +136,41 @@ class ModelVersion(Record):
         return VersionRef(id=self.id, dir=self.dir, manifest_hash=self.manifest_hash)
 
 
+StageName = Literal["shadow", "canary"]
+"""shadow: mirrored, never returned. canary: it answers a share of the sessions."""
+
+
+class Stage(Record):
+    """A version on trial beside the champion, before it may become champion itself."""
+
+    name: StageName
+    version: int
+    student: int | None = None
+    """The student that is released with it."""
+    share: float
+    """Of sessions (canary) or of requests (shadow), above 0 and at most 1."""
+    salt: str
+    """Hashed with a session's id: who meets this version; kept from stage to stage."""
+    then: list[StageName] = []
+    """The stages that follow; after the last one it is champion."""
+    epoch: int = -1
+    """The release that began this stage: its name wherever something is counted."""
+    began: float = 0.0
+    """Unix seconds."""
+    since: int = 0
+    """Interactions with a greater `seq` were flushed after it began."""
+
+    def meets(self, name: str) -> bool:
+        """Whether a session (canary) or a request (shadow) of this name is among its share; always the same answer."""
+        return fraction(name, salt=self.salt) < self.share
+
+
 class Release(Record):
     """One row of the table `releases`: what serves since this epoch. The newest row is the truth."""
 
     epoch: int = -1
     """−1: nothing was released yet."""
-    action: Literal["none", "bootstrap", "promote", "challenge", "withdraw", "rollback"] = "none"
+    action: Literal["none", "bootstrap", "promote", "challenge", "withdraw", "stage", "abort", "rollback"] = "none"
     champion: int | None = None
     challenger: int | None = None
     student: int | None = None
@@ -147,6 +178,8 @@ class Release(Record):
     """The first champion: a pinned point that drift is measured against."""
     history: list[int] = []
     """Promoted versions in order; the last one is the champion."""
+    stage: Stage | None = None
+    """The challenger's trial, where one is under way."""
     by: str = ""
     reason: str = ""
     created: float = 0.0

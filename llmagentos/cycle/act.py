@@ -4,6 +4,7 @@ from llmagentos.config import Config
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import ModelVersion
 from llmagentos.registry.versions import Versions, prune
+from llmagentos.release.ladder import Ladder
 from llmagentos.release.promotion import promote
 from llmagentos.release.releases import Fence, Releases
 from llmagentos.storage import snapshots
@@ -21,19 +22,25 @@ def act(
     student: ModelVersion | None,
     fence: Fence,
 ) -> None:
-    """Promote, or mark the challenger and leave the champion; write the decision on the snapshot, and tidy up."""
+    """Promote, or mark the challenger and leave the champion; write the decision on the snapshot, and tidy up.
+
+    With a ladder a promotion begins on its first stage; the snapshot then stays undecided until the last one is over.
+    """
     home = Home(config.storage.root)
     reason = decision.reasons[0] if decision.reasons else decision.verdict
     record = {**decision.model_dump(mode="json"), "cycle": cycle, "challenger": challenger.id}
     promoted = config.gate.mode == "report" or (config.gate.mode == "enforce" and decision.promotes)
-    if promoted:
-        pupil = student.id if student else None
+    pupil = student.id if student else None
+    if promoted and config.release.ladder:
+        Ladder(config).begin(challenger.id, student=pupil, by=cycle, reason=reason, fence=fence)
+    elif promoted:
         promote(config, challenger.id, student=pupil, by=cycle, reason=reason, force=True, fence=fence, decision=record)
     elif config.gate.mode == "approve" and decision.promotes:
         Releases(home).challenge(challenger.id, by=cycle, reason="waits for approval", fence=fence)
     else:
         Versions(home).change(challenger.id, status="held" if decision.verdict == "Hold" else "rejected")
-    snapshots.decide(home, snapshot.id, record, promoted=promoted)
+    if not (promoted and config.release.ladder):
+        snapshots.decide(home, snapshot.id, record, promoted=promoted)
     prune(home, config.storage.keep_versions, Releases(home).current())
     maintain(home)
 

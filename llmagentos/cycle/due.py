@@ -1,4 +1,7 @@
-"""Whether a cycle is due: what waits in the log and what the last cycle warned of, for the rule in update/trigger.py."""
+"""Whether a cycle is due: what waits in the log and what the last cycle warned of, for the rule in update/trigger.py.
+
+While a challenger is on trial none is: its rows are decided on when the trial ends, and the next one builds on it.
+"""
 
 import time
 
@@ -7,6 +10,7 @@ import pyarrow.dataset as ds
 
 from llmagentos.config import Config
 from llmagentos.registry import tracking
+from llmagentos.release.ladder import on_trial
 from llmagentos.storage import snapshots
 from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
@@ -18,7 +22,9 @@ ALARMS = ("drift_alarm", "shift_alarm")
 
 
 def not_due(config: Config, home: Home) -> str | None:
-    """Why no cycle is to run now; None where one is due, or `trigger.mode` never asks."""
+    """Why no cycle is to run now; None where one is due, or `trigger.mode` never asks and nothing is on trial."""
+    if trial := on_trial(config):
+        return trial
     if config.trigger.mode == "always":
         return None
     flush(home)

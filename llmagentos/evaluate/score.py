@@ -13,14 +13,12 @@ from typing import Any
 
 import torch
 
+from llmagentos.core.degenerate import is_degenerate
 from llmagentos.core.evaluation import EvalItem, ItemResult, Suite
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import answer_text, same_answer
 from llmagentos.engines.batch import generate_greedy
 from llmagentos.models.chat import Renderer
-
-_REPEATS = 8
-"""A last line, word or character group said this often in a row is a loop."""
 
 Answer = tuple[bool, str, bool]
 """Right, what was said, degenerate."""
@@ -143,15 +141,6 @@ def _generated(
         text = answer_text(reply)
         found.append((ended and same_answer(reply, item.messages[-1]), text, not ended or is_degenerate(text)))
     return found
-
-
-def is_degenerate(text: str) -> bool:
-    """Empty, or ending in one piece of text repeated again and again."""
-    if not text.strip():
-        return True
-    return any(
-        len(text) >= size * _REPEATS and text.endswith(text[-size:] * _REPEATS) for size in range(2, 1 + len(text) // _REPEATS)
-    )
 
 
 def _only_last(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

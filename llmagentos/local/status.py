@@ -30,9 +30,10 @@ def status(config: Config) -> dict[str, Any]:
         return {**facts, "release": None, "versions": 0, "replicas": {}, "keys": {}, "pending": {}, "last_cycle": None}
     home.open()
     release = Releases(home).current()
+    trial = {"stage": release.stage.model_dump(include={"name", "version", "share", "began"})} if release.stage else {}
     return {
         **facts,
-        "release": {"epoch": release.epoch, "by": release.by, "reason": release.reason, **release.aliases()},
+        "release": {"epoch": release.epoch, "by": release.by, "reason": release.reason, **release.aliases(), **trial},
         "versions": len(Versions(home).all()),
         "replicas": confirmations(home),
         "keys": _keys(home),

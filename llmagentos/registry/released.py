@@ -29,8 +29,10 @@ def every(home: Home) -> list[Release]:
 
 
 def encode(release: Release) -> dict[str, Any]:
-    return {**release.model_dump(), "history": json.dumps(release.history)}
+    stage = release.stage.model_dump_json() if release.stage else None
+    return {**release.model_dump(), "history": json.dumps(release.history), "stage": stage}
 
 
 def decode(row: dict[str, Any]) -> Release:
-    return Release.model_validate({**row, "history": json.loads(row["history"])})
+    stage = json.loads(row["stage"]) if row.get("stage") else None
+    return Release.model_validate({**row, "history": json.loads(row["history"]), "stage": stage})

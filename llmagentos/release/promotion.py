@@ -60,8 +60,36 @@ def _losses(config: Config, weights: Path) -> Losses:
 
 
 def finish_promotion(config: Config) -> bool:
-    """Complete a promotion that was cut short; true where something was left to do."""
-    champion = Releases(Home(config.storage.root)).current().champion
+    """Complete what a release left to do: the champion's promotion, and trials that ended since.
+
+    Replicas only commit; what follows is work for whoever comes next with time for it. True where something was left.
+    """
+    home = Home(config.storage.root)
+    champion = Releases(home).current().champion
     if champion is None:
         return False
-    return keep_learned(config, champion, {"verdict": "Promote", "reasons": ["completed after an interruption"]})
+    settled = _settle_trials(config, home)
+    done = keep_learned(config, champion, {"verdict": "Promote", "reasons": ["completed after an interruption"]})
+    return done or settled
+
+
+def _settle_trials(config: Config, home: Home) -> bool:
+    """Decide on the snapshots of versions whose trial is over; true where there was one."""
+    every = Releases(home).all()
+    ended = {r.stage.version for r in every if r.stage} - {r.stage.version for r in every[-1:] if r.stage}
+    waiting = {row.id for row in snapshots.history(home) if row.status == "made"} if ended else set()
+    left = [v for v in Versions(home).all() if v.id in ended and v.snapshot in waiting] if waiting else []
+    for version in left:
+        reason = _end(every, version.id)
+        if version.status == "promoted":
+            keep_learned(config, version.id, {"verdict": "Promote", "reasons": [reason]})
+        else:
+            verdict = "Reject" if version.status in ("bad", "rejected") else "Hold"
+            snapshots.decide(home, str(version.snapshot), {"verdict": verdict, "reasons": [reason], "challenger": version.id})
+    return bool(left)
+
+
+def _end(every: Sequence[Release], version: int) -> str:
+    """What ended a version's trial."""
+    last = max(r.epoch for r in every if r.stage and r.stage.version == version)
+    return next((f"{r.action}: {r.reason}" for r in every if r.epoch == last + 1), "")

@@ -2,14 +2,19 @@
 
 The commit is the truth. Replicas poll it, MLflow's aliases and the versions' statuses are projected from it. A student
 follows its teacher: rolling back to a champion also goes back to the newest student distilled from it.
+
+A stage (a challenger's trial) is part of the release: beginning it, moving it on and ending it are commits like any
+other. Promoting any version ends it; a rollback takes back the newest move, and that is the stage where there is one.
 """
 
 import json
+import secrets
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from llmagentos.core.errors import ConflictError, IntegrityError
-from llmagentos.core.records import ModelVersion, Release
+from llmagentos.core.records import ModelVersion, Release, Stage, StageName
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.storage.layout import Home
@@ -22,6 +27,9 @@ _POLL_SECONDS = 0.05
 
 Fence = dict[str, int]
 """Lease application id -> epoch held: shuts out a holder that was overtaken."""
+
+Change = Callable[[Release], dict[str, Any] | None]
+"""The present release -> the fields that change, None where nothing is to change."""
 
 
 class Releases:
@@ -56,9 +64,12 @@ class Releases:
         reason: str,
         force: bool = False,
         fence: Fence | None = None,
+        stage: int | None = None,
     ) -> Release:
         """Make a version the champion (and a student the student). The champion promoted again changes nothing.
 
+        It ends the stage under way, whoever is on it. With `stage` (the epoch that began it) it happens only while that
+        one is under way, and the present release is returned otherwise.
         Raises NotFoundError, ConflictError for a rejected or bad version without `force` or a lost race,
         IntegrityError where the weights are no longer on disk.
         """
@@ -68,36 +79,89 @@ class Releases:
 
         def change(now: Release) -> dict[str, Any] | None:
             wanted = student if student is not None else now.student
-            if now.champion == version and now.student == wanted:
+            served = now.champion == version and now.student == wanted and now.stage is None
+            if served or not _under_way(now, stage):
                 return None
             history = now.history if now.champion == version else [*now.history, version]
             anchor = version if now.anchor is None else now.anchor
-            fields = {"champion": version, "student": wanted, "history": history, "anchor": anchor}
-            return {**fields, "challenger": None if now.challenger == version else now.challenger}
+            fields = {"champion": version, "student": wanted, "history": history, "anchor": anchor, "stage": None}
+            done = now.challenger == version or now.stage is not None
+            return {**fields, "challenger": None if done else now.challenger}
 
         release = self._change("promote", change, by, reason, fence)
-        if self._versions.get(version).status != "promoted":
+        if release.champion == version and self._versions.get(version).status != "promoted":
             self._versions.change(version, status="promoted")
         return release
 
     def challenge(self, version: int | None, *, by: str = "", reason: str = "", fence: Fence | None = None) -> Release:
-        """Name the challenger, or with None withdraw it. Raises NotFoundError, IntegrityError."""
+        """Name the challenger, or with None withdraw it, which ends its stage. Raises NotFoundError, IntegrityError."""
         if version is not None:
             self._check(version, "agent", True)
         action = "withdraw" if version is None else "challenge"
-        return self._change(action, lambda now: None if now.challenger == version else {"challenger": version}, by, reason, fence)
+        ended = {"stage": None} if version is None else {}
+        return self._change(
+            action, lambda now: None if now.challenger == version else {"challenger": version, **ended}, by, reason, fence
+        )
+
+    def begin(
+        self,
+        version: int,
+        stages: Sequence[StageName],
+        *,
+        share: float,
+        student: int | None = None,
+        by: str,
+        reason: str,
+        fence: Fence | None = None,
+    ) -> Release:
+        """Put a version on the first of `stages`, in place of any other trial. Raises as `promote` does."""
+        self._check(version, "agent", True)
+        since = self._tables.last_seq("interactions")
+        told = {"student": student, "then": list(stages[1:]), "salt": secrets.token_hex(8), "since": since}
+        stage = Stage(name=stages[0], version=version, share=share, **told)
+        return self._change("stage", lambda now: _staged(now, stage), by, reason, fence)
+
+    def advance(self, stage: Stage, *, share: float, by: str, reason: str) -> Release:
+        """Move a trial on to its next stage; the present release where that stage is over already."""
+        since = self._tables.last_seq("interactions")
+        following = {"name": stage.then[0], "then": stage.then[1:], "share": share, "since": since}
+        onward = stage.model_copy(update=following)
+        return self._change("stage", lambda now: _staged(now, onward) if _under_way(now, stage.epoch) else None, by, reason, None)
+
+    def abort(self, stage: Stage, *, status: Literal["bad", "held"], by: str, reason: str) -> Release:
+        """End a trial; the champion serves on and the version gets `status`. Nothing where that stage is over already."""
+        ended: list[int] = []
+
+        def change(now: Release) -> dict[str, Any] | None:
+            ended[:] = [stage.version] if _under_way(now, stage.epoch) else []
+            return {"stage": None, "challenger": None} if ended else None
+
+        release = self._change("abort", change, by, reason, None)
+        for version in ended:
+            self._versions.change(version, status=status)
+        return release
 
     def rollback(self, *, by: str, reason: str, fence: Fence | None = None) -> Release:
-        """Go back to the champion before; repeated, it walks back. Raises ConflictError `no_previous_version`."""
+        """End the trial under way, else go back to the champion before; repeated, it walks back.
+
+        A version whose trial is ended so is rejected. Raises ConflictError `no_previous_version`.
+        """
+        ended: list[int] = []
 
         def change(now: Release) -> dict[str, Any]:
+            ended[:] = [now.stage.version] if now.stage else []
+            if now.stage:
+                return {"stage": None, "challenger": None}
             if now.previous is None:
                 raise ConflictError("there is no version before the champion to go back to.", code="no_previous_version")
             self._check(now.previous, "agent", True)
             student = self._student_of(now.previous) or now.student
             return {"champion": now.previous, "student": student, "history": now.history[:-1], "challenger": None}
 
-        return self._change("rollback", change, by, reason, fence)
+        release = self._change("rollback", change, by, reason, fence)
+        for version in ended:
+            self._versions.change(version, status="rejected")
+        return release
 
     def _student_of(self, teacher: int) -> int | None:
         students = [v.id for v in self._versions.all() if v.role == "student" and v.teacher == teacher]
@@ -124,7 +188,7 @@ class Releases:
             )
         return version
 
-    def _change(self, action: str, change: Any, by: str, reason: str, fence: Fence | None) -> Release:
+    def _change(self, action: str, change: Change, by: str, reason: str, fence: Fence | None) -> Release:
         """Apply a change to the newest release; on a lost race look again: the change may no longer make sense."""
         for attempt in range(_ATTEMPTS):
             now = self.current()
@@ -143,6 +207,16 @@ class Releases:
         release = Release.model_validate({**now.model_dump(), **fields, **told})
         self._tables.append("releases", [released.encode(release)], expect={_APP: now.epoch}, fence=fence)
         return release
+
+
+def _under_way(now: Release, stage: int | None) -> bool:
+    """Whether the stage that this epoch began is still under way; true where none is asked for."""
+    return stage is None or (now.stage is not None and now.stage.epoch == stage)
+
+
+def _staged(now: Release, stage: Stage) -> dict[str, Any]:
+    begun = stage.model_copy(update={"epoch": now.epoch + 1, "began": time.time()})
+    return {"stage": begun.model_dump(), "challenger": stage.version}
 
 
 def confirmations(home: Home) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.records import Interaction
 from llmagentos.engines import Engine, Sampling
 from llmagentos.serve import traffic
+from llmagentos.serve.canary import Routed, Trial
 from llmagentos.serve.errors import ApiError, api_error
 from llmagentos.serve.metrics import Metrics
 from llmagentos.serve.model import Residents
@@ -49,6 +50,10 @@ class Question:
     @property
     def chat(self) -> bool:
         return isinstance(self.asked, ChatRequest)
+
+    @property
+    def routed(self) -> Routed:
+        return Routed(self.target, self.caller.session_id, free="@" not in str(self.asked.model))
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,9 @@ class Answer:
 class Answers:
     """All answers of one replica."""
 
-    def __init__(self, config: Config, residents: Residents, recorder: Recorder, metrics: Metrics) -> None:
+    def __init__(self, config: Config, residents: Residents, recorder: Recorder, metrics: Metrics, trial: Trial) -> None:
         self._config, self._residents, self._recorder, self._metrics = config, residents, recorder, metrics
+        self._trial = trial
         self._slots = asyncio.Semaphore(config.serve.max_ongoing)
         self._waiting = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -190,8 +196,9 @@ class Answers:
     async def _generate(self, answer: Answer) -> None:
         began, created = time.perf_counter(), time.time()
         try:
-            async with self._residents.pin(answer.question.target) as engine:
-                await self._turns(answer, engine)
+            async with self._residents.pin(self._trial.target(answer.question.routed)) as engine:
+                with self._trial.watched(engine.ref.id, answer.question.routed):
+                    await self._turns(answer, engine)
         except NotFoundError:
             raise traffic.unknown_model(str(answer.question.asked.model)) from None
         seconds = time.perf_counter() - began
@@ -200,6 +207,7 @@ class Answers:
         if not all(await self._recorder.put(records[::-1])):
             raise ApiError(409, f"{records[0].id} was answered at the same time elsewhere; ask again.", code="in_progress")
         self._measure(answer, seconds)
+        self._trial.answered(answer.question.routed, answer.turns, seconds)
 
     def _measure(self, answer: Answer, seconds: float) -> None:
         used = answer.used()

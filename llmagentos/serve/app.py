@@ -26,6 +26,7 @@ from llmagentos.config import Config, load_config
 from llmagentos.core.errors import InputError
 from llmagentos.release.releases import Releases
 from llmagentos.serve.answers import Answers
+from llmagentos.serve.canary import Trial
 from llmagentos.serve.door import Access, Door, Handler
 from llmagentos.serve.errors import ApiError
 from llmagentos.serve.journal import Journal
@@ -61,7 +62,8 @@ class Service:
         self.door = Door(self.keyring, self.quotas, self.metrics, self.journal)
         self.residents = MeasuredResidents(self.home, config, self.metrics, self.quotas)
         self.recorder = Recorder(self.home, config.storage)
-        self.answers = Answers(config, self.residents, self.recorder, self.metrics)
+        self.trial = Trial(self.home, config, self.residents, replica)
+        self.answers = Answers(config, self.residents, self.recorder, self.metrics, self.trial)
         self.operations = Operations(
             self.home, config, self.residents, self.recorder, self.announce, lambda: len(self.keyring.tenants) > 1
         )
@@ -77,8 +79,13 @@ class Service:
             await asyncio.to_thread(bootstrap, self.config)
         await asyncio.to_thread(_forget_the_dead, self.home)
         await self.announce()
-        looks = (self._again(self.announce), self._again(lambda: asyncio.to_thread(self.keyring.refresh)))
+        looks = (self._again(self._serve_newest), self._again(lambda: asyncio.to_thread(self.keyring.refresh)))
         self._tasks = [asyncio.ensure_future(look) for look in looks]
+
+    async def _serve_newest(self) -> None:
+        """The newest release, and the next move of a version on trial."""
+        await self.announce()
+        await self.trial.look_after()
 
     async def announce(self) -> None:
         """Serve the newest release and say so in served/<replica>.json."""
@@ -91,6 +98,8 @@ class Service:
             "host": socket.gethostname(),
             "resident": self.residents.resident(),
         }
+        if self.residents.release.stage:
+            said["stage"] = {"epoch": self.residents.release.stage.epoch, "version": self.residents.on_trial()}
         if self.residents.error:
             said["error"] = self.residents.error
         await asyncio.to_thread(self._write, json.dumps(said))
@@ -99,6 +108,7 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await self.answers.close()
+        await self.trial.close()
         await self.residents.close()
         await asyncio.to_thread(self.recorder.close)
         with contextlib.suppress(OSError):

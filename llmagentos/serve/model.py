@@ -2,7 +2,8 @@
 
 A newer release is loaded beside the old one in a thread, verified and probed, then one assignment switches. Requests
 pin their engine first, so they end on the version they began with; an engine nobody needs is drained and closed. A
-version that does not load leaves the old one serving and is reported, never raised.
+version that does not load leaves the old one serving and is reported, never raised. A version on trial is loaded beside
+the champion, in a task of its own: neither an answer nor a newer release waits for it.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator
 
 from llmagentos.config import Config
 from llmagentos.core.errors import CapacityError, IntegrityError, LLMAgentOSError, NotFoundError
-from llmagentos.core.records import Release
+from llmagentos.core.records import Release, Stage
 from llmagentos.engines import Engine, Sampling, load
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 _PROBE = [{"role": "user", "content": "Hello"}]
 _PROBE_SECONDS = 60.0
 _RETRY_SECONDS = 20.0
+_UNUSABLE = (LLMAgentOSError, OSError, RuntimeError, MemoryError, TimeoutError)
+"""What a version that cannot be loaded raises."""
 
 
 class Residents:
@@ -46,6 +49,9 @@ class Residents:
         self._refreshing = asyncio.Lock()
         self._failed = (-1, 0.0)
         self._closing: set[asyncio.Task[None]] = set()
+        self._trial: asyncio.Task[None] | None = None
+        self._tried = -1  # the stage whose version was asked to load
+        self._unfit: str | None = None
 
     async def refresh(self) -> None:
         """Serve the newest release. Never raises for a bad version: the old one goes on and `error` says why."""
@@ -71,7 +77,7 @@ class Residents:
         for version in candidates:
             try:
                 await self._engine(version)
-            except (LLMAgentOSError, OSError, RuntimeError, MemoryError, TimeoutError) as error:
+            except _UNUSABLE as error:
                 logger.error("version %s cannot be served: %s", version, error)
                 problems.append(f"version {version}: {error}")
                 continue
@@ -82,11 +88,39 @@ class Residents:
             self._failed = (wanted.epoch, time.monotonic())
         if version == self.version:  # else every candidate failed, and what served goes on
             self.release = wanted if not problems else wanted.model_copy(update={"epoch": self.release.epoch})
+        stage = self.release.stage
+        if stage is not None and stage.epoch != self._tried:
+            self._tried, self._unfit = stage.epoch, None
+            self._trial = asyncio.ensure_future(self._try(stage))
         self._retire()
+
+    async def _try(self, stage: Stage) -> None:
+        """Load the version on trial beside the champion."""
+        try:
+            await self._engine(stage.version)
+        except _UNUSABLE as error:
+            logger.error("version %s, on trial, cannot be served: %s", stage.version, error)
+            if stage.epoch == self._tried:
+                self._unfit = f"version {stage.version}: {error}"
+        self._retire()
+
+    def on_trial(self) -> int | None:
+        """The version on trial, once it can answer here."""
+        stage = self.release.stage
+        engine = self._engines.get(stage.version) if stage else None
+        return stage.version if stage and engine is not None and engine.healthy() else None
+
+    def unfit(self) -> str | None:
+        """Why the version on trial cannot answer here; None where it can, or is still being loaded."""
+        stage = self.release.stage
+        if stage is None or stage.epoch != self._tried or self._trial is None or not self._trial.done():
+            return None
+        return self._unfit or (f"the engine of version {stage.version} died" if self.on_trial() is None else None)
 
     @contextlib.asynccontextmanager
     async def pin(self, target: str | int) -> AsyncIterator[Engine]:
-        """The engine of an alias or a version, which stays as it is until the block ends.
+        """The engine of an alias or a version, which stays as it is until the block ends. `trial` is the version on
+        trial, and the champion where none can answer.
 
         Raises NotFoundError, CapacityError when nothing can be served just now.
         """
@@ -104,8 +138,9 @@ class Residents:
             "champion": self.version,
             "previous": self.release.previous,
             "student": self.release.student,
+            "trial": self.on_trial() or self.version,
         }.get(str(target), target)
-        if target == "champion" and version is None:
+        if target in ("champion", "trial") and version is None:
             raise CapacityError(f"no version can be served ({self.error or 'none was released yet'}).")
         if not isinstance(version, int):
             raise NotFoundError(f"no version is the {target}.")
@@ -149,7 +184,8 @@ class Residents:
     def _retire(self) -> None:
         """Drain and close the engines that neither a request nor an alias needs."""
         aliases = (self.release.champion, self.release.previous, self.release.student)
-        wanted = {self.version, self._asked, *aliases}
+        trial = self.release.stage.version if self.release.stage else None
+        wanted = {self.version, self._asked, trial, *aliases}
         for version in [v for v in self._engines if v not in wanted and not self._uses[v]]:
             engine = self._engines.pop(version)
             task = asyncio.ensure_future(asyncio.to_thread(engine.close))

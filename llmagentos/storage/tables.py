@@ -53,7 +53,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "versions": pa.schema([("id", _INT), ("record", _TEXT), ("created", _FLOAT)]),
     "releases": pa.schema(
         [("epoch", _INT), ("action", _TEXT), ("champion", _INT), ("challenger", _INT), ("student", _INT),
-         ("anchor", _INT), ("history", _TEXT), ("by", _TEXT), ("reason", _TEXT), ("created", _FLOAT)]
+         ("anchor", _INT), ("history", _TEXT), ("stage", _TEXT), ("by", _TEXT), ("reason", _TEXT), ("created", _FLOAT)]
     ),
     "runs": pa.schema(
         [("id", _TEXT), ("parent", _TEXT), ("kind", _TEXT), ("status", _TEXT), ("record", _TEXT), ("created", _FLOAT)]
@@ -225,8 +225,15 @@ class Tables:
     def _commit(table: DeltaTable, name: str, rows: Iterable[dict[str, Any]], marks: dict[str, int]) -> None:
         data = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
         properties = CommitProperties(app_transactions=[Transaction(app, n) for app, n in marks.items()])
+        grown = {f.name for f in table.schema().fields} < set(data.column_names)  # a home of an older release
         try:
-            write_deltalake(table, data, mode="append", commit_properties=properties if marks else None)
+            write_deltalake(
+                table,
+                data,
+                mode="append",
+                schema_mode="merge" if grown else None,
+                commit_properties=properties if marks else None,
+            )
         except CommitFailedError as error:
             raise ConflictError(f"{name}: another writer committed first ({error}).", code="stale_writer") from None
 

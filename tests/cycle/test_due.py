@@ -6,9 +6,13 @@ from llmagentos.config import Config, load_config
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.cycle.due import gather, not_due
 from llmagentos.registry import tracking
+from llmagentos.release import counts
+from llmagentos.release.counts import Counts, Sheet
+from llmagentos.release.releases import Releases
 from llmagentos.storage.flush import open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
+from tests.tiny import add_tiny
 
 NOW = 1_000_000.0
 
@@ -32,6 +36,17 @@ def due(config: Config, *overrides: str) -> Config:
 
 def test_always_never_asks(config: Config, home: Home):
     assert not_due(config, home) is None
+
+
+def test_none_is_due_while_a_version_is_on_trial(config: Config, home: Home):
+    for seed in (1, 2):
+        add_tiny(home, seed)
+    Releases(home).first(1, by="test", reason="test")
+    stage = Releases(home).begin(2, ["canary"], share=0.5, by="test", reason="test").stage
+    assert "Version 2 is on its canary stage" in not_due(config, home)
+    counts.write(home, "a", Sheet(stage=stage.epoch, versions={2: Counts(errors=3)}))
+    assert not_due(config, home) is None, "it did harm, and the look ended it"
+    assert Releases(home).current().action == "abort"
 
 
 def test_it_waits_for_enough_rows_that_can_be_trained_on(config: Config, home: Home):

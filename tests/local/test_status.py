@@ -1,6 +1,8 @@
 from llmagentos.config import load_config
 from llmagentos.local.status import status
+from llmagentos.release.releases import Releases
 from llmagentos.storage.layout import Home
+from tests.tiny import add_tiny
 
 
 def test_a_home_that_never_was(tmp_path):
@@ -16,3 +18,14 @@ def test_a_fresh_home(tmp_path):
     assert found["pending"] == {"interactions": 0, "feedback": 0, "spooled": 0}
     assert found["keys"] == {"valid": 0, "revoked": 0}
     assert found["last_cycle"] is None
+
+
+def test_a_version_on_trial_is_named(tmp_path):
+    home = Home(tmp_path / "home").open()
+    for seed in (1, 2):
+        add_tiny(home, seed)
+    Releases(home).first(1, by="test", reason="test")
+    stage = Releases(home).begin(2, ["canary"], share=0.1, by="test", reason="test").stage
+    found = status(load_config(None, [f"storage.root={home.root}"], environment={}))["release"]
+    assert (found["champion"], found["challenger"]) == (1, 2)
+    assert found["stage"] == {"name": "canary", "version": 2, "share": 0.1, "began": stage.began}

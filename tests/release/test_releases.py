@@ -1,17 +1,20 @@
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from deltalake import CommitProperties, Transaction, write_deltalake
 from safetensors.numpy import save_file
 
 from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
 
 
 @pytest.fixture
@@ -106,6 +109,64 @@ def test_withdrawing_the_challenger(releases):
     releases.challenge(3)
     assert releases.challenge(None).challenger is None
     assert releases.challenge(None).epoch == 2
+
+
+def begin(releases: Releases, version: int, *stages: str, **more):
+    return releases.begin(version, stages or ("canary",), share=0.5, by="test", reason="trial", **more)
+
+
+def test_a_stage_stands_beside_the_champion(home, releases):
+    now = begin(releases, 3, "shadow", "canary", student=6)
+    assert Releases(home).current() == now
+    assert (now.champion, now.challenger, now.action, now.by, now.reason) == (1, 3, "stage", "test", "trial")
+    assert (now.stage.name, now.stage.then, now.stage.epoch, now.stage.student) == ("shadow", ["canary"], 1, 6)
+    onward = releases.advance(now.stage, share=0.1, by="ladder", reason="good")
+    assert (onward.stage.name, onward.stage.then, onward.stage.share, onward.stage.epoch) == ("canary", [], 0.1, 2)
+    assert onward.stage.salt == now.stage.salt
+    assert releases.advance(now.stage, share=0.9, by="ladder", reason="late") == onward
+
+
+def test_an_aborted_stage_leaves_the_champion(home, releases):
+    stage = begin(releases, 3).stage
+    now = releases.abort(stage, status="bad", by="ladder", reason="it says nothing")
+    assert (now.champion, now.challenger, now.stage, now.action) == (1, None, None, "abort")
+    assert Versions(home).get(3).status == "bad"
+    assert releases.abort(stage, status="held", by="ladder", reason="late") == now
+    assert Versions(home).get(3).status == "bad"
+
+
+def test_promoting_ends_the_stage_whoever_is_on_it(home, releases):
+    stage = begin(releases, 3, student=6).stage
+    assert promote(releases, 4).stage is None
+    assert promote(releases, 3, stage=stage.epoch).champion == 4, "the stage is over"
+    assert Versions(home).get(3).status == "registered"
+    stage = begin(releases, 3, student=6).stage
+    now = promote(releases, 3, student=6, stage=stage.epoch)
+    assert (now.champion, now.student, now.challenger, now.stage) == (3, 6, None, None)
+    begin(releases, 5)
+    assert promote(releases, 3).stage is None, "also where the champion is promoted again"
+
+
+def test_rollback_takes_back_the_stage_first(home, releases):
+    promote(releases, 3)
+    begin(releases, 4)
+    assert (releases.rollback(by="test", reason="worse").champion, Versions(home).get(4).status) == (3, "rejected")
+    assert releases.rollback(by="test", reason="worse").champion == 1
+
+
+def test_withdrawing_the_challenger_ends_its_stage(releases):
+    begin(releases, 3)
+    assert releases.challenge(None).stage is None
+
+
+def test_a_home_from_before_stages_takes_them(home, releases):
+    path = home.table("releases")
+    rows = Tables(home).read("releases").drop_columns(["stage"])
+    shutil.rmtree(path)
+    write_deltalake(path, rows, commit_properties=CommitProperties(app_transactions=[Transaction("release", 0)]))
+    assert releases.current().champion == 1
+    assert begin(releases, 3).stage == releases.current().stage
+    assert [r.stage is None for r in releases.all()] == [True, False]
 
 
 def test_changes_at_once_all_count(home, releases):

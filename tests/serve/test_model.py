@@ -101,3 +101,44 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one(home: Home):
         assert (residents.version, residents.error) == (3, None)
 
     go(home, story)
+
+
+def test_a_version_on_trial_is_loaded_beside_the_champion_and_nobody_waits_for_it(home: Home, monkeypatch: pytest.MonkeyPatch):
+    async def story(residents: Residents) -> None:
+        may_load, load = asyncio.Event(), residents._load
+
+        async def slow(version: int) -> object:
+            await may_load.wait()
+            return await load(version)
+
+        monkeypatch.setattr(residents, "_load", slow)
+        releases = Releases(home)
+        releases.begin(2, ["canary"], share=0.5, by="test", reason="test")
+        await residents.refresh()
+        assert (residents.release.stage.version, residents.on_trial(), residents.unfit()) == (2, None, None)
+        async with residents.pin("trial") as engine:
+            assert engine.ref.id == 1, "the champion stands in"
+        may_load.set()
+        await residents._trial
+        async with residents.pin("trial") as engine:
+            assert engine.ref.id == residents.on_trial() == 2
+            releases.rollback(by="test", reason="test")
+            await residents.refresh()
+            assert residents.on_trial() is None
+            assert residents.resident() == [1, 2], "one holds it still"
+        assert residents.resident() == [1]
+
+    go(home, story)
+
+
+def test_a_version_on_trial_that_is_damaged_is_told_of_and_the_champion_is_well(home: Home):
+    (home.version(2) / "config.json").write_text("{}")
+
+    async def story(residents: Residents) -> None:
+        Releases(home).begin(2, ["shadow"], share=0.5, by="test", reason="test")
+        await residents.refresh()
+        await residents._trial
+        assert "version 2" in residents.unfit()
+        assert (residents.error, residents.version, residents.release.epoch) == (None, 1, 1)
+
+    go(home, story)

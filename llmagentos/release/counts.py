@@ -1,0 +1,121 @@
+"""What was seen of the versions on a stage: one small file a replica, which whoever decides adds up.
+
+A file names the stage that it is about by its epoch, so that what is left of an older one never counts. It outlives the
+replica: what a dead one saw was seen.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from llmagentos.core.records import Record
+from llmagentos.storage.files import replace_text
+from llmagentos.storage.layout import Home
+
+_FOLDER = "stages"
+_STEPS = 8
+"""Buckets of latency to a factor of two: a quantile is right to 9 %."""
+
+
+class Counts(Record):
+    """One version's answers on one stage."""
+
+    answers: int = 0
+    """Complete ones, degenerate ones included."""
+    errors: int = 0
+    """Answers that failed for the version's own reasons."""
+    degenerate: int = 0
+    liked: int = 0
+    """Sessions whose feedback is positive on the whole."""
+    disliked: int = 0
+    same: int = 0
+    """Mirrored answers equal to the champion's."""
+    different: int = 0
+    seconds: dict[int, int] = {}
+    """Bucket b -> answers that took from 2^(b/8) to 2^((b+1)/8) seconds."""
+
+    def plus(self, other: "Counts") -> "Counts":
+        """Both together."""
+        names = [name for name in Counts.model_fields if name != "seconds"]
+        buckets = self.seconds.keys() | other.seconds.keys()
+        seconds = {b: self.seconds.get(b, 0) + other.seconds.get(b, 0) for b in buckets}
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names}, seconds=seconds)
+
+    def quantile(self, share: float) -> float | None:
+        """Seconds that this share of the answers took at most (upper edge of a bucket); None without any."""
+        left = share * sum(self.seconds.values())
+        for bucket in sorted(self.seconds):
+            left -= self.seconds[bucket]
+            if left <= 0:
+                return float(2 ** ((bucket + 1) / _STEPS))
+        return None
+
+
+def answered(seconds: float, *, degenerate: bool = False) -> Counts:
+    """One complete answer."""
+    bucket = math.floor(math.log2(max(seconds, 1e-6)) * _STEPS)
+    return Counts(answers=1, degenerate=int(degenerate), seconds={bucket: 1})
+
+
+class Sheet(Record):
+    """What one replica saw of one stage."""
+
+    stage: int
+    """Epoch that began it."""
+    versions: dict[int, Counts] = {}
+    dropped: int = 0
+    """Requests that were to be mirrored and found the queue full."""
+    broken: str | None = None
+    """Why the version on trial cannot answer here."""
+
+    def plus(self, version: int, seen: Counts) -> "Sheet":
+        """With more of one version."""
+        return self.model_copy(update={"versions": self.versions | {version: self.of(version).plus(seen)}})
+
+    def of(self, version: int | None) -> Counts:
+        return Counts() if version is None else self.versions.get(version, Counts())
+
+
+def write(home: Home, replica: str, sheet: Sheet) -> None:
+    """Keep a replica's sheet, in place of its last one. Raises OSError."""
+    _folder(home).mkdir(parents=True, exist_ok=True)
+    replace_text(_folder(home) / f"{replica}.json", sheet.model_dump_json(), durable=True)
+
+
+def read(home: Home, stage: int) -> dict[str, Sheet]:
+    """Replica -> its sheet of this stage; an unreadable file and one of another stage are left out."""
+    found = {}
+    for path in sorted(_folder(home).glob("*.json")):
+        try:
+            sheet = Sheet.model_validate(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, ValidationError):
+            continue
+        if sheet.stage == stage:
+            found[path.stem] = sheet
+    return found
+
+
+def total(sheets: Iterable[Sheet], version: int | None) -> Counts:
+    """One version's counts, all replicas together."""
+    whole = Counts()
+    for sheet in sheets:
+        whole = whole.plus(sheet.of(version))
+    return whole
+
+
+def forget(home: Home, before: int) -> None:
+    """Remove what replicas saw of stages that began before this epoch."""
+    for path in _folder(home).glob("*.json"):
+        try:
+            stage = int(json.loads(path.read_text("utf-8"))["stage"])
+        except (OSError, ValueError, KeyError, TypeError):
+            stage = -1
+        if stage < before:
+            path.unlink(missing_ok=True)
+
+
+def _folder(home: Home) -> Path:
+    return home.served / _FOLDER

@@ -1,0 +1,58 @@
+"""What follows from a decision, with and without a ladder."""
+
+import pytest
+
+from llmagentos.config import Config, load_config
+from llmagentos.core.evaluation import Decision
+from llmagentos.core.records import Example
+from llmagentos.cycle.act import act
+from llmagentos.registry.versions import Versions
+from llmagentos.release.releases import Releases
+from llmagentos.storage import snapshots
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Snapshot
+from tests.tiny import add_tiny
+
+
+@pytest.fixture
+def snapshot(home: Home) -> Snapshot:
+    """Version 2 learned from it, and 3 is its student; 1 serves."""
+    messages = [{"role": "user", "content": "What does the lamp cost?"}, {"role": "assistant", "content": "12", "weight": 1}]
+    row = Example(id="e", seq=1, tier="import", messages=messages, prompt="what does the lamp cost?", answer="12")
+    made = snapshots.create(home, snapshots.Draft(examples=[row], n_new=1, interactions_seq=1))
+    add_tiny(home, 1)
+    add_tiny(home, 2, snapshot=made.id)
+    add_tiny(home, 3, role="student", teacher=2)
+    Releases(home).first(1, by="test", reason="began")
+    return made
+
+
+def decided(config: Config, snapshot: Snapshot, verdict: str, *overrides: str) -> None:
+    """Act on a verdict."""
+    config = load_config(None, [f"storage.root={config.storage.root}", *overrides], environment={})
+    versions = Versions(Home(config.storage.root))
+    decision = Decision(verdict=verdict, reasons=["because"])
+    act(config, "cycle-1", decision, snapshot, versions.get(2), versions.get(3), {"lease/cycle-default": 0})
+
+
+def test_without_a_ladder_it_is_champion_at_once(config: Config, home: Home, snapshot: Snapshot):
+    decided(config, snapshot, "Promote")
+    now = Releases(home).current()
+    assert (now.champion, now.student, now.stage, snapshots.latest(home).status) == (2, 3, None, "promoted")
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+def test_with_a_ladder_it_begins_on_the_first_stage(config: Config, home: Home, snapshot: Snapshot, mode: str):
+    decided(config, snapshot, "Promote", "release.ladder=[shadow, canary]", f"gate.mode={mode}")
+    now = Releases(home).current()
+    assert (now.champion, now.challenger, now.student) == (1, 2, None)
+    assert (now.stage.name, now.stage.student, now.by, now.reason) == ("shadow", 3, "cycle-1", "because")
+    assert snapshots.latest(home).status == "made"
+    assert Versions(home).get(2).status == "registered"
+
+
+def test_a_ladder_changes_nothing_about_a_rejection(config: Config, home: Home, snapshot: Snapshot):
+    decided(config, snapshot, "Reject", "release.ladder=[canary]")
+    now = Releases(home).current()
+    assert (now.champion, now.stage, snapshots.latest(home).status) == (1, None, "rejected")
+    assert Versions(home).get(2).status == "rejected"
