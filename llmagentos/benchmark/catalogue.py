@@ -32,6 +32,8 @@ def measure(config: Config, name: str, options: Sequence[str], say: Callable[[st
         if key not in known or key in _OURS:
             listed = ", ".join(k for k in known if k not in _OURS)
             raise ConfigError(f"benchmark {name!r} has no option {key!r}.", hint=f"It has: {listed}.")
+        if isinstance(known[key].default, tuple) and not isinstance(given[key], list):
+            given[key] = [given[key]]  # one of several is several too
     found = run(config, **given, **({"say": say} if "say" in known else {}))
     return dict(found)
 

@@ -30,3 +30,17 @@ def test_what_is_not_known_is_named(config):
         measure(config, "forgetting", ["colour=red"], print)
     with pytest.raises(ConfigError, match="say"):
         measure(config, "forgetting", ["say=1"], print)
+
+
+def test_one_of_several_is_several_too(config, monkeypatch):
+    from llmagentos.benchmark import forgetting
+
+    asked = {}
+
+    def run(config, *, families=("a", "b"), scale=1.0):
+        asked.update(families=families, scale=scale)
+        return {}
+
+    monkeypatch.setattr(forgetting, "run", run)
+    measure(config, "forgetting", ["families=museum", "scale=2"], print)
+    assert asked == {"families": ["museum"], "scale": 2}
