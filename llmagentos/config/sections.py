@@ -232,7 +232,7 @@ class DistillConfig(Section):
     """Train a student after each update."""
     learning_rate: float = Field(1.3e-3, gt=0)
     """Peak learning rate of the student."""
-    max_steps: int = Field(900, ge=1)
+    max_steps: int = Field(700, ge=1)
     """Most optimiser steps."""
     min_steps: int = Field(400, ge=1)
     """Fewest optimiser steps; the past fills what the new rows' passes leave."""
