@@ -48,6 +48,8 @@ ONLY_IN = {
     "deltalake": ("storage/", "collect/pipeline.py"),
     "torch": ("models/", "engines/", "training/", "evaluate/", "update/pretrain.py", "benchmark/", "local/"),
     "typer": ("cli.py",),
+    "llguidance": ("engines/",),
+    "datasketch": ("collect/clusters.py",),
 }  # fmt: skip
 """Third-party packages that stay where they are; a name that ends with / is a folder."""
 

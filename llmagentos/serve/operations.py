@@ -202,9 +202,10 @@ def version_object(version: ModelVersion, release: Release) -> dict[str, Any]:
 
 
 def _decisions(home: Home) -> list[dict[str, Any]]:
-    """What became of the newest snapshots, newest first."""
+    """What became of the newest snapshots, newest first; a decision that was written twice is one."""
     rows = sorted(Tables(home).rows("snapshots"), key=lambda row: row["epoch"], reverse=True)
-    decided = [(row, json.loads(row["decision"])) for row in rows if row["decision"]]
+    once = {(row["id"], row["decision"]): row for row in rows if row["decision"]}
+    decided = [(row, json.loads(row["decision"])) for row in once.values()]
     return [
         {
             "snapshot": row["id"],

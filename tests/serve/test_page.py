@@ -28,15 +28,16 @@ def shop(start: Callable[..., Served], tmp_path_factory: pytest.TempPathFactory)
     home = new_home(tmp_path_factory.mktemp("page"))
     for number, scores in SCORES.items():
         Versions(home).change(number, scores=scores, status="rejected" if number == 3 else "promoted")
-    decide(home, 1, "Promote", ["kept everything"], 2)
+    for epoch in (0, 1):  # a promotion writes it, and so does the cycle behind it
+        decide(home, epoch, "Promote", ["kept everything"], 2, cycle=1)
     decide(home, 2, "Reject", [REASON, "prices were not asked"], 3)
     Releases(home).promote(2, by="test", reason="kept everything")
     return start(home=home), keys.add(home, "desk", "admin")[1]
 
 
-def decide(home: Home, epoch: int, verdict: str, reasons: list[str], challenger: int) -> None:
-    said = {"verdict": verdict, "reasons": reasons, "cycle": f"c{epoch}", "challenger": challenger}
-    row = {"epoch": epoch, "id": f"s{epoch}", "status": verdict, "decision": json.dumps(said), "created": 1000.0 + epoch}
+def decide(home: Home, epoch: int, verdict: str, reasons: list[str], challenger: int, cycle: int = 2) -> None:
+    said = {"verdict": verdict, "reasons": reasons, "cycle": f"c{cycle}", "challenger": challenger}
+    row = {"epoch": epoch, "id": f"s{cycle}", "status": verdict, "decision": json.dumps(said), "created": 1000.0 + epoch}
     Tables(home).append("snapshots", [row])
 
 
