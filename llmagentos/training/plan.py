@@ -32,6 +32,8 @@ class Recipe:
     min_steps: int = 1
     min_epochs: float = 3.0
     """Passes over the new rows that `max_steps` never cuts short."""
+    by_size: bool = False
+    """Passes are over everything there is, made wordings too; else over what was said."""
     ranks: int = 1
     accumulation: int = 1
     packed: bool = False
@@ -86,7 +88,8 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
         raise TrainingError("no new row has a supervised token: there is nothing to update on.")
     lead_tokens = float(items.tokens[members[lead]].sum())
     # Passes are counted over what was said: made wordings take the place of a row's repetitions.
-    said = float(items.tokens[members[lead][~rows.made[members[lead]]]].sum()) / lead_tokens if lead == "new" else 1.0
+    plain = lead == "new" and not recipe.by_size
+    said = float(items.tokens[members[lead][~rows.made[members[lead]]]].sum()) / lead_tokens if plain else 1.0
     recipe = replace(recipe, epochs=recipe.epochs * said, min_epochs=recipe.min_epochs * said)
     if lead == "new":
         shares = _filled(shares, recipe, lead_tokens)

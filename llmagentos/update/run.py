@@ -51,6 +51,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         max_steps=update.max_steps,
         min_steps=1 if chosen.by_size else update.min_steps,
         min_epochs=update.min_epochs,
+        by_size=chosen.by_size,
         ranks=max(1, training.workers),
         accumulation=training.accumulation,
         seed=update.seed,

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,8 @@ def test_made_wordings_take_the_place_of_repetitions(tmp_path: Path):
     recipe = Recipe(MIX, epochs=24, batch_tokens=256, max_steps=10_000)
     first, second = (make_plan(rows, recipe, tmp_path / "p") for rows in (plain, both))
     assert first.steps == pytest.approx(second.steps, rel=0.25)
+    whole = make_plan(both, replace(recipe, by_size=True), tmp_path / "q")
+    assert whole.steps > 3 * second.steps
     counts = Plan(tmp_path / "p").counts()
     assert all(4 <= counts[i] <= 9 for i in range(80))
 
