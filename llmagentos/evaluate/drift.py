@@ -14,8 +14,8 @@ import torch
 from llmagentos.config import Config
 from llmagentos.evaluate.ask import Weights, load_weights
 from llmagentos.models.loading import load_renderer
-from llmagentos.training.batches import Batch, answer_logits, collate
-from llmagentos.training.rows import OLD, MicroBatch, Rows
+from llmagentos.training.batches import Batch, answer_logits, gather
+from llmagentos.training.rows import OLD, Rows
 
 
 def measure_drift(config: Config, before: Weights, after: Weights, rows: Path) -> dict[str, float]:
@@ -59,5 +59,4 @@ def row_batches(rows: Rows, indices: np.ndarray, pad_id: int, batch_tokens: int,
     while len(order):
         size = max(1, batch_tokens // int(rows.lengths[order[0]]))
         chunk, order = [int(i) for i in order[:size]], order[size:]
-        pairs = [rows[i] for i in chunk]
-        yield collate(MicroBatch(0, chunk, [p[0] for p in pairs], [p[1] for p in pairs], ["new"] * len(chunk), 1), pad_id, device)
+        yield gather(rows, chunk, pad_id, device)
