@@ -100,7 +100,7 @@ class Answers:
         self._config, self._residents, self._recorder, self._metrics = config, residents, recorder, metrics
         self._trial = trial
         self._slots = asyncio.Semaphore(config.serve.max_ongoing)
-        self._waiting = 0
+        self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._keyed: dict[str, Answer] = {}
 
@@ -161,37 +161,36 @@ class Answers:
 
     def _begin(self, question: Question) -> Answer:
         """Start the answer's task. Raises ApiError 429 when too many wait."""
-        most = self._config.serve.max_queued
-        if self._slots.locked() and 0 <= most <= self._waiting:
-            raise ApiError(429, f"{self._waiting} requests are waiting already.", code="rate_limit_exceeded")
+        most, waiting = self._config.serve.max_queued, self._under_way - self._config.serve.max_ongoing
+        if 0 <= most <= waiting:
+            raise ApiError(429, f"{waiting} requests are waiting already.", code="rate_limit_exceeded")
         answer = Answer(question)
+        self._under_way += 1
         answer.task = asyncio.ensure_future(self._run(answer))
+        answer.task.add_done_callback(lambda _: self._end(answer))
         self._tasks.add(answer.task)
-        answer.task.add_done_callback(self._tasks.discard)
         if question.keyed:
             self._keyed[question.id] = answer
         return answer
 
+    def _end(self, answer: Answer) -> None:
+        """The task is over; also one that was cancelled before its first step."""
+        assert answer.task is not None
+        self._under_way -= 1
+        self._tasks.discard(answer.task)
+        if answer.question.keyed:
+            self._keyed.pop(answer.question.id, None)
+
     async def _run(self, answer: Answer) -> None:
         try:
-            self._waiting += 1
-            try:
-                await self._slots.acquire()
-            finally:
-                self._waiting -= 1
-            try:
+            async with self._slots:
                 with self._metrics.ongoing.track_inprogress():
                     await self._generate(answer)
-            finally:
-                self._slots.release()
             answer.events.put_nowait(None)
         except Exception as error:  # noqa: BLE001  the task's edge: handed to whoever waits for the answer
             if not isinstance(error, ApiError) and api_error(error).status == 500:
                 logger.exception("answer %s failed", answer.question.id)
             answer.events.put_nowait(error)
-        finally:
-            if answer.question.keyed:
-                self._keyed.pop(answer.question.id, None)
 
     async def _generate(self, answer: Answer) -> None:
         began, created = time.perf_counter(), time.time()

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import threading
 from collections.abc import Callable
@@ -8,6 +9,7 @@ import openai
 import pytest
 from pydantic import BaseModel, Field
 
+from llmagentos.serve.answers import Answer
 from llmagentos.storage.flush import flush
 from llmagentos.storage.tables import Tables
 from tests.serve.conftest import Served, chat, until
@@ -153,20 +155,28 @@ def test_a_client_who_leaves(local: Served, key: str | None, cancels: bool):
 
 def test_too_many_requests_are_told_so_quickly(start: Callable[..., Served]):
     narrow = start("serve.max_ongoing=1", "serve.max_queued=1")
+    assert narrow.service is not None
+    service, released, answered = narrow.service.answers, threading.Event(), narrow.service.answers._generate
     answers: list[httpx.Response] = []
+
+    async def held(answer: Answer) -> None:
+        await asyncio.to_thread(released.wait, 60)
+        await answered(answer)
 
     def ask() -> None:
         with narrow.client() as client:
-            answers.append(client.post(PATH, json=chat(max_tokens=100)))
+            answers.append(client.post(PATH, json=chat()))
 
+    service._generate = held  # type: ignore[method-assign]
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
+    until(lambda: len(answers) == 6)  # one is being answered, one waits
+    released.set()
     for thread in threads:
         thread.join()
     refused = [a for a in answers if a.status_code == 429]
-    assert refused
-    assert {a.status_code for a in answers} == {200, 429}
+    assert sorted(a.status_code for a in answers) == [200] * 2 + [429] * 6
     assert {a.headers["retry-after"] for a in refused} == {"1"}
     assert {a.json()["error"]["type"] for a in refused} == {"rate_limit_error"}
 
