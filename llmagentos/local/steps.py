@@ -13,6 +13,7 @@ from typing import Any
 
 from llmagentos.config import Config
 from llmagentos.core.errors import ConfigError
+from llmagentos.core.hashing import digest
 from llmagentos.storage.layout import Home
 
 _CONFIRM_SECONDS = 10.0
@@ -131,7 +132,7 @@ def pretrain(config: Config, out: Path, seed: int | None = None) -> dict[str, An
     from llmagentos.update.pretrain import PretrainRecipe, pretrain
 
     recipe = PretrainRecipe(**({} if seed is None else {"seed": seed}))
-    work = Home(config.storage.root).open().run(f"pretrain-{recipe.seed}")
+    work = Home(config.storage.root).open().run(f"pretrain-{digest(recipe.model_dump(), length=16)}")
     return {"out": str(out), "parameters": pretrain(recipe, out, work)}
 
 
