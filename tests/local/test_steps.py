@@ -4,6 +4,7 @@ from llmagentos.config import load_config
 from llmagentos.core.errors import ConfigError, NotFoundError
 from llmagentos.local import steps
 from llmagentos.local.steps import seconds_of
+from llmagentos.update.pretrain import PretrainRecipe
 
 
 @pytest.fixture
@@ -55,3 +56,14 @@ def test_durations(text, seconds):
 def test_what_is_no_duration(text):
     with pytest.raises(ConfigError):
         seconds_of(text)
+
+
+def test_another_recipe_never_resumes_from_this_ones_checkpoints(config, monkeypatch, tmp_path):
+    folders = []
+    monkeypatch.setattr("llmagentos.update.pretrain.pretrain", lambda recipe, out, work: folders.append(work))
+    for seed in (None, 7, 8):
+        steps.pretrain(config, tmp_path, seed)
+    monkeypatch.setattr("llmagentos.update.pretrain.PretrainRecipe", lambda: PretrainRecipe(steps=10))
+    steps.pretrain(config, tmp_path)
+    assert folders[0] == folders[1]
+    assert len(set(folders)) == 3
