@@ -91,7 +91,7 @@ def _compare(found: Found, there: Place, asked: Sequence[Asked], rounds: int, co
     rates = {name: [rate(answers) for answers in each] for name, each in alternate(rounds, sides).items()}
     name = f"{count} client{'s' if count > 1 else ''}{', streaming' if stream else ''}"
     over = ratios(rates["serve"], rates["bare"])
-    found.figures.append(Figure(f"throughput over bare, {name}", over, least=0.9 if stream else 0.95))
+    found.figures.append(Figure(f"over bare, {name}", over, least=0.9 if stream else 0.95))
     found.facts[name] = {f"{side}_tokens_per_second": round(Figure("", values).median) for side, values in rates.items()}
 
 
@@ -107,7 +107,7 @@ def first_token(there: Place, asked: Sequence[Asked], rounds: int) -> Found:
     for share, most in ((0.5, 3.0), (0.99, 15.0)):
         values = {side: [quantile(each, share) for each in firsts[side]] for side in sides}
         added = differences(values["serve"], values["bare"], 1000)
-        found.figures.append(Figure(f"added to the first token, p{share * 100:g}", added, "ms", most=most))
+        found.figures.append(Figure(f"first token, added p{share * 100:g}", added, "ms", most=most))
         found.facts[f"p{share * 100:g}_ms"] = {s: round(Figure("", v).median * 1000, 2) for s, v in values.items()}
     return found
 
@@ -122,8 +122,8 @@ def recording(there: Place, asked: Sequence[Asked], rounds: int, count: int) -> 
         rates = {name: [rate(heard) for heard in each] for name, each in alternate(rounds, together).items()}
     added = [quantile(differences(b, a, 1000), 0.5) for a, b in zip(times["without"], times["with"], strict=True)]
     figures = [
-        Figure("added by recording, p50", added, "ms", most=1.5),
-        Figure(f"throughput with recording, {count} clients", ratios(rates["with"], rates["without"]), least=0.97),
+        Figure("recording, added p50", added, "ms", most=1.5),
+        Figure(f"over unrecorded, {count} clients", ratios(rates["with"], rates["without"]), least=0.97),
     ]
     return Found(figures, {f"{side}_tokens_per_second": round(Figure("", v).median) for side, v in rates.items()})
 

@@ -5,6 +5,7 @@ bytes; what they mean is read afterwards. Times are `time.monotonic()`, which al
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -263,9 +264,10 @@ def _do_nothing(listening: socket.socket, cores: Cores) -> None:
     pin_self(cores.engine)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0]))
-            writer.write(_NOTHING)
+        with contextlib.suppress(EOFError, OSError):  # the client is done
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0]))
+                writer.write(_NOTHING)
 
     async def main() -> None:
         server = await asyncio.start_server(answer, sock=listening)

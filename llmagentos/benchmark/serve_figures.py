@@ -82,11 +82,12 @@ def alternate(rounds: int, sides: dict[str, Callable[[], Any]]) -> dict[str, lis
 
 
 def table(figures: Iterable[dict[str, Any]]) -> str:
-    """Told figures as a person reads them, a line each."""
-    rows = [("figure", "median", "lowest – highest", "unit", "target", "")]
+    """Told figures as a person reads them, a line each: the median, the spread behind it, and the target."""
     marks = {True: "met", False: "missed", None: ""}
+    rows = [("figure", "median", "lowest … highest", "target", "")]
     for one in figures:
-        spread = f"{one['lowest']:g} – {one['highest']:g}"
-        rows.append((one["name"], f"{one['median']:g}", spread, one["unit"], one["target"] or "", marks[one["met"]]))
+        spread = f"{one['lowest']:.4g} … {one['highest']:.4g}"
+        name = one["name"] if one["unit"] == "ratio" else f"{one['name']} [{one['unit']}]"
+        rows.append((name, f"{one['median']:.4g}", spread, one["target"] or "", marks[one["met"]]))
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

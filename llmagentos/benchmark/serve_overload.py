@@ -30,10 +30,10 @@ def measure(there: Place, asked: Sequence[Asked], rounds: int, seconds: float) -
     slow = {"full": [slowest(heard) for heard in capacity], "overload": [slowest(heard) for heard in accepted]}
     lost = [len(heard) - len(a) - len(r) for heard, a, r in zip(loads, accepted, refused, strict=True)]
     figures = [
-        Figure("refusal under overload, p99", [1000 * slowest(heard) for heard in refused], "ms", most=_REFUSED_MS),
-        Figure("accepted p99 over p99 at capacity", ratios(slow["overload"], slow["full"]), most=_SLOWER),
+        Figure("refusal p99", [1000 * slowest(heard) for heard in refused], "ms", most=_REFUSED_MS),
+        Figure("accepted p99 over capacity's", ratios(slow["overload"], slow["full"]), most=_SLOWER),
         Figure("neither answered nor refused", lost, "requests", most=0),
-        Figure("memory of the replica over before", [after / memory[0] for after in memory[1:]], most=_GROWTH),
+        Figure("memory over before", [after / memory[0] for after in memory[1:]], most=_GROWTH),
     ]
     facts = {
         "at_capacity_per_second": [round(per_second(heard), 1) for heard in capacity],

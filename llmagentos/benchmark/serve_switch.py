@@ -91,10 +91,10 @@ def _figures(phases: dict[str, list[list[Heard]]], checked: Checked) -> list[Fig
     stalls = {name: [quantile((h.stall for h in heard), 0.99) for heard in each] for name, each in phases.items()}
     rates = {name: [rate([h for h in heard if h.ok]) for heard in each] for name, each in phases.items()}
     return [
-        Figure("failed requests under switches", [checked.failed], "requests", most=0),
-        Figure("answers their version does not repeat", [checked.not_reproduced + checked.unrecorded], "answers", most=0),
-        Figure("added by switches to the longest stall, p99", differences(stalls["switching"], stalls["still"], 1000), "ms"),
-        Figure("throughput with switches", ratios(rates["switching"], rates["still"])),
+        Figure("failed under switches", [checked.failed], "requests", most=0),
+        Figure("not said again", [checked.not_reproduced + checked.unrecorded], "answers", most=0),
+        Figure("longest stall, added p99", differences(stalls["switching"], stalls["still"], 1000), "ms"),
+        Figure("over no switches", ratios(rates["switching"], rates["still"])),
     ]
 
 
