@@ -14,6 +14,7 @@ BENCHMARKS = {
     "forgetting": "every strategy on the same streams: what is learned, kept, forgotten",
     "preference": "what thumbs (KTO) and rewards (GRPO) move, and what they cost elsewhere",
     "year": "a year of daily updates through the gate, sabotage included",
+    "serve": "HTTP, Serve and recording against the bare engine; switches and overload under load",
     "training": "the training engine against a plain loop, a Trainer, and its own distillation step",
 }
 """Name -> what it measures; each is a module beside this one with a `run(config, ...)`."""

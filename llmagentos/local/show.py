@@ -43,7 +43,7 @@ def benchmark(result: dict[str, Any]) -> None:
     """A benchmark's own table where it has one, and its figures."""
     if "table" in result:
         _console().print(result["table"], markup=False)
-    facts({name: value for name, value in result.items() if name not in ("table", "lives", "runs")})
+    facts({name: value for name, value in result.items() if name not in ("table", "figures", "lives", "runs")})
 
 
 def checks(result: dict[str, Any]) -> None:

@@ -8,15 +8,14 @@ generation, unless an Idempotency-Key says that a retry will come for the whole 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from llmagentos.agent.turn import Conversation, Piece, PlainText, Turn, with_system_prompt
+from llmagentos.agent.turn import Conversation, PlainText, Turn, with_system_prompt
 from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError
 from llmagentos.core.hashing import digest
@@ -30,6 +29,7 @@ from llmagentos.serve.model import Residents
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.replies import Choice, Reply, choice_id, sse, usage
 from llmagentos.serve.schemas import ChatRequest, CompletionRequest, parse
+from llmagentos.serve.stream import Said, parts
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +54,6 @@ class Question:
     @property
     def routed(self) -> Routed:
         return Routed(self.target, self.caller.session_id, free="@" not in str(self.asked.model))
-
-
-@dataclass(frozen=True)
-class Said:
-    """What one choice says further."""
-
-    index: int
-    piece: Piece
 
 
 class Answer:
@@ -260,33 +252,18 @@ async def _listen(answer: Answer, index: int) -> None:
         answer.events.put_nowait(Said(index, piece))
 
 
-async def _stream(answer: Answer, reply: Reply, event: Said | Exception | None) -> AsyncIterator[bytes]:
-    told = answer.question.sampling.logprobs is not None
+async def _stream(answer: Answer, reply: Reply, first: Said | Exception | None) -> AsyncIterator[bytes]:
+    question = answer.question
+
+    def ending() -> bytes:
+        return _ending(reply, answer.choices(), answer.used(), question.asked.wants_usage)
+
+    told = question.sampling.logprobs is not None
     try:
-        for k in range(len(answer.turns)):
-            yield sse(reply.first(k))
-        while isinstance(event, Said):
-            said = [event]
-            while isinstance(event, Said) and not answer.events.empty():  # what piled up goes out as one chunk a choice
-                event = answer.events.get_nowait()
-                said += [event] if isinstance(event, Said) else []
-            for index, piece in _merged(said):
-                yield sse(reply.text(index, piece.text, piece.tokens if told else None))
-            if isinstance(event, Said):
-                event = await answer.events.get()
-        if isinstance(event, Exception):
-            yield sse(api_error(event).body())
-            return
-        yield _ending(reply, answer.choices(), answer.used(), answer.question.asked.wants_usage)
+        async for part in parts(answer.events, first, reply, len(answer.turns), told=told, ending=ending):
+            yield part
     finally:
         answer.abandon()
-
-
-def _merged(said: list[Said]) -> Iterable[tuple[int, Piece]]:
-    """Choice by choice, what it said in one piece."""
-    for index, group in groupby(sorted(said, key=lambda one: one.index), key=lambda one: one.index):
-        pieces = [one.piece for one in group]
-        yield index, Piece("".join(p.text for p in pieces), tuple(token for p in pieces for token in p.tokens))
 
 
 def _replayed(question: Question, recorded: list[Interaction]) -> Response:

@@ -1,0 +1,35 @@
+"""The bare engine gives what was asked for, in the order asked."""
+
+import pytest
+
+from llmagentos.benchmark.serve_bare import Asked, Bare
+from llmagentos.benchmark.serve_cores import Cores
+from llmagentos.config import load_config
+from llmagentos.storage.layout import Home
+from tests.serve.conftest import SMALL
+from tests.tiny import add_tiny
+
+ASKED = [Asked(question, tokens) for question, tokens in [("Hello", 6), ("What does it cost?", 1), ("你好", 3)]]
+
+
+@pytest.fixture
+def bare(home: Home):
+    config = load_config(None, [*SMALL, f"storage.root={home.root}"], environment={})
+    made = Bare(add_tiny(home, 1).ref(), config, Cores((), ()))
+    yield made
+    made.close()
+
+
+def test_answers_come_in_the_order_asked_however_many_ask(bare: Bare):
+    alone = bare.answer(ASKED, 1, stream=True)
+    assert [len(said.ids) for said in alone] == [6, 1, 3]
+    assert all(0 < said.first <= said.seconds for said in alone)
+    together = bare.answer(ASKED, 3, stream=False)
+    assert [said.ids for said in together] == [said.ids for said in alone]
+
+
+def test_over_http_the_same_is_asked():
+    assert ASKED[0].body("agent", stream=True) == {
+        "model": "agent", "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": 6, "temperature": 0, "stream": True,
+    }  # fmt: skip
