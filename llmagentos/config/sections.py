@@ -56,6 +56,10 @@ class ServeConfig(Section):
     """Largest request body; beyond it 413."""
     poll_seconds: float = Field(0.5, gt=0)
     """How often a replica looks for a newer release."""
+    ingress: Literal["default", "haproxy"] = "default"
+    """What takes requests in: Ray Serve's proxy, or HAProxy, which puts a request to another replica where one dies."""
+    hung_seconds: float = Field(5.0, gt=0)
+    """An engine with requests under way that makes no step for so long hangs; its replica is replaced."""
     api_key_env: str = "LLMAGENTOS_API_KEY"
     """Environment variable with the API key; unset means loopback only, without a key."""
 

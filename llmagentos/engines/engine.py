@@ -112,6 +112,10 @@ class Engine(Protocol):
         """Requests under way."""
         ...
 
+    def steps(self) -> int | None:
+        """Steps made so far, each of which brings every request of its batch further; None where they are not counted."""
+        ...
+
     def healthy(self) -> bool:
         """Whether it can take requests."""
         ...

@@ -77,6 +77,9 @@ class TransformersEngine:
     def busy(self) -> int:
         return sum(len(requests) for requests in self._active.values())
 
+    def steps(self) -> int | None:
+        return int(getattr(self._manager, "current_batch", 0))
+
     def healthy(self) -> bool:
         return bool(self._manager.is_running()) and self._manager.background_thread_status.fatal_error is None
 

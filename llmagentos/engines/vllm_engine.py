@@ -84,6 +84,9 @@ class VllmEngine:
     def busy(self) -> int:
         return len(self._active)
 
+    def steps(self) -> int | None:
+        return None  # vLLM watches its own core, and says so in healthy()
+
     def healthy(self) -> bool:
         return not self._engine.errored
 

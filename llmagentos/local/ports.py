@@ -24,6 +24,9 @@ _OURS = range(20_000, 32_768)
 """Below the range that systems give to outgoing connections: a port picked here is not lost to one before it is bound."""
 
 
+_BLOCKS = range(10_000, 20_000)
+
+
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """Different free ports, picked at random. Raises CapacityError where hardly any is free."""
     found: dict[int, None] = {}
@@ -35,6 +38,15 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     if len(found) < count:
         raise CapacityError(f"no {count} free ports between {_OURS.start} and {_OURS.stop} on {host}.")
     return list(found)
+
+
+def free_block(count: int, host: str = "127.0.0.1") -> int:
+    """The first of `count` neighbouring free ports. Raises CapacityError where there are none."""
+    starts = list(range(_BLOCKS.start, _BLOCKS.stop - count, count))
+    for start in random.SystemRandom().sample(starts, len(starts)):
+        if all(is_free(port, host) for port in range(start, start + count)):
+            return start
+    raise CapacityError(f"no {count} neighbouring free ports between {_BLOCKS.start} and {_BLOCKS.stop} on {host}.")
 
 
 def claim(port: int, key: str, host: str = "127.0.0.1") -> int:

@@ -15,14 +15,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import llmagentos
 from llmagentos.config import Config
 from llmagentos.core.errors import CapacityError, ConfigError
-from llmagentos.local import down, ports, processes
+from llmagentos.local import down, ingress, ports, processes
 from llmagentos.local.processes import Processes
 from llmagentos.local.progress import Progress
 from llmagentos.local.ray import QUIET, authenticate, connect, loopback
@@ -76,9 +76,9 @@ def _start(config: Config, home: Home, progress: Progress, file: str | None, ove
     dashboard_port = ports.claim(config.local.dashboard_port, "local.dashboard_port")
     state = Processes(started=time.time(), settings=config.model_dump(mode="json"))
 
-    def launch(name: str, command: list[str], **addresses: str) -> subprocess.Popen[bytes]:
+    def launch(name: str, command: list[str], more: Mapping[str, str] | None = None, **addresses: str) -> subprocess.Popen[bytes]:
         nonlocal state
-        process = _spawn(home, config, name, command)
+        process = _spawn(home, name, command, {**_environment(home, config), **(more or {})})
         # written down at once: whatever happens next, `down` knows of it
         state = state.model_copy(
             update={
@@ -147,7 +147,8 @@ def _ray(
         f"--object-store-memory={config.local.object_store_mb * 2**20}", f"--temp-dir={temp}",
     ]  # fmt: skip
     where = f"{host}:{gcs}"
-    head = launch("ray", command, ray=where, dashboard=f"http://{_LOCAL}:{dashboard}")
+    proxy = ingress.environment(config, home, temp)
+    head = launch("ray", command, proxy, ray=where, dashboard=f"http://{_LOCAL}:{dashboard}")
     return head, [where, f"{host}:{node}"]
 
 
@@ -157,7 +158,7 @@ def temp_dir(home: Home) -> Path:
     return Path(tempfile.gettempdir()) / f"llmagentos-{name}"
 
 
-def _spawn(home: Home, config: Config, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+def _spawn(home: Home, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     logs = home.local / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     with (logs / f"{name}.log").open("ab") as log:
@@ -166,7 +167,7 @@ def _spawn(home: Home, config: Config, name: str, command: list[str]) -> subproc
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(home, config),
+            env=environment,
             start_new_session=True,
         )
 

@@ -8,8 +8,7 @@ generation, unless an Idempotency-Key says that a retry will come for the whole 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -20,40 +19,23 @@ from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import Interaction
-from llmagentos.engines import Engine, Sampling
+from llmagentos.engines import Engine
+from llmagentos.engines.engine import EngineFailedError
 from llmagentos.serve import traffic
-from llmagentos.serve.canary import Routed, Trial
+from llmagentos.serve.canary import Trial
+from llmagentos.serve.claims import Claims
 from llmagentos.serve.errors import ApiError, api_error
 from llmagentos.serve.metrics import Metrics
 from llmagentos.serve.model import Residents
+from llmagentos.serve.question import Question
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.replies import Choice, Reply, choice_id, sse, usage
 from llmagentos.serve.schemas import ChatRequest, CompletionRequest, parse
 from llmagentos.serve.stream import Said, parts
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Question:
-    """One request, understood."""
-
-    id: str
-    keyed: bool
-    caller: traffic.Caller
-    target: str | int
-    asked: ChatRequest | CompletionRequest
-    source: Conversation | PlainText
-    sampling: Sampling
-    request_hash: str
-
-    @property
-    def chat(self) -> bool:
-        return isinstance(self.asked, ChatRequest)
-
-    @property
-    def routed(self) -> Routed:
-        return Routed(self.target, self.caller.session_id, free="@" not in str(self.asked.model))
+_CLAIMED_SECONDS = 0.05
+"""How often to look whether another replica has answered."""
 
 
 class Answer:
@@ -66,6 +48,10 @@ class Answer:
         self.turns: list[Turn] = []
         """One a choice."""
         self.task: asyncio.Task[None] | None = None
+        self.recorded: list[Interaction] | None = None
+        """What another replica recorded under its id, which is what is answered then."""
+        self.begun = False
+        """A stream, and its first byte was sent."""
 
     def abandon(self) -> None:
         """Nobody waits for it any more."""
@@ -93,8 +79,9 @@ class Answers:
         self._trial = trial
         self._slots = asyncio.Semaphore(config.serve.max_ongoing)
         self._under_way = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: set[Answer] = set()
         self._keyed: dict[str, Answer] = {}
+        self._claims = Claims(recorder.home)
 
     async def chat(self, request: Request, data: dict[str, Any]) -> Response:
         asked = parse(ChatRequest, data)
@@ -122,8 +109,11 @@ class Answers:
         while keyed:
             if recorded := await self._recorded(question):
                 return _replayed(question, recorded)
-            if id not in self._keyed:  # nobody began with this key while we looked into the record
+            if id in self._keyed:  # somebody began with this key while we looked into the record
+                continue
+            if self._claims.take(id):
                 break
+            await asyncio.sleep(_CLAIMED_SECONDS)  # another replica answers it, or died and its claim is free at once
         answer = self._begin(question)
         try:
             first = await answer.events.get()
@@ -141,6 +131,10 @@ class Answers:
                 raise _other_body()
             assert under_way.task is not None
             await asyncio.wait({under_way.task})
+        return await self._known(question)
+
+    async def _known(self, question: Question) -> list[Interaction] | None:
+        """The record of this id. Raises ApiError 409 where it belongs to another body or cannot be repeated."""
         known = await self._recorder.lookup(question.id)
         if known is None:
             return None
@@ -155,12 +149,13 @@ class Answers:
         """Start the answer's task. Raises ApiError 429 when too many wait."""
         most, waiting = self._config.serve.max_queued, self._under_way - self._config.serve.max_ongoing
         if 0 <= most <= waiting:
+            self._claims.release(question.id)
             raise ApiError(429, f"{waiting} requests are waiting already.", code="rate_limit_exceeded")
         answer = Answer(question)
         self._under_way += 1
         answer.task = asyncio.ensure_future(self._run(answer))
         answer.task.add_done_callback(lambda _: self._end(answer))
-        self._tasks.add(answer.task)
+        self._answers.add(answer)
         if question.keyed:
             self._keyed[question.id] = answer
         return answer
@@ -169,15 +164,19 @@ class Answers:
         """The task is over; also one that was cancelled before its first step."""
         assert answer.task is not None
         self._under_way -= 1
-        self._tasks.discard(answer.task)
+        self._answers.discard(answer)
         if answer.question.keyed:
             self._keyed.pop(answer.question.id, None)
+            self._claims.release(answer.question.id)
 
     async def _run(self, answer: Answer) -> None:
         try:
-            async with self._slots:
-                with self._metrics.ongoing.track_inprogress():
-                    await self._generate(answer)
+            if answer.question.keyed:  # once more, now that nobody else can begin with it
+                answer.recorded = await self._known(answer.question)
+            if answer.recorded is None:
+                async with self._slots:
+                    with self._metrics.ongoing.track_inprogress():
+                        await self._generate(answer)
             answer.events.put_nowait(None)
         except Exception as error:  # noqa: BLE001  the task's edge: handed to whoever waits for the answer
             if not isinstance(error, ApiError) and api_error(error).status == 500:
@@ -196,9 +195,20 @@ class Answers:
         records = [_interaction(answer, k, turn, created, seconds * 1000) for k, turn in enumerate(answer.turns)]
         # The first choice is recorded last: what a session said last is what its reply is named after.
         if not all(await self._recorder.put(records[::-1])):
-            raise ApiError(409, f"{records[0].id} was answered at the same time elsewhere; ask again.", code="in_progress")
+            await self._answered_elsewhere(answer)
         self._measure(answer, seconds)
         self._trial.answered(answer.question.routed, answer.turns, seconds)
+
+    async def _answered_elsewhere(self, answer: Answer) -> None:
+        """The record is another replica's. Raises ApiError 409 where a stream began otherwise, or it cannot be repeated."""
+        known = await self._recorder.lookup(answer.question.id)
+        if answer.question.asked.store is False and known is not None and known.request_hash is None:
+            return  # the record holds no words that could differ
+        answer.recorded = await self._known(answer.question)
+        said = [(answer.version, turn.message) for turn in answer.turns]
+        same = said == [(one.model_version, one.messages[-1]) for one in answer.recorded or []]
+        if answer.recorded is None or (answer.begun and not same):
+            raise ApiError(409, f"{answer.question.id} was answered at the same time elsewhere; ask again.", code="in_progress")
 
     def _measure(self, answer: Answer, seconds: float) -> None:
         used = answer.used()
@@ -225,10 +235,13 @@ class Answers:
 
     async def _reply(self, answer: Answer, first: Said | None) -> Response:
         question = answer.question
+        if answer.recorded is not None:
+            return _replayed(question, answer.recorded)
         assert answer.version is not None
         headers = _headers(question, answer.version)
         reply = Reply(question.id, str(question.asked.model), answer.version, chat=question.chat)
         if question.asked.stream:
+            answer.begun = True
             return StreamingResponse(_stream(answer, reply, first), headers=headers, media_type="text/event-stream")
         event: Said | Exception | None = first
         try:
@@ -239,12 +252,25 @@ class Answers:
         except asyncio.CancelledError:
             answer.abandon()
             raise
+        if answer.recorded is not None:
+            return _replayed(question, answer.recorded)
         return JSONResponse(reply.whole(answer.choices(), answer.used()), headers=headers)
+
+    def give_up(self, versions: Sequence[int]) -> None:
+        """End what hanging engines will not: a stream that began with an error event, the others with 503.
+
+        Behind an ingress that puts requests to another replica the others are left to it.
+        """
+        for answer in [a for a in self._answers if a.version in versions and a.task is not None and not a.task.done()]:
+            if answer.begun or self._config.serve.ingress == "default":
+                answer.events.put_nowait(EngineFailedError(f"the engine of version {answer.version} hangs."))
+                answer.task.cancel()
 
     async def close(self) -> None:
         """Let what is under way end."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=30)
+        if self._answers:
+            await asyncio.wait([a.task for a in self._answers if a.task is not None], timeout=30)
+        self._claims.close()
 
 
 async def _listen(answer: Answer, index: int) -> None:

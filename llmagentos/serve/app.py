@@ -29,6 +29,7 @@ from llmagentos.serve.answers import Answers
 from llmagentos.serve.canary import Trial
 from llmagentos.serve.door import Access, Door, Handler
 from llmagentos.serve.errors import ApiError
+from llmagentos.serve.health import LOOK_SECONDS, Health
 from llmagentos.serve.journal import Journal
 from llmagentos.serve.keys import ADMIN, ANY, CHAT, Key, Keyring, Role
 from llmagentos.serve.measured import MeasuredResidents
@@ -45,6 +46,9 @@ from llmagentos.storage.layout import Home
 logger = logging.getLogger(__name__)
 _UNLIMITED = 100_000
 _GIL_SECONDS = 0.0005
+_CHECK_SECONDS = 1.0
+_CHECK_TIMEOUT_SECONDS = 2.0
+"""Serve gives a replica up after three failed checks: one that is stopped after 1 + 3 · 2 s."""
 _BODY_OPTIONAL = ("/v1/versions/{v}/promote", "/v1/rollback")
 
 WithBody = Callable[[Request, dict[str, Any]], Awaitable[Response]]
@@ -63,6 +67,7 @@ class Service:
         self.residents = MeasuredResidents(self.home, config, self.metrics, self.quotas)
         self.recorder = Recorder(self.home, config.storage)
         self.trial = Trial(self.home, config, self.residents, replica)
+        self.hangs = Health(config.serve.hung_seconds)
         self.answers = Answers(config, self.residents, self.recorder, self.metrics, self.trial)
         self.operations = Operations(
             self.home, config, self.residents, self.recorder, self.announce, lambda: len(self.keyring.tenants) > 1
@@ -79,13 +84,22 @@ class Service:
             await asyncio.to_thread(bootstrap, self.config)
         await asyncio.to_thread(_forget_the_dead, self.home)
         await self.announce()
-        looks = (self._again(self._serve_newest), self._again(lambda: asyncio.to_thread(self.keyring.refresh)))
+        period = self.config.serve.poll_seconds
+        looks = (
+            self._again(self._serve_newest, period),
+            self._again(lambda: asyncio.to_thread(self.keyring.refresh), period),
+            self._again(self._look_for_hangs, LOOK_SECONDS),
+        )
         self._tasks = [asyncio.ensure_future(look) for look in looks]
 
     async def _serve_newest(self) -> None:
         """The newest release, and the next move of a version on trial."""
         await self.announce()
         await self.trial.look_after()
+
+    async def _look_for_hangs(self) -> None:
+        if hung := self.hangs.look(self.residents.engines()):
+            self.answers.give_up(hung)
 
     async def announce(self) -> None:
         """Serve the newest release and say so in served/<replica>.json."""
@@ -118,13 +132,14 @@ class Service:
         return JSONResponse({"status": "ok", "replica": self.replica, "pid": os.getpid()})
 
     async def ready(self, _request: Request) -> Response:
-        ready = self.residents.healthy()
+        hung = self.hangs.hung
+        ready = self.residents.healthy() and not hung
         body = {
             "status": "ready" if ready else "not ready",
             "model_version": self.residents.version,
             "epoch": self.residents.release.epoch,
             "resident": self.residents.resident(),
-            "error": self.residents.error,
+            "error": self.residents.error or (f"the engines of versions {hung} make no step" if hung else None),
         }
         return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "2"})
 
@@ -133,10 +148,10 @@ class Service:
         self.metrics.unflushed.set(self.recorder.unflushed)
         return Response(self.metrics.text(), 200, {"x-replica": self.replica}, "text/plain; version=0.0.4")
 
-    async def _again(self, look: Callable[[], Awaitable[None]]) -> None:
-        """Look for a newer release, or for other keys: each on its own, since a release may take long to load."""
+    async def _again(self, look: Callable[[], Awaitable[None]], period: float) -> None:
+        """Look every `period` seconds: for each thing on its own, since a release may take long to load."""
         while True:
-            await asyncio.sleep(self.config.serve.poll_seconds)
+            await asyncio.sleep(period)
             try:
                 await look()
             except Exception:  # the task's edge: a failed look leaves what serves as it is
@@ -256,6 +271,8 @@ class Agent:
         """Serve replaces a replica that raises here."""
         if self._service.residents.broken():
             raise RuntimeError("an engine of this replica died")
+        if hung := self._service.hangs.hung:
+            raise RuntimeError(f"the engines of versions {hung} hang")
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -276,8 +293,8 @@ def build(args: dict[str, Any]) -> serve.Application:
         num_replicas=settings.replicas,
         max_ongoing_requests=ongoing,
         max_queued_requests=-1 if settings.max_queued < 0 else settings.max_queued + 64,
-        health_check_period_s=2,
-        health_check_timeout_s=10,
+        health_check_period_s=_CHECK_SECONDS,
+        health_check_timeout_s=_CHECK_TIMEOUT_SECONDS,
         graceful_shutdown_timeout_s=20,
         logging_config=LoggingConfig(enable_access_log=False),
         ray_actor_options={

@@ -200,6 +200,10 @@ class Residents:
         """Whether the champion's engine died and could not be loaded anew; only a new process may help."""
         return self.version is not None and not self.healthy() and self.error is not None
 
+    def engines(self) -> list[Engine]:
+        """The engines that are loaded."""
+        return list(self._engines.values())
+
     def resident(self) -> list[int]:
         return sorted(self._engines)
 

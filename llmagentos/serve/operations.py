@@ -4,7 +4,6 @@ import asyncio
 import json
 import tempfile
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -59,7 +58,7 @@ class Operations:
         elif not await self._is_own(about, tenant):
             raise NotFoundError(f"no interaction {about!r} is known.")
         key = traffic.header(request.headers, "idempotency-key")
-        id = asked.id or (f"fb-{digest([tenant, key], length=32)}" if key else f"fb-{uuid.uuid4().hex}")
+        id = asked.id or (f"fb-{digest([tenant, key], length=32)}" if key else f"fb-{traffic.once(request.headers, tenant)}")
         record = Feedback(
             id=_own_id(id, tenant),
             interaction_id=about,

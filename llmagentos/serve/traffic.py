@@ -16,6 +16,8 @@ from llmagentos.serve.errors import ApiError
 from llmagentos.serve.keys import ANYONE, Key, stored
 from llmagentos.storage.layout import Home
 
+INGRESS_REQUEST = "x-ingress-request"
+"""Header in which the ingress gives every request an id of its own, whatever the client sent there."""
 _LONGEST = 256
 _ALIASES = ("champion", "previous", "student")
 
@@ -86,9 +88,20 @@ def caller(headers: Mapping[str, str], metadata: Mapping[str, str], user: str | 
 
 
 def interaction_id(headers: Mapping[str, str], tenant: str) -> tuple[str, bool]:
-    """The id of this request's interaction, and whether the client's key determines it. Raises InputError."""
-    key = header(headers, "idempotency-key")
-    return (f"chatcmpl-{digest([tenant, key], length=32)}", True) if key else (f"chatcmpl-{uuid.uuid4().hex}", False)
+    """The id of this request's interaction, and whether the client's key determines it. Raises InputError.
+
+    Without a key it is the ingress's id of the request that determines it, so that a request which the ingress puts to
+    a second replica has one interaction.
+    """
+    if key := header(headers, "idempotency-key"):
+        return f"chatcmpl-{digest([tenant, key], length=32)}", True
+    return f"chatcmpl-{once(headers, tenant)}", False
+
+
+def once(headers: Mapping[str, str], tenant: str) -> str:
+    """32 characters of this request alone, the same where the ingress puts it to another replica. Raises InputError."""
+    given = header(headers, INGRESS_REQUEST)
+    return digest([tenant, INGRESS_REQUEST, given], length=32) if given else uuid.uuid4().hex
 
 
 def header(headers: Mapping[str, str], name: str) -> str | None:

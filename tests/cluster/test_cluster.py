@@ -13,6 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from llmagentos.local.ingress import HEALTH
+
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 PINS = dict(line.split("==") for line in (CLUSTER / "constraints.txt").read_text("utf-8").split())
@@ -99,6 +101,7 @@ def test_the_image_is_pinned_rootless_and_gets_no_secret():
     ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     assert "*" in ignored
     assert {source.split("/")[0] for source in copied} <= {line.removeprefix("!") for line in ignored}
+    assert dict(re.findall(r"^ +(RAY_(?!USAGE)\w+)=(\S+)", last, re.MULTILINE)) == HEALTH
 
 
 def test_vllms_script_holds_what_is_pinned():

@@ -26,3 +26,12 @@ def test_zero_picks_a_free_one():
 
 def test_free_ports_differ():
     assert len(set(ports.free_ports(20))) == 20
+
+
+def test_a_block_is_free_and_passes_over_what_is_taken(monkeypatch):
+    monkeypatch.setattr(ports, "_BLOCKS", range(12_000, 12_401))
+    first = ports.free_block(200)
+    assert first in (12_000, 12_200)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", first + 7))
+        assert {ports.free_block(200) for _ in range(5)} == {24_200 - first}

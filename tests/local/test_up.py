@@ -61,6 +61,11 @@ def listening(home: Home) -> list[tuple[str, str, int]]:
     return found
 
 
+def port_of(started: dict) -> int:
+    """The port of the endpoint."""
+    return int(started["addresses"]["endpoint"].split(":")[2].removesuffix("/v1"))
+
+
 def speaks_http(port: int) -> bool:
     """Ray's own ports speak gRPC, and ask for its token; they end or answer otherwise where one speaks HTTP/1."""
     try:
@@ -71,31 +76,45 @@ def speaks_http(port: int) -> bool:
         return False
 
 
+def haproxies(home: Home) -> set[int]:
+    """The pids of the HAProxies of a home."""
+    return {process.pid for process in processes.carriers(home) if process.name() == "haproxy"}
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-def test_up_crash_up_and_down(tmp_path):
+@pytest.mark.parametrize("proxy", ["default", "haproxy"])
+def test_up_crash_up_and_down(tmp_path, proxy):
     folder = tmp_path / "home"
     home = Home(folder)
+    settings = (*FREE, f"serve.ingress={proxy}")
     try:
-        first = run(folder, "up", "--detach", *FREE)
+        first = run(folder, "up", "--detach", *settings)
         assert first["started"]
         with urllib.request.urlopen(first["addresses"]["endpoint"].removesuffix("/v1") + "/readyz", timeout=10) as reply:
             assert json.load(reply)["model_version"] == 1
         with urllib.request.urlopen(first["addresses"]["mlflow"] + "/health", timeout=10) as reply:
             assert reply.status == 200
-        assert not run(folder, "up", "--detach", *FREE)["started"]
+        assert not run(folder, "up", "--detach", *settings)["started"]
         assert run(folder, "chat", "-m", "hello")["model_version"] == 1
         sockets = listening(home)
         assert len(sockets) > 5
         reachable = [one for one in sockets if not ipaddress.ip_address(one[1]).is_loopback]
         assert [one for one in reachable if speaks_http(one[2])] == []
-        assert speaks_http(int(first["addresses"]["endpoint"].split(":")[2].removesuffix("/v1")))
+        if proxy == "haproxy":
+            assert [at for name, *at in sockets if name == "haproxy"] == [["127.0.0.1", port_of(first)]]
+            assert [one for one in sockets if one[2] in (8404, 9101)] == []
+        assert speaks_http(port_of(first))
 
         known = processes.read(home)
         head = next(one for one in known.processes if one.name == "ray")
         os.kill(head.pid, signal.SIGKILL)
         psutil.wait_procs([psutil.Process(head.pid)], timeout=10)
-        second = run(folder, "up", "--detach", *FREE)
+        orphans = haproxies(home)
+        assert bool(orphans) == (proxy == "haproxy")
+        second = run(folder, "up", "--detach", *settings)
+        assert not haproxies(home) & orphans
+        assert bool(haproxies(home)) == (proxy == "haproxy")
         assert second["started"]
         assert second["addresses"]["ray"] != first["addresses"]["ray"]
         bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

@@ -79,3 +79,13 @@ def test_the_tenant_is_the_keys():
 
     assert contextvars.copy_context().run(as_acme) == "acme"
     assert traffic.tenant() == "default"
+
+
+def test_the_ingress_determines_the_id_of_a_request_without_a_key():
+    given = {traffic.INGRESS_REQUEST: "r"}
+    one, keyed = traffic.interaction_id(given, "t")
+    assert not keyed
+    assert traffic.interaction_id(given, "t")[0] == one
+    assert traffic.interaction_id(given, "other")[0] != one
+    assert traffic.interaction_id({"idempotency-key": "r"}, "t")[0] != one
+    assert traffic.interaction_id({**given, "idempotency-key": "k"}, "t") == traffic.interaction_id({"idempotency-key": "k"}, "t")

@@ -1,0 +1,31 @@
+"""One request to be answered, understood: what is asked, of which version, by whom and under which id."""
+
+from dataclasses import dataclass
+
+from llmagentos.agent.turn import Conversation, PlainText
+from llmagentos.engines import Sampling
+from llmagentos.serve import traffic
+from llmagentos.serve.canary import Routed
+from llmagentos.serve.schemas import ChatRequest, CompletionRequest
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request, understood."""
+
+    id: str
+    keyed: bool
+    caller: traffic.Caller
+    target: str | int
+    asked: ChatRequest | CompletionRequest
+    source: Conversation | PlainText
+    sampling: Sampling
+    request_hash: str
+
+    @property
+    def chat(self) -> bool:
+        return isinstance(self.asked, ChatRequest)
+
+    @property
+    def routed(self) -> Routed:
+        return Routed(self.target, self.caller.session_id, free="@" not in str(self.asked.model))
