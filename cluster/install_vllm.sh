@@ -3,7 +3,7 @@
 #   cluster/install_vllm.sh          for GPUs
 #   cluster/install_vllm.sh --cpu    vLLM's CPU build, slow to start, to try things out
 # vLLM 0.29 wants fastapi below 0.137 and llguidance below 1.8, which the pins exceed: fastapi is resolved anew here, with
-# Ray and torch held. llguidance is put back, since grammars need what came after 1.8 and vLLM uses nothing that left.
+# Ray and torch held, and llguidance is put back to our pin behind vLLM's back; tests/engines/test_vllm.py says if they agree.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
