@@ -1,76 +1,140 @@
-"""Tokens per second of the serving engine against plain sequential generate and a static batch, alternating."""
+"""Tokens per second of the serving engines against plain sequential generate and a static batch, alternating.
+
+Answers have log-normal lengths, as real ones do, and every round has prompts of its own, so that an engine that keeps what
+it computed gains by it only where prompts share a beginning.
+"""
 
 import asyncio
+import importlib.util
+import math
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from llmagentos.config import Config
-from llmagentos.core.records import ModelVersion
+from llmagentos.core.records import ModelVersion, VersionRef
 from llmagentos.engines import Engine, Sampling, load
 from llmagentos.engines.batch import generate_greedy
-from llmagentos.models.loading import load_model
+from llmagentos.models.loading import load_model, load_renderer
 from llmagentos.scenarios.customer_service.customers import day_two
 
+Work = Sequence[tuple[list[int], int]]
+"""Prompts, and how many tokens to answer each with."""
+Side = Callable[[Work], None]
 
-def run(config: Config, version: ModelVersion, *, requests: int = 32, new_tokens: int = 64, rounds: int = 5) -> dict[str, Any]:
-    """Median tokens/s of the three, and each round's ratio engine / other as (median, lowest, highest).
+_SPREAD = 0.7
+"""Standard deviation of the logarithm of an answer's length."""
 
-    Every side answers the same prompts with exactly `new_tokens` tokens, in turn within one process.
+
+def run(
+    config: Config, version: ModelVersion, *, requests: int = 32, new_tokens: int = 64, prefix: int = 256, rounds: int = 5
+) -> dict[str, Any]:
+    """Median tokens/s of each side, and each round's ratio engine / other as (median, lowest, highest).
+
+    Within a round every side answers the same prompts with the same lengths (median `new_tokens`), all at once where it
+    can; a static batch goes on until its longest answer ends. vLLM takes part where it is installed. `prefix` compares the
+    engine with and without reuse on prompts that share so many tokens and answers a quarter as long.
     """
     torch.set_num_threads(config.engine.threads)
-    engine = load(version.ref(), config.engine, config.model.dtype)
+    works = _works(version.ref(), config, requests, new_tokens, rounds + 1)
     model = load_model(version.dir, config.model.dtype)
-    renderer = engine.renderer
-    rng = random.Random(0)
-    visits = rng.sample(list(day_two(0).visits()), requests)
-    prompts = [renderer.prompt(v.question.messages()[:1]) for v in visits]
-
-    def alone() -> None:
-        for prompt in prompts:
-            _static(model, [prompt], renderer.pad_id, new_tokens)
-
-    sides: dict[str, Callable[[], None]] = {
-        "engine": lambda: asyncio.run(_together(engine, prompts, new_tokens)),
-        "static": lambda: _static(model, prompts, renderer.pad_id, new_tokens),
-        "sequential": alone,
-    }
-    for side in sides.values():
-        side()  # warm-up
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            began = time.perf_counter()
-            side()
-            rates[name].append(requests * new_tokens / (time.perf_counter() - began))
-    engine.close(drain=True)
+    with _engines(version.ref(), config) as engines:
+        sides: dict[str, Side] = {name: _together(engine) for name, engine in engines.items()}
+        sides |= {"static": lambda work: _static(model, work), "sequential": lambda work: _sequential(model, work)}
+        rates = _alternate(sides, works)
     return {
         "requests": requests,
         "new_tokens": new_tokens,
         "threads": config.engine.threads,
         "tokens_per_second": {name: round(statistics.median(r)) for name, r in rates.items()},
-        "ratio": {f"engine/{name}": _spread(rates["engine"], rates[name]) for name in ("static", "sequential")},
+        "ratio": {f"engine/{name}": spread(rates["engine"], rates[name]) for name in rates if name != "engine"},
+        "prefix": _reuse(version.ref(), config, _works(version.ref(), config, requests, new_tokens // 4, rounds + 1, prefix)),
     }
 
 
-def _spread(a: list[float], b: list[float]) -> dict[str, float]:
+def _reuse(ref: VersionRef, config: Config, works: list[Work]) -> dict[str, Any]:
+    engines = {
+        name: load(ref, config.engine.model_copy(update={"prefix_reuse": reuse}), config.model.dtype)
+        for name, reuse in (("with", True), ("without", False))
+    }
+    rates = _alternate({name: _together(engine) for name, engine in engines.items()}, works)
+    for engine in engines.values():
+        engine.close()
+    return {
+        "tokens_per_second": {name: round(statistics.median(r)) for name, r in rates.items()},
+        "ratio": spread(rates["with"], rates["without"]),
+    }
+
+
+@contextmanager
+def _engines(ref: VersionRef, config: Config) -> Iterator[dict[str, Engine]]:
+    names = {"engine": "transformers"} | ({"vllm": "vllm"} if importlib.util.find_spec("vllm") else {})
+    engines = {
+        side: load(ref, config.engine.model_copy(update={"name": name}), config.model.dtype) for side, name in names.items()
+    }
+    try:
+        yield engines
+    finally:
+        for engine in engines.values():
+            engine.close()
+
+
+def _works(ref: VersionRef, config: Config, requests: int, new_tokens: int, rounds: int, prefix: int = 0) -> list[Work]:
+    renderer, rng = load_renderer(ref.dir), random.Random(0)
+    visits = day_two(0).visits(8 * requests * rounds)
+    different = dict.fromkeys(tuple(renderer.prompt(v.question.messages()[:1])) for v in visits)
+    asked = [list(ids) for ids in different][: requests * rounds]
+    shared = [i for ids in asked for i in ids][:prefix]
+    lengths = [max(1, round(rng.lognormvariate(math.log(max(1, new_tokens)), _SPREAD))) for _ in asked]
+    work = [(shared + ids, length) for ids, length in zip(asked, lengths, strict=True)]
+    return [work[k * requests : (k + 1) * requests] for k in range(rounds)]
+
+
+def _alternate(sides: dict[str, Side], works: list[Work]) -> dict[str, list[float]]:
+    """Tokens/s of each side on all works but the first, which warms up; the side that begins changes from work to work."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for k, work in enumerate(works):
+        names = list(sides)[k % len(sides) :] + list(sides)[: k % len(sides)]
+        for name in names:
+            began = time.perf_counter()
+            sides[name](work)
+            seconds = time.perf_counter() - began
+            if k:
+                rates[name].append(sum(length for _, length in work) / seconds)
+    return rates
+
+
+def spread(a: list[float], b: list[float]) -> dict[str, float]:
+    """The ratios a / b, pair by pair: median, lowest and highest."""
     ratios = sorted(x / y for x, y in zip(a, b, strict=True))
     return {"median": round(statistics.median(ratios), 2), "lowest": round(ratios[0], 2), "highest": round(ratios[-1], 2)}
 
 
-def _static(model: Any, prompts: list[list[int]], pad_id: int, new_tokens: int) -> None:
-    generate_greedy(model, prompts, stop_ids=(), pad_id=pad_id, max_new_tokens=new_tokens, batch_tokens=10**6)
+def _static(model: Any, work: Work) -> None:
+    longest = max(length for _, length in work)
+    prompts = [prompt for prompt, _ in work]
+    generate_greedy(model, prompts, stop_ids=(), pad_id=0, max_new_tokens=longest, batch_tokens=10**6)
 
 
-async def _together(engine: Engine, prompts: list[list[int]], new_tokens: int) -> None:
-    sampling = Sampling(max_new_tokens=new_tokens, ignore_eos=True)
+def _sequential(model: Any, work: Work) -> None:
+    for prompt, length in work:
+        generate_greedy(model, [prompt], stop_ids=(), pad_id=0, max_new_tokens=length, batch_tokens=10**6)
 
-    async def one(number: int, prompt: list[int]) -> None:
-        async for _ in engine.generate(f"bench-{time.perf_counter_ns()}-{number}", prompt, sampling, stream=False):
+
+def _together(engine: Engine) -> Side:
+    async def one(prompt: list[int], length: int) -> None:
+        sampling = Sampling(max_new_tokens=length, ignore_eos=True)
+        async for _ in engine.generate(f"bench-{time.perf_counter_ns()}", prompt, sampling, stream=False):
             pass
 
-    await asyncio.gather(*(one(k, p) for k, p in enumerate(prompts)))
+    async def all_of(work: Work) -> None:
+        await asyncio.gather(*(one(prompt, length) for prompt, length in work))
+
+    # vLLM's client belongs to the loop it was first used in
+    loop = asyncio.new_event_loop()
+    return lambda work: loop.run_until_complete(all_of(work))

@@ -75,6 +75,8 @@ class EngineConfig(Section):
     """Tokens of one cache block."""
     num_blocks: int = Field(256, ge=4)
     """Cache blocks."""
+    prefix_reuse: bool = True
+    """Keep whole cache blocks of what was computed for requests that begin alike, as turns of a conversation do."""
     max_new_tokens: int = Field(256, ge=1)
     """Longest answer where the request does not say."""
     temperature: float = Field(0.0, ge=0, le=2)

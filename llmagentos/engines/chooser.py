@@ -77,10 +77,12 @@ class Chooser:
         below = scores.to(torch.float64, copy=True)
         below -= below.max()  # nothing overflows, however low the temperature
         probabilities = torch.softmax(below.div_(self._sampling.temperature), dim=-1)
-        ordered, order = probabilities.sort(descending=True, stable=True)
-        ordered[ordered.cumsum(0) - ordered > self._sampling.top_p] = 0
-        ordered[0].clamp_(min=torch.finfo(torch.float64).tiny)
-        return int(order[torch.multinomial(ordered, 1, generator=self._generator)])
+        if self._sampling.top_p < 1:
+            ordered, order = probabilities.sort(descending=True, stable=True)
+            probabilities[order[ordered.cumsum(0) - ordered > self._sampling.top_p]] = 0
+        # Each token has dice of its own: where the order of two that are about as likely hangs on rounding, which the
+        # rest of the batch changes, the draw does not.
+        return int(torch.multinomial(probabilities, 1, generator=self._generator))
 
     def _note(self, token: int) -> None:
         if self._penalised:

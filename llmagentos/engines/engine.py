@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from llmagentos.config.sections import EngineConfig
-from llmagentos.core.errors import CapacityError, ConfigError
+from llmagentos.core.errors import CapacityError, ConfigError, InputError
 from llmagentos.core.records import VersionRef
 from llmagentos.models.chat import Renderer
 from llmagentos.storage.manifest import verify
@@ -80,6 +80,14 @@ class Chunk:
     finish_reason: FinishReason | None
     scores: tuple[TokenScore, ...] = ()
     """One for each id where `Sampling.logprobs` asked for them."""
+
+
+def check_bias(sampling: Sampling, vocab_size: int) -> None:
+    """Raise InputError where a bias is for a token that does not exist."""
+    unknown = [i for i in sampling.logit_bias if not 0 <= i < vocab_size]
+    if unknown:
+        message = f"logit_bias: there is no token {unknown[0]}; ids go from 0 to {vocab_size - 1}."
+        raise InputError(message, field="logit_bias")
 
 
 class EngineFailedError(CapacityError):

@@ -2,6 +2,11 @@
 
 The manager itself is greedy; one logits processor of ours chooses for the requests that ask for more, each with its own
 chooser. So one batch holds greedy and sampling requests, and a seed gives the same answer whatever else is running.
+
+Kept cache blocks live in the manager, so in an engine: no other version's weights can be behind them. What bounds a step
+of 32 requests on CPU with the seed model is the forward pass, 89 % of it, in many small calls: attention 35 %, matrix
+products 18 %; the manager's bookkeeping takes 10 %. By CPU time, answers to prompts that share 256 tokens are 2.3 times
+as fast with reuse, and 2.8 times with 11 million weights.
 """
 
 import asyncio
@@ -17,8 +22,9 @@ from transformers.generation.continuous_batching.cb_logits_processors import Con
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError, IntegrityError
 from llmagentos.core.records import VersionRef
+from llmagentos.engines import attention
 from llmagentos.engines.chooser import Choices, Chooser
-from llmagentos.engines.engine import Chunk, EngineFailedError, Grammar, Sampling
+from llmagentos.engines.engine import Chunk, EngineFailedError, Grammar, Sampling, check_bias
 from llmagentos.engines.vocabulary import Matcher, vocabulary_of
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model, load_renderer
@@ -91,10 +97,7 @@ class TransformersEngine:
         """What chooses the tokens; None where the best ones are all that is asked for. Raises InputError."""
         if not Chooser.needed(sampling):
             return None
-        unknown = [i for i in sampling.logit_bias if not 0 <= i < self.renderer.vocab_size]
-        if unknown:
-            message = f"logit_bias: there is no token {unknown[0]}; ids go from 0 to {self.renderer.vocab_size - 1}."
-            raise InputError(message, field="logit_bias")
+        check_bias(sampling, self.renderer.vocab_size)
         matcher = await asyncio.to_thread(self._matcher, sampling.grammar) if sampling.grammar else None
         return Chooser(sampling, matcher)
 
@@ -115,6 +118,7 @@ class TransformersEngine:
 
     async def _chunks(self, outputs: asyncio.Queue[Any], sampling: Sampling, chooser: Chooser | None) -> AsyncIterator[Chunk]:
         scores = chooser.scores if chooser else []
+        stop_strings = _StopStrings(self.renderer, sampling.stop)
         sent = 0
         while True:
             output = await outputs.get()
@@ -127,7 +131,7 @@ class TransformersEngine:
                 field = sampling.grammar.field
                 raise InputError(f"{field}: could not be followed to its end: {chooser.failure}.", field=field)
             ids = output.generated_tokens
-            stopped = sampling.stop and any(s in self.renderer.text(ids) for s in sampling.stop)
+            stopped = stop_strings.met(ids)
             if stopped or output.is_finished():
                 ended = bool(stopped or (ids and ids[-1] in self.renderer.stop_ids))
                 if not output.is_finished():
@@ -149,13 +153,31 @@ class TransformersEngine:
             router.result_handlers.pop(name, None)
 
 
+class _StopStrings:
+    """Looks for stop strings at the end of an answer that grows."""
+
+    def __init__(self, renderer: Renderer, stop: tuple[str, ...]) -> None:
+        self._text, self._stop = renderer.text, stop
+        # A token is at least a byte, but for special ones; the rest is for a character that begins further ahead.
+        self._window = max((len(s.encode()) for s in stop), default=0) + 16
+        self._seen = 0
+
+    def met(self, ids: list[int]) -> bool:
+        """Whether an answer, given whole each time, holds one by now."""
+        if not self._stop:
+            return False
+        text = self._text(ids[max(0, self._seen - self._window) :])
+        self._seen = len(ids)
+        return any(s in text for s in self._stop)
+
+
 def _start(model: "PreTrainedModel", config: EngineConfig) -> Any:
     settings = ContinuousBatchingConfig(
         page_size=config.page_size,
         num_blocks=config.num_blocks,
         max_batch_tokens=config.max_batch_tokens,
         per_request_processors=True,
-        allow_block_sharing=False,
+        allow_block_sharing=config.prefix_reuse,
         use_async_batching=False,
         use_cuda_graph=False,  # the choosers run Python between steps
     )
@@ -165,6 +187,7 @@ def _start(model: "PreTrainedModel", config: EngineConfig) -> Any:
     manager = model.init_continuous_batching(greedy, settings)
     manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([Choices()]))  # type: ignore[list-item]
     manager.logit_processor.tensors_required = 1
+    attention.install(model)
     # A thread inherits being a daemon: else a process that forgot to close an engine could never end.
     starter = threading.Thread(target=manager.start, daemon=True)
     starter.start()

@@ -1,88 +1,131 @@
-"""vLLM behind the same protocol, for GPUs; an optional extra.
+"""vLLM behind the same protocol, for GPUs; an optional extra, whose CPU build runs it for trying out.
 
 Only what the protocol needs: ids in, ids out. Rendering, stop ids and parsing stay ours, so that the ids an answer was
-served with are the ids it is trained on.
+served with are the ids it is trained on. Grammars go to vLLM's own llguidance, which reads the same language.
 """
 
+import asyncio
+import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
+
+import torch
 
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import ConfigError, InputError
 from llmagentos.core.records import VersionRef
-from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling, TokenScore
+from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling, TokenScore, check_bias
+from llmagentos.engines.vocabulary import vocabulary_of
 from llmagentos.models.loading import load_renderer
+
+_CPU_CACHE = 1 << 30
+"""Bytes for keys and values on CPU, where VLLM_CPU_KVCACHE_SPACE does not say."""
 
 
 def load(ref: VersionRef, config: EngineConfig, dtype: str) -> "VllmEngine":
-    """Start vLLM on a version. Raises ConfigError when it is not installed."""
+    """Start vLLM on a version, in a process of its own. Raises ConfigError when it is not installed."""
     try:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
     except ImportError as error:
         raise ConfigError(
             f"engine.name=vllm, but vLLM cannot be imported ({error}).",
-            hint="Install it with pip install 'llmagentos[vllm]', or set engine.name=transformers.",
+            hint="Add it with cluster/install_vllm.sh, or set engine.name=transformers.",
         ) from None
     arguments = AsyncEngineArgs(
-        model=ref.dir, dtype=dtype, block_size=config.page_size, enable_log_requests=False, trust_remote_code=False
+        model=ref.dir,
+        dtype=dtype,
+        block_size=config.page_size,
+        enable_prefix_caching=config.prefix_reuse,
+        structured_outputs_config={"backend": "guidance"},
+        enable_log_requests=False,
+        disable_log_stats=True,
+        trust_remote_code=False,
+        **({} if torch.cuda.is_available() else _on_cpu(config)),
     )
     return VllmEngine(ref, AsyncLLM.from_engine_args(arguments))
 
 
+def _on_cpu(config: EngineConfig) -> dict[str, Any]:
+    """What vLLM's CPU build needs to share a machine: bounded memory, and threads that no core is reserved for, since
+    two versions side by side would be put on the same ones."""
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))
+    return {"kv_cache_memory_bytes": _CPU_CACHE, "enforce_eager": True}
+
+
 class VllmEngine:
-    """One version's weights in a vLLM engine."""
+    """One version's weights in a vLLM engine. It belongs to the event loop that first generates with it."""
 
     def __init__(self, ref: VersionRef, engine: Any) -> None:
         self.ref = ref
         self.renderer = load_renderer(ref.dir)
         self.max_length = int(engine.model_config.max_model_len)
         self._engine = engine
-        self._active: dict[str, bool] = {}
+        self._active: Counter[str] = Counter()
+        self._cancelled: set[str] = set()
+        self._aborts: set[asyncio.Task[None]] = set()
 
     async def generate(
         self, request_id: str, prompt_ids: list[int], sampling: Sampling, *, stream: bool = True
     ) -> AsyncIterator[Chunk]:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.exceptions import VLLMClientError, VLLMError
 
-        if sampling.grammar:
-            field = sampling.grammar.field
-            raise InputError(f"{field}: answers of a given form need engine.name=transformers.", field=field)
-        parameters = SamplingParams(
+        self._active[request_id] += 1
+        try:
+            parameters = await self._parameters(sampling, stream)
+            async for output in self._engine.generate({"prompt_token_ids": prompt_ids}, parameters, request_id):
+                answer = output.outputs[0]
+                if request_id in self._cancelled or answer.finish_reason == "abort":
+                    yield Chunk([], "cancelled")
+                    return
+                ids = list(answer.token_ids)
+                yield Chunk(ids, answer.finish_reason, _scores(ids, answer.logprobs, sampling.logprobs or 0))
+        except (VLLMError, RuntimeError, ValueError) as error:
+            if sampling.grammar and isinstance(error, VLLMClientError):
+                field = sampling.grammar.field
+                raise InputError(f"{field}: vLLM cannot follow it: {error}.", field=field) from error
+            raise EngineFailedError(f"vLLM failed on version {self.ref.id}: {error.__cause__ or error}.") from error
+        finally:
+            self._active[request_id] -= 1
+            if not self._active[request_id]:
+                del self._active[request_id]
+                self._cancelled.discard(request_id)
+
+    async def _parameters(self, sampling: Sampling, stream: bool) -> Any:
+        """vLLM's own words for a sampling. Raises InputError."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        check_bias(sampling, self.renderer.vocab_size)
+        if sampling.grammar:  # compiled here first: an error then names the field that asked for it
+            await asyncio.to_thread(vocabulary_of(self.renderer).matcher, sampling.grammar)
+        return SamplingParams(
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            seed=sampling.seed,
+            seed=None if sampling.seed is None else sampling.seed % (1 << 63),
             stop=list(sampling.stop),
-            stop_token_ids=sorted(self.renderer.stop_ids),
+            stop_token_ids=[] if sampling.ignore_eos else sorted(self.renderer.stop_ids),
             ignore_eos=sampling.ignore_eos,
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
             logit_bias=dict(sampling.logit_bias) or None,
             logprobs=sampling.logprobs,
+            structured_outputs=StructuredOutputsParams(grammar=sampling.grammar.text) if sampling.grammar else None,
             output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
         )
-        self._active[request_id] = True
-        try:
-            async for output in self._engine.generate({"prompt_token_ids": prompt_ids}, parameters, request_id):
-                answer = output.outputs[0]
-                reason = "cancelled" if answer.finish_reason == "abort" else answer.finish_reason
-                ids = list(answer.token_ids)
-                yield Chunk(ids, reason, _scores(ids, answer.logprobs, sampling.logprobs or 0))
-        except (RuntimeError, ValueError) as error:
-            raise EngineFailedError(f"vLLM failed on version {self.ref.id}: {error}.") from error
-        finally:
-            self._active.pop(request_id, None)
 
     def cancel(self, request_id: str) -> None:
-        import asyncio
-
         if request_id in self._active:
-            self._cancelling = asyncio.ensure_future(self._engine.abort(request_id))
+            self._cancelled.add(request_id)
+            task = asyncio.ensure_future(self._engine.abort(request_id))
+            self._aborts.add(task)
+            task.add_done_callback(self._aborts.discard)
 
     def busy(self) -> int:
-        return len(self._active)
+        return self._active.total()
 
     def steps(self) -> int | None:
         return None  # vLLM watches its own core, and says so in healthy()

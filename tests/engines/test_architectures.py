@@ -33,13 +33,16 @@ _SMALL = {
 }
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "gemma", "gemma3_text"])
-def test_another_architecture(tmp_path: Path, kind: str):
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [("qwen3", {}), ("gemma", {}), ("gemma3_text", {}), ("gemma3_text", {"sliding_window": 16, "num_hidden_layers": 6})],
+)
+def test_another_architecture(tmp_path: Path, kind: str, fields: dict):
     folder = tmp_path / "1"
     folder.mkdir()
     train_tokenizer(TEXTS, 400, folder)
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **_SMALL)).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(_SMALL | fields))).save_pretrained(folder)
     ref = VersionRef(id=1, dir=str(folder), manifest_hash=write_manifest(folder))
     engine = load(ref, EngineConfig(num_blocks=32, page_size=32, max_batch_tokens=64))
     prompts = [engine.renderer.prompt([{"role": "user", "content": q}]) for q in ("What?", "你好" * 20, "x")]

@@ -11,6 +11,7 @@ from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import Engine, Grammar, Sampling, TokenScore, load
+from llmagentos.engines.transformers_engine import _StopStrings
 from llmagentos.models.loading import load_model
 
 CONFIG = EngineConfig(num_blocks=64, page_size=32, max_batch_tokens=64)
@@ -159,6 +160,17 @@ def test_a_stop_string_ends_the_answer(engine: Engine):
     assert whole[: len(found)] == found
     assert stop in engine.renderer.text(found)
     assert len(found) < len(whole)
+
+
+def test_a_stop_string_is_found_however_late_and_split(engine: Engine):
+    filler = engine.renderer.tokenizer.encode("The lamp costs 12 euros. " * 20, add_special_tokens=False).ids
+    for text in ("yes no", "你好"):
+        whole = filler + engine.renderer.tokenizer.encode(text, add_special_tokens=False).ids
+        found = _StopStrings(engine.renderer, ("yes no", "你好"))
+        looked = [found.met(whole[:k]) for k in range(1, len(whole) + 1)]
+        assert looked == [False] * (len(whole) - 1) + [True]
+        assert _StopStrings(engine.renderer, (text,)).met([*whole, *filler])
+    assert not _StopStrings(engine.renderer, ()).met(filler)
 
 
 def test_cancelling_ends_a_request_and_leaves_others_alone(engine: Engine):
