@@ -32,6 +32,8 @@ from llmagentos.serve.replies import Choice, Reply, choice_id, sse, usage
 from llmagentos.serve.schemas import ChatRequest, CompletionRequest, parse
 
 logger = logging.getLogger(__name__)
+_LARGE = 20_000
+"""Size of a prompt that is rendered in a thread."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Question:
 
     @property
     def routed(self) -> Routed:
-        return Routed(self.target, self.caller.session_id, free="@" not in str(self.asked.model))
+        free = self.target == "champion" and "@" not in str(self.asked.model)
+        return Routed(self.target, self.caller.session_id, free)
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,14 @@ class Answers:
         source: Conversation | PlainText,
         limit: int | None,
     ) -> Response:
-        target = traffic.target(asked.model, self._config.serve.agent_name)
         who = traffic.caller(request.headers, asked.metadata or {}, asked.user)
+        target = traffic.target(asked.model, self._config.serve.agent_name)
+        if asked.model == self._config.serve.agent_name:  # who names a version or an alias gets just that
+            assigned = self._residents.release.adapter_of(who.tenant, (asked.metadata or {}).get("scenario"))
+            target = target if assigned is None else assigned
         id, keyed = traffic.interaction_id(request.headers, who.tenant)
         sampling = asked.sampling(self._config.engine, limit)
-        question = Question(id, keyed, who, target, asked, source, sampling, digest([request.url.path, data]))
+        question = Question(id, keyed, who, target, asked, source, sampling, digest([request.scope["path"], data]))
         while keyed:
             if recorded := await self._recorded(question):
                 return _replayed(question, recorded)
@@ -196,6 +202,7 @@ class Answers:
         began, created = time.perf_counter(), time.time()
         try:
             async with self._residents.pin(self._trial.target(answer.question.routed)) as engine:
+                self._check_open(engine.ref.id, answer.question.caller.tenant)
                 with self._trial.watched(engine.ref.id, answer.question.routed):
                     await self._turns(answer, engine)
         except NotFoundError:
@@ -207,6 +214,11 @@ class Answers:
             raise ApiError(409, f"{records[0].id} was answered at the same time elsewhere; ask again.", code="in_progress")
         self._measure(answer, seconds)
         self._trial.answered(answer.question.routed, answer.turns, seconds)
+
+    def _check_open(self, version: int, tenant: str) -> None:
+        """Raises NotFoundError for an adapter that answers for other tenants only: it may repeat what they said."""
+        if self._residents.is_adapter(version) and not self._residents.release.open_to(version, tenant):
+            raise NotFoundError(f"version {version} is not for the tenant {tenant!r}.")
 
     def _measure(self, answer: Answer, seconds: float) -> None:
         used = answer.used()
@@ -220,10 +232,10 @@ class Answers:
         """Speak all choices at once, to their end. One that fails ends the others."""
         question, longest = answer.question, self._config.model.max_length
         answer.version = engine.ref.id
-        answer.turns = [
-            Turn(engine, choice_id(question.id, k), question.source, question.sampling.of_choice(k), longest)
-            for k in range(question.asked.choices)
-        ]
+        if question.source.size > _LARGE:  # rendering may take seconds, and meanwhile the others go on
+            answer.turns = await asyncio.to_thread(_all_turns, question, engine, longest)
+        else:
+            answer.turns = _all_turns(question, engine, longest)
         try:
             async with asyncio.TaskGroup() as group:
                 for k in range(len(answer.turns)):
@@ -253,6 +265,14 @@ class Answers:
         """Let what is under way end."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=30)
+
+
+def _all_turns(question: Question, engine: Engine, longest: int) -> list[Turn]:
+    """A turn for each choice. Raises InputError."""
+    return [
+        Turn(engine, choice_id(question.id, k), question.source, question.sampling.of_choice(k), longest)
+        for k in range(question.asked.choices)
+    ]
 
 
 async def _listen(answer: Answer, index: int) -> None:
