@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llmagentos import cli_adapters
 from llmagentos.config import Config, load_config
 from llmagentos.core.errors import ConfigError
 from llmagentos.local import output
@@ -26,6 +27,7 @@ explain = typer.Typer(no_args_is_help=True, help="Where a version came from, or 
 app.add_typer(explain, name="explain")
 keys = typer.Typer(no_args_is_help=True, help="Who may use the endpoint: add, list and revoke API keys.")
 app.add_typer(keys, name="keys")
+app.add_typer(cli_adapters.commands(lambda *read: _config(*read), lambda *told: _tell(*told)), name="adapters")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="settings", show_default=False)]
 File = Annotated[str | None, typer.Option("--config", help="YAML file with settings", show_default=False)]
@@ -88,15 +90,14 @@ def up(
     json: Json = False,
 ) -> None:
     """Start Ray, MLflow and the agent on this machine."""
+    from llmagentos.local import up as machine
     from llmagentos.local.show import addresses
-    from llmagentos.local.up import up as start
-    from llmagentos.local.up import watch
 
     settings = _config(config, overrides)
-    result = start(settings, file=config, overrides=overrides or ())
+    result = machine.up(settings, file=config, overrides=overrides or ())
     _tell(result, addresses)
     if not detach and result["started"]:
-        watch(settings)
+        machine.watch(settings)
 
 
 @app.command()
@@ -233,10 +234,9 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Step 4: how many answers of a version are right."""
-    from llmagentos.local import steps
-    from llmagentos.local.show import accuracy
+    from llmagentos.local import show, steps
 
-    _tell(steps.evaluate(_config(config, overrides), suite=suite, version=version, rows=rows, register=register), accuracy)
+    _tell(steps.evaluate(_config(config, overrides), suite=suite, version=version, rows=rows, register=register), show.accuracy)
 
 
 @app.command()

@@ -24,7 +24,8 @@ HEAVY = ("torch", "ray", "transformers", "mlflow", "pandas", "pyarrow", "deepspe
 
 NOT_MIRRORS = {
     "test_layers.py", "test_style.py", "test_configs.py", "test_readme.py", "test_makefile.py",
-    "cluster", "k8s", "jobs", "end_to_end", "engines/test_architectures.py",
+    "cluster", "k8s", "jobs", "end_to_end", "engines/test_architectures.py", "engines/test_prefix_reuse.py",
+    "engines/test_vllm.py", "serve/test_bad_requests.py",
 }  # fmt: skip
 """Files and folders of tests/ that hold something other than one module."""
 

@@ -6,9 +6,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmagentos.core.records import ModelVersion
+from llmagentos.models.loading import load_model
 from llmagentos.models.tokenizer import train_tokenizer
 from llmagentos.registry.versions import Versions
+from llmagentos.release import adapters
 from llmagentos.storage.layout import Home
+from llmagentos.training.adapters import with_adapters
 
 TEXTS = ["What does the lamp cost? It costs 12 euros.", "How long is the warranty? Two years.", "你好，价格是多少？"] * 20
 
@@ -40,3 +43,20 @@ def add_tiny(home: Home, seed: int, **fields: object) -> ModelVersion:
     folder = home.root / f"tiny-{seed}"
     save_tiny(folder, seed)
     return Versions(home).add(folder, move=True, **({"role": "agent"} | fields))
+
+
+def save_adapter(base: str | Path, folder: Path, seed: int = 1) -> Path:
+    """Save a LoRA adapter that changes the answers of the model in `base`, as PEFT does."""
+    model = with_adapters(load_model(base), 4, 8.0)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, values in model.named_parameters():
+            if "lora_B" in name:
+                values.normal_(std=0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def add_adapter(home: Home, base: int, seed: int = 1) -> ModelVersion:
+    """Add an adapter of a version to the versions of a home."""
+    return adapters.add(home, save_adapter(home.version(base), home.root / f"adapter-{base}-{seed}", seed), base)

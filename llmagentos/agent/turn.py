@@ -14,11 +14,12 @@ from llmagentos.agent.form import HERMES, Form, call_marker, grammar
 from llmagentos.agent.spoken import Spoken, SpokenToken
 from llmagentos.config.sections import AgentConfig
 from llmagentos.core.errors import InputError
-from llmagentos.core.messages import Message
+from llmagentos.core.messages import Message, text_of
 from llmagentos.engines.engine import Chunk, Engine, Sampling
 from llmagentos.engines.vocabulary import vocabulary_of
 from llmagentos.models.chat import CALL, parse_answer
 
+_MESSAGE = 300
 _MARKERS = (CALL, HERMES[0])
 _BANNED = -100.0
 _HALF = "\ufffd"
@@ -41,6 +42,17 @@ class Conversation:
     messages: list[Message]
     tools: list[dict[str, Any]] | None = None
     form: Form = Form()
+    field = "messages"
+    """The request's field that holds it."""
+
+    @property
+    def turns(self) -> int:
+        return len(self.messages)
+
+    @property
+    def size(self) -> int:
+        """Roughly the characters that it takes to render it; a message costs some by itself."""
+        return sum(_MESSAGE + len(text_of(message)) for message in self.messages) + _MESSAGE * len(self.tools or ())
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -69,7 +81,13 @@ class PlainText:
     """Text to be continued as it stands; the answer is text."""
 
     text: str
+    field = "prompt"
     markers = ()
+    turns = 1
+
+    @property
+    def size(self) -> int:
+        return len(self.text)
 
     def prompt(self, engine: Engine) -> list[int]:
         return list(engine.renderer.tokenizer.encode(self.text, add_special_tokens=False).ids)
@@ -101,10 +119,13 @@ class Turn:
         self.engine = engine
         self.request_id = request_id
         self.source = source
+        longest = min(max_length, engine.max_length)
+        if source.turns > longest:  # each is a token at least: no need to render them to know
+            raise ContextLengthError(source.turns, longest, source.field)
         self.prompt_ids = source.prompt(engine)
-        room = min(max_length, engine.max_length) - len(self.prompt_ids)
+        room = longest - len(self.prompt_ids)
         if not self.prompt_ids or room < 1:
-            raise ContextLengthError(len(self.prompt_ids), min(max_length, engine.max_length))
+            raise ContextLengthError(len(self.prompt_ids), longest, source.field)
         self.sampling = source.sampling(engine, replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room)))
         self.answer_ids: list[int] = []
         self.finish_reason: str = "cancelled"
@@ -193,9 +214,9 @@ class ContextLengthError(InputError):
 
     code = "context_length_exceeded"
 
-    def __init__(self, tokens: int, limit: int) -> None:
-        said = f"the prompt has {tokens} tokens, and prompt plus answer may have {limit}." if tokens else "it is empty."
-        super().__init__(f"messages: {said}", field="messages")
+    def __init__(self, tokens: int, limit: int, field: str) -> None:
+        said = f"the prompt has {tokens} tokens or more, and prompt plus answer may have {limit}." if tokens else "it is empty."
+        super().__init__(f"{field}: {said}", field=field)
 
 
 def _partial(text: str, mark: str) -> int:

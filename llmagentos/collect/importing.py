@@ -18,7 +18,7 @@ from llmagentos.config import Config
 from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.examples import dump_messages, row_id
 from llmagentos.core.hashing import digest
-from llmagentos.core.messages import Row, parse_row
+from llmagentos.core.messages import Row, parse_row, unique_keys
 from llmagentos.core.records import Feedback, Interaction, Tier
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
@@ -197,7 +197,7 @@ def _parse(raw: bytes, number: int, whole: bool) -> Line:
     try:
         if not whole:
             raise InputError(f"the line is longer than {MAX_LINE_BYTES} bytes", line=number)
-        data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=unique_keys)
         return Line(number, row=parse_row(data, line=number))
     except InputError as error:
         return Line(number, error=error, raw=start)

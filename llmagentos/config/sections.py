@@ -52,6 +52,9 @@ class ServeConfig(Section):
     """Requests a replica works on at once."""
     max_queued: int = Field(256, ge=-1)
     """Requests that may wait; beyond it 429 with Retry-After."""
+    memory_mb: int = Field(0, ge=0)
+    """MB that the engines of one replica may take, weights and cache blocks; 0 is no limit. A newer champion is loaded
+    beside the old one, so it must hold both."""
     max_body_bytes: int = Field(4_000_000, ge=1024)
     """Largest request body; beyond it 413."""
     poll_seconds: float = Field(0.5, gt=0)

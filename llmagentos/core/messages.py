@@ -8,11 +8,17 @@ import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from llmagentos.core.errors import InputError
 
 Message = dict[str, Any]
 """One chat message as JSON: role, content, and for an assistant possibly tool_calls."""
+
+_LONGEST_NAME = 64
+"""Characters of one step of a field's path that an error repeats."""
+_UNION = re.compile(r"function-|ChatMessage|literal|(str|bool|float|int)$|(list|dict)\[")
+"""What pydantic puts into a field's path for the member of a union that it tried."""
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -49,7 +55,7 @@ class ChatMessage(_Open):
         if isinstance(self.content, list):
             bad = [p.get("type") for p in self.content if p.get("type") != "text" or not isinstance(p.get("text"), str)]
             if bad:
-                raise ValueError(f"content parts of type {bad[0]!r} are not supported: only text parts are")
+                raise ValueError(f"content parts of type {str(bad[0])[:64]!r} are not supported: only text parts are")
         return self
 
 
@@ -135,26 +141,33 @@ def parse_row(data: object, *, line: int | None = None) -> Row:
         row = Row.model_validate(data)
     except ValidationError as error:
         raise input_error(error, line=line) from None
-    if _has_surrogate(data):
-        raise InputError("text holds a lone surrogate, which is not valid Unicode", field="messages", line=line)
+    if wrong := _unfit(data):
+        raise InputError(wrong, field="messages" if "surrogate" in wrong else "row", line=line)
     return row
 
 
 def input_error(error: ValidationError, *, line: int | None = None, prefix: str = "") -> InputError:
     """The first complaint of pydantic as our InputError, with a dotted field path."""
     first = error.errors(include_url=False, include_context=False)[0]
-    path = [str(p) for p in first["loc"] if not str(p).startswith(("function-", "ChatMessage", "literal"))]
+    path = [str(p)[:_LONGEST_NAME] for k, p in enumerate(first["loc"]) if k == 0 or not _UNION.match(str(p))]
     field = ".".join(([prefix] if prefix else []) + path) or None
     message = str(first["msg"]).removeprefix("Value error, ")
     return InputError(f"{field}: {message}" if field else message, field=field, line=line)
 
 
-def _has_surrogate(data: object) -> bool:
+def _unfit(data: object) -> str | None:
+    """Why a value that could be read could not be stored and read again; None where it could."""
     try:
-        json.dumps(data, ensure_ascii=False).encode("utf-8")
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:
-        return True
-    return False
+        return "text holds a lone surrogate, which is not valid Unicode"
+    except (ValueError, RecursionError):
+        return "it holds a number that is not finite, or is nested too deeply"
+    try:
+        from_json(text)
+    except ValueError:
+        return "it is nested too deeply"
+    return None
 
 
 def text_of(message: Message) -> str:
@@ -173,7 +186,7 @@ def parsed_calls(message: Message) -> list[tuple[str, Any]]:
         arguments = function.get("arguments", "{}")
         if isinstance(arguments, str):
             with contextlib.suppress(ValueError):
-                arguments = json.loads(arguments)
+                arguments = from_json(arguments)  # which refuses to go deeper than our recursion could follow
         calls.append((str(function.get("name", "")), arguments))
     return calls
 
@@ -203,3 +216,14 @@ def normalised_prompt(messages: list[Message]) -> str:
     """The normalised text of everything before the last assistant message, roles included."""
     last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=len(messages))
     return "\n".join(f"{m.get('role')}: {normalise(text_of(m) or answer_text(m))}" for m in messages[:last])
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `object_pairs_hook`. Raises ValueError for a key that stands twice: readers differ on which
+    one counts."""
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made:
+            raise ValueError(f"the key {key[:64]!r} stands twice in one object")
+        made[key] = value
+    return made

@@ -9,7 +9,8 @@ from llmagentos.core.hashing import fraction
 Tier = Literal["traffic", "import"]
 """Where a row came from. `import` is trusted by whoever runs it; caps bind `traffic` only."""
 
-Role = Literal["agent", "student"]
+Role = Literal["agent", "student", "adapter"]
+"""An adapter is no model by itself: low-rank weights that are put on the version `base`."""
 Alias = Literal["champion", "challenger", "previous", "student"]
 
 
@@ -115,6 +116,8 @@ class ModelVersion(Record):
     id: int
     role: Role = "agent"
     parent: int | None = None
+    base: int | None = None
+    """The version an adapter was trained on, and is put on for ever; None for what is no adapter."""
     teacher: int | None = None
     snapshot: str | None = None
     cycle: str | None = None
@@ -165,12 +168,27 @@ class Stage(Record):
         return fraction(name, salt=self.salt) < self.share
 
 
+class Assignment(Record):
+    """An adapter that answers in the champion's place, for one tenant or one scenario."""
+
+    kind: Literal["tenant", "scenario"]
+    name: str
+    version: int
+    """The adapter's."""
+    by: str = ""
+    reason: str = ""
+    created: float = 0.0
+    """Unix seconds: since when."""
+
+
 class Release(Record):
     """One row of the table `releases`: what serves since this epoch. The newest row is the truth."""
 
     epoch: int = -1
     """−1: nothing was released yet."""
-    action: Literal["none", "bootstrap", "promote", "challenge", "withdraw", "stage", "abort", "rollback"] = "none"
+    action: Literal[
+        "none", "bootstrap", "promote", "challenge", "withdraw", "stage", "abort", "rollback", "assign", "unassign"
+    ] = "none"
     champion: int | None = None
     challenger: int | None = None
     student: int | None = None
@@ -180,6 +198,8 @@ class Release(Record):
     """Promoted versions in order; the last one is the champion."""
     stage: Stage | None = None
     """The challenger's trial, where one is under way."""
+    adapters: list[Assignment] = []
+    """Who is answered by an adapter; each keeps its base whatever becomes champion."""
     by: str = ""
     reason: str = ""
     created: float = 0.0
@@ -197,6 +217,18 @@ class Release(Record):
             "student": self.student,
         }
         return {name: version for name, version in named.items() if version is not None}
+
+    def adapter_of(self, tenant: str, scenario: str | None) -> int | None:
+        """The adapter that answers a request; a tenant's own comes before a scenario's."""
+        for kind, name in (("tenant", tenant), ("scenario", scenario)):
+            for one in self.adapters:
+                if (one.kind, one.name) == (kind, name):
+                    return one.version
+        return None
+
+    def open_to(self, adapter: int, tenant: str) -> bool:
+        """Whether a tenant may meet an adapter: its own, or one of a scenario; no other tenant's."""
+        return any(one.version == adapter and (one.kind == "scenario" or one.name == tenant) for one in self.adapters)
 
 
 RunKind = Literal["cycle", "collect", "update", "distill", "evaluate", "release", "pretrain", "benchmark"]

@@ -71,6 +71,12 @@ def keys(result: dict[str, Any]) -> None:
     _table("", columns, [[key[column] for column in columns] for key in result["data"]])
 
 
+def adapters(result: dict[str, Any]) -> None:
+    """Adapters with their bases and whom they answer for."""
+    columns = ("version", "base", "base_is_champion", "assigned")
+    _table("", columns, [[_plain(one[column]) for column in columns] for one in result["data"]])
+
+
 def accuracy(result: dict[str, Any]) -> None:
     """Accuracy in all, by skill and by suite."""
     facts({"version": result["version"], "n": result["n"], "accuracy": result["accuracy"]})

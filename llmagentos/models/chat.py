@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic_core import from_json
 from tokenizers import Tokenizer
 
 from llmagentos.core.errors import ConfigError, InputError
@@ -205,7 +206,7 @@ def parse_answer(text: str) -> Message:
 def _own_call(text: str) -> dict[str, str] | None:
     name, brace, rest = text.strip().partition("{")
     try:
-        arguments = json.loads(brace + rest) if brace else {}
+        arguments = from_json(brace + rest) if brace else {}
     except ValueError:
         return None
     return {"name": name.strip(), "arguments": _compact(arguments)} if name.strip() else None
@@ -213,7 +214,7 @@ def _own_call(text: str) -> dict[str, str] | None:
 
 def _hermes_call(text: str) -> dict[str, str] | None:
     try:
-        call = json.loads(text)
+        call = from_json(text)
         return {"name": str(call["name"]), "arguments": _compact(call.get("arguments", {}))}
     except (ValueError, KeyError, TypeError):
         return None
@@ -224,7 +225,7 @@ def _call_values(call: dict[str, Any], defuse: Any) -> dict[str, Any]:
     arguments = function.get("arguments", "{}")
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(defuse(arguments))
+            arguments = from_json(defuse(arguments))
         except ValueError:
             arguments = defuse(arguments)
     return {"type": "function", "function": {"name": defuse(str(function.get("name", ""))), "arguments": arguments}}

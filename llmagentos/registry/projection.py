@@ -51,7 +51,7 @@ def project(home: Home, config: Config, client: "MlflowClient", experiment: str)
     try:
         for record in tracking.runs(home).values():  # a cycle is older than its steps, so parents come first
             _project_run(home, client, experiment, record, note)
-        names = {role: f"{config.registry.experiment}-{role}" for role in ("agent", "student")}
+        names = {role: f"{config.registry.experiment}-{role}" for role in ("agent", "student", "adapter")}
         for version in Versions(home).all():
             _project_version(home, client, experiment, names[version.role], version, note)
         _project_aliases(home, client, names, note)

@@ -23,6 +23,8 @@ from llmagentos.storage.tables import Tables
 _APP = "versions"
 _ATTEMPTS = 20
 _ADDING = ".adding-"
+MERGED = "merged"
+"""The cache of bases with an adapter merged in: `<adapter's id>-<hash of both manifests>`."""
 _ABANDONED_SECONDS = 24 * 3600.0
 
 
@@ -106,7 +108,7 @@ class Versions:
         aliases = (release or released.current(self.home)).aliases()
         if alias not in aliases:
             known = ", ".join(sorted(aliases)) or "none yet"
-            raise NotFoundError(f"no version is called {name!r}.", hint=f"Give a number or an alias ({known}).")
+            raise NotFoundError(f"no version is called {str(name)[:64]!r}.", hint=f"Give a number or an alias ({known}).")
         return self.get(aliases[alias])
 
     def has_weights(self, version_id: int) -> bool:
@@ -147,19 +149,24 @@ def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
     """Delete the weights of old versions and return their ids; the records stay.
 
     Kept: every version an alias or the anchor names, the newest `keep` promoted ones (so that rollback can walk back
-    over them), and the newest `keep` of all. Students and agents are counted apart.
+    over them), and the newest `keep` of all. Students, agents and adapters are counted apart; adapters in use are kept,
+    and so is the base of every adapter that is.
     """
     versions = Versions(home)
     release = release or released.current(home)
     kept = set(release.aliases().values()) | set(release.history[-keep:])
     kept |= {release.anchor} if release.anchor is not None else set()
     everything = versions.all()
-    for role in ("agent", "student"):
+    for role in ("agent", "student", "adapter"):
         kept |= {v.id for v in [v for v in everything if v.role == role][-keep:]}
+    kept |= {one.version for one in release.adapters}
+    kept |= {v.base for v in everything if v.id in kept and v.base is not None}
     gone = [v.id for v in everything if v.id not in kept and home.version(v.id).exists()]
     for number in gone:
         (home.version(number) / NAME).unlink(missing_ok=True)  # first, so that a half-deleted folder is no version
         shutil.rmtree(home.version(number), ignore_errors=True)
+        for merged in home.cache(MERGED, "").glob(f"{number}-*"):
+            shutil.rmtree(merged, ignore_errors=True)
     _sweep(home)
     return gone
 

@@ -5,6 +5,8 @@ follows its teacher: rolling back to a champion also goes back to the newest stu
 
 A stage (a challenger's trial) is part of the release: beginning it, moving it on and ending it are commits like any
 other. Promoting any version ends it; a rollback takes back the newest move, and that is the stage where there is one.
+
+So are the adapters that answer for a tenant or a scenario; nothing but assigning and removing one touches them.
 """
 
 import json
@@ -13,8 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from llmagentos.core.errors import ConflictError, IntegrityError
-from llmagentos.core.records import ModelVersion, Release, Stage, StageName
+from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
+from llmagentos.core.records import Assignment, ModelVersion, Release, Stage, StageName
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.storage.layout import Home
@@ -27,6 +29,8 @@ _POLL_SECONDS = 0.05
 
 Fence = dict[str, int]
 """Lease application id -> epoch held: shuts out a holder that was overtaken."""
+
+AssignmentKind = Literal["tenant", "scenario"]
 
 Change = Callable[[Release], dict[str, Any] | None]
 """The present release -> the fields that change, None where nothing is to change."""
@@ -163,6 +167,34 @@ class Releases:
             self._versions.change(version, status="rejected")
         return release
 
+    def assign(self, version: int, kind: AssignmentKind, name: str, *, by: str, reason: str) -> Release:
+        """Let an adapter answer for a tenant or a scenario, in the place of whatever did; the same again changes nothing.
+
+        Raises NotFoundError, ConflictError for a version that is no adapter or is rejected, IntegrityError where its
+        weights or its base's are no longer on disk.
+        """
+        found = self._check(version, "adapter", False)
+        self._check(found.base or 0, "agent", True)
+        made = Assignment(kind=kind, name=name, version=version, by=by, reason=reason, created=time.time())
+
+        def change(now: Release) -> dict[str, Any] | None:
+            if any(one.kind == kind and one.name == name and one.version == version for one in now.adapters):
+                return None
+            return {"adapters": [*_without(now, kind, name), made.model_dump()]}
+
+        return self._change("assign", change, by, reason, None)
+
+    def unassign(self, kind: AssignmentKind, name: str, *, by: str, reason: str) -> Release:
+        """Let the champion answer again. Raises NotFoundError where no adapter answers for it."""
+
+        def change(now: Release) -> dict[str, Any]:
+            rest = _without(now, kind, name)
+            if len(rest) == len(now.adapters):
+                raise NotFoundError(f"no adapter answers for the {kind} {name!r}.", hint="`llmagentos adapters list` names them.")
+            return {"adapters": rest}
+
+        return self._change("unassign", change, by, reason, None)
+
     def _student_of(self, teacher: int) -> int | None:
         students = [v.id for v in self._versions.all() if v.role == "student" and v.teacher == teacher]
         return next((s for s in reversed(students) if self._versions.has_weights(s)), None)
@@ -170,11 +202,7 @@ class Releases:
     def _check(self, number: int, role: str, force: bool) -> ModelVersion:
         version = self._versions.get(number)
         if version.role != role:
-            raise ConflictError(
-                f"version {number} is a {version.role}, not an {role}." if role == "agent"
-                else f"version {number} is an {version.role}, not a {role}.",
-                code="wrong_role",
-            )  # fmt: skip
+            raise ConflictError(f"version {number} is {_a(version.role)}, not {_a(role)}.", code="wrong_role")
         if version.status in ("rejected", "bad") and not force:
             raise ConflictError(
                 f"version {number} is {version.status}: the gate did not let it through.",
@@ -212,6 +240,14 @@ class Releases:
 def _under_way(now: Release, stage: int | None) -> bool:
     """Whether the stage that this epoch began is still under way; true where none is asked for."""
     return stage is None or (now.stage is not None and now.stage.epoch == stage)
+
+
+def _without(now: Release, kind: str, name: str) -> list[dict[str, Any]]:
+    return [one.model_dump() for one in now.adapters if (one.kind, one.name) != (kind, name)]
+
+
+def _a(role: str) -> str:
+    return f"a {role}" if role == "student" else f"an {role}"
 
 
 def _staged(now: Release, stage: Stage) -> dict[str, Any]:

@@ -36,6 +36,8 @@ from llmagentos.serve.stream import Said, parts
 logger = logging.getLogger(__name__)
 _CLAIMED_SECONDS = 0.05
 """How often to look whether another replica has answered."""
+_LARGE = 20_000
+"""Size of a prompt that is rendered in a thread."""
 
 
 class Answer:
@@ -101,11 +103,14 @@ class Answers:
         source: Conversation | PlainText,
         limit: int | None,
     ) -> Response:
-        target = traffic.target(asked.model, self._config.serve.agent_name)
         who = traffic.caller(request.headers, asked.metadata or {}, asked.user)
+        target = traffic.target(asked.model, self._config.serve.agent_name)
+        if asked.model == self._config.serve.agent_name:  # who names a version or an alias gets just that
+            assigned = self._residents.release.adapter_of(who.tenant, (asked.metadata or {}).get("scenario"))
+            target = target if assigned is None else assigned
         id, keyed = traffic.interaction_id(request.headers, who.tenant)
         sampling = asked.sampling(self._config.engine, limit)
-        question = Question(id, keyed, who, target, asked, source, sampling, digest([request.url.path, data]))
+        question = Question(id, keyed, who, target, asked, source, sampling, digest([request.scope["path"], data]))
         while keyed:
             if recorded := await self._recorded(question):
                 return _replayed(question, recorded)
@@ -187,6 +192,7 @@ class Answers:
         began, created = time.perf_counter(), time.time()
         try:
             async with self._residents.pin(self._trial.target(answer.question.routed)) as engine:
+                self._check_open(engine.ref.id, answer.question.caller.tenant)
                 with self._trial.watched(engine.ref.id, answer.question.routed):
                     await self._turns(answer, engine)
         except NotFoundError:
@@ -210,6 +216,11 @@ class Answers:
         if answer.recorded is None or (answer.begun and not same):
             raise ApiError(409, f"{answer.question.id} was answered at the same time elsewhere; ask again.", code="in_progress")
 
+    def _check_open(self, version: int, tenant: str) -> None:
+        """Raises NotFoundError for an adapter that answers for other tenants only: it may repeat what they said."""
+        if self._residents.is_adapter(version) and not self._residents.release.open_to(version, tenant):
+            raise NotFoundError(f"version {version} is not for the tenant {tenant!r}.")
+
     def _measure(self, answer: Answer, seconds: float) -> None:
         used = answer.used()
         self._metrics.seconds.observe(seconds)
@@ -222,10 +233,10 @@ class Answers:
         """Speak all choices at once, to their end. One that fails ends the others."""
         question, longest = answer.question, self._config.model.max_length
         answer.version = engine.ref.id
-        answer.turns = [
-            Turn(engine, choice_id(question.id, k), question.source, question.sampling.of_choice(k), longest)
-            for k in range(question.asked.choices)
-        ]
+        if question.source.size > _LARGE:  # rendering may take seconds, and meanwhile the others go on
+            answer.turns = await asyncio.to_thread(_all_turns, question, engine, longest)
+        else:
+            answer.turns = _all_turns(question, engine, longest)
         try:
             async with asyncio.TaskGroup() as group:
                 for k in range(len(answer.turns)):
@@ -271,6 +282,14 @@ class Answers:
         if self._answers:
             await asyncio.wait([a.task for a in self._answers if a.task is not None], timeout=30)
         self._claims.close()
+
+
+def _all_turns(question: Question, engine: Engine, longest: int) -> list[Turn]:
+    """A turn for each choice. Raises InputError."""
+    return [
+        Turn(engine, choice_id(question.id, k), question.source, question.sampling.of_choice(k), longest)
+        for k in range(question.asked.choices)
+    ]
 
 
 async def _listen(answer: Answer, index: int) -> None:

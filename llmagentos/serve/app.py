@@ -39,7 +39,7 @@ from llmagentos.serve.page import page
 from llmagentos.serve.quota import Quotas
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import parse_json
-from llmagentos.serve.traffic import check_exposure, is_loopback
+from llmagentos.serve.traffic import check_exposure, check_kind, is_loopback
 from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 
@@ -229,7 +229,8 @@ def _own_key(config: Config, key_hash: str | None) -> Key | None:
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    """The body. Raises ApiError 413 beyond `limit` bytes, before reading on."""
+    """The body. Raises ApiError 415 for one that is no JSON, 413 beyond `limit` bytes, before reading on."""
+    check_kind(request.headers)
     length = request.headers.get("content-length", "")
     parts, size = [], int(length) if length.isdigit() and len(length) < 16 else 0
     if size <= limit:
@@ -240,7 +241,7 @@ async def _read(request: Request, limit: int) -> bytes:
                 break
             parts.append(part)
     if size > limit:
-        raise ApiError(413, f"the body is larger than {limit} bytes (serve.max_body_bytes).", code="body_too_large")
+        raise ApiError(413, f"the body is larger than {limit} bytes (serve.max_body_bytes).", code="body_too_large", param="body")
     return b"".join(parts)
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
 from llmagentos.serve import traffic
@@ -50,6 +50,9 @@ class Door:
         except asyncio.CancelledError:
             self._out(visit, request, _CLIENT_LEFT, {})
             raise
+        except ClientDisconnect:  # in the middle of its own body
+            self._out(visit, request, _CLIENT_LEFT, {})
+            return Response(status_code=_CLIENT_LEFT)
         except Exception as error:  # noqa: BLE001  the request's edge
             failure = api_error(error)
             if failure.status == 500:

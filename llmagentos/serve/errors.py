@@ -22,6 +22,7 @@ _TYPES = {
     404: "invalid_request_error",
     409: "conflict_error",
     413: "invalid_request_error",
+    415: "invalid_request_error",
     422: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
@@ -41,6 +42,7 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after: int | None = None,
+        allow: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -49,14 +51,16 @@ class ApiError(Exception):
         self.param = param
         self.retry_after = str(retry_after) if retry_after else _RETRY_SECONDS.get(status)
         """Seconds after which it makes sense to ask again."""
+        self.allow = allow
+        """The methods that the route takes, where it was asked with another."""
 
     def body(self) -> dict[str, Any]:
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        headers = {"Retry-After": self.retry_after} if self.retry_after else None
-        return JSONResponse(self.body(), self.status, headers)
+        told = {"Retry-After": self.retry_after, "Allow": self.allow}
+        return JSONResponse(self.body(), self.status, {name: value for name, value in told.items() if value})
 
 
 def api_error(error: Exception) -> ApiError:
@@ -65,8 +69,10 @@ def api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, HTTPException):
         codes = {404: "unknown_url", 405: "method_not_allowed"}
-        message = "there is no such route." if error.status_code == 404 else str(error.detail)
-        return ApiError(error.status_code, message, code=codes.get(error.status_code))
+        allow = (error.headers or {}).get("Allow")
+        said = {404: "there is no such route.", 405: f"this route takes {allow} only."}
+        message = said.get(error.status_code, str(error.detail))
+        return ApiError(error.status_code, message, code=codes.get(error.status_code), allow=allow)
     if isinstance(error, InputError):
         return ApiError(400, str(error), code=error.code, param=error.field)
     if isinstance(error, LLMAgentOSError):

@@ -4,6 +4,9 @@ A newer release is loaded beside the old one in a thread, verified and probed, t
 pin their engine first, so they end on the version they began with; an engine nobody needs is drained and closed. A
 version that does not load leaves the old one serving and is reported, never raised. A version on trial is loaded beside
 the champion, in a task of its own: neither an answer nor a newer release waits for it.
+
+With `serve.memory_mb` the engines share that much memory: versions that were asked for stay until another needs the
+room, and then idle ones go, the least recently used first, those that are released last, the champion never.
 """
 
 import asyncio
@@ -12,13 +15,17 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from llmagentos.config import Config
 from llmagentos.core.errors import CapacityError, IntegrityError, LLMAgentOSError, NotFoundError
-from llmagentos.core.records import Release, Stage
+from llmagentos.core.records import ModelVersion, Release, Stage
 from llmagentos.engines import Engine, Sampling, load
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
+from llmagentos.serve.footprint import footprint
+from llmagentos.serve.memory import Memory
+from llmagentos.serve.merged import base_of, servable
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
@@ -26,6 +33,8 @@ logger = logging.getLogger(__name__)
 _PROBE = [{"role": "user", "content": "Hello"}]
 _PROBE_SECONDS = 60.0
 _RETRY_SECONDS = 20.0
+_ROOM_TRIES = 10
+"""Times, a second apart, that a version on trial asks for room before it is said not to fit."""
 _UNUSABLE = (LLMAgentOSError, OSError, RuntimeError, MemoryError, TimeoutError)
 """What a version that cannot be loaded raises."""
 
@@ -43,7 +52,13 @@ class Residents:
         self._releases, self._versions, self._config = Releases(home), Versions(home), config
         self._tables, self._stamp = Tables(home), -1
         self._engines: dict[int, Engine] = {}
-        self._asked: int | None = None  # by its number; the last such one stays, so that a series of requests loads once
+        self._memory = Memory(config.serve.memory_mb)
+        self._making_room = asyncio.Lock()
+        self._sizes: dict[int, int] = {}
+        self._adapters: set[int] = set()
+        # Asked for by their numbers. Without a limit only the last one stays, so that a series of requests loads once.
+        self._asked: set[int] = set()
+        self._used: dict[int, float] = {}
         self._uses: Counter[int] = Counter()
         self._loading: dict[int, asyncio.Task[Engine]] = {}
         self._refreshing = asyncio.Lock()
@@ -76,7 +91,7 @@ class Residents:
         problems = []
         for version in candidates:
             try:
-                await self._engine(version)
+                await self._engine(version, leads=True)
             except _UNUSABLE as error:
                 logger.error("version %s cannot be served: %s", version, error)
                 problems.append(f"version {version}: {error}")
@@ -97,12 +112,20 @@ class Residents:
     async def _try(self, stage: Stage) -> None:
         """Load the version on trial beside the champion."""
         try:
-            await self._engine(stage.version)
+            await self._engine_once_there_is_room(stage.version)
         except _UNUSABLE as error:
             logger.error("version %s, on trial, cannot be served: %s", stage.version, error)
             if stage.epoch == self._tried:
                 self._unfit = f"version {stage.version}: {error}"
         self._retire()
+
+    async def _engine_once_there_is_room(self, version: int) -> None:
+        for _ in range(_ROOM_TRIES - 1):
+            with contextlib.suppress(CapacityError):
+                await self._engine(version)
+                return
+            await asyncio.sleep(1)
+        await self._engine(version)
 
     def on_trial(self) -> int | None:
         """The version on trial, once it can answer here."""
@@ -122,16 +145,22 @@ class Residents:
         """The engine of an alias or a version, which stays as it is until the block ends. `trial` is the version on
         trial, and the champion where none can answer.
 
-        Raises NotFoundError, CapacityError when nothing can be served just now.
+        Raises NotFoundError, CapacityError when nothing can be served just now or there is no room for it, ConflictError
+        for a version that is too large to be served beside the champion.
         """
         engine = await self._resolve(target)
         version = engine.ref.id
         self._uses[version] += 1
+        self._used[version] = time.monotonic()
         try:
             yield engine
         finally:
             self._uses[version] -= 1
             self._retire()
+
+    def is_adapter(self, version: int) -> bool:
+        """Whether a version that was loaded is an adapter's."""
+        return version in self._adapters
 
     async def _resolve(self, target: str | int) -> Engine:
         version = {
@@ -144,19 +173,20 @@ class Residents:
             raise CapacityError(f"no version can be served ({self.error or 'none was released yet'}).")
         if not isinstance(version, int):
             raise NotFoundError(f"no version is the {target}.")
-        if isinstance(target, int):
-            self._asked = target
         try:
-            return await self._engine(version)
+            engine = await self._engine(version)
         except IntegrityError as error:
             raise CapacityError(f"version {version} cannot be served: {error}") from error
+        if isinstance(target, int) and target not in self._needed():
+            self._asked = {*(self._asked if self._memory.limit else ()), target}
+        return engine
 
-    async def _engine(self, version: int) -> Engine:
-        """The engine of a version, loaded once however many ask."""
+    async def _engine(self, version: int, *, leads: bool = False) -> Engine:
+        """The engine of a version, loaded once however many ask; `leads` where it is to be champion."""
         if version in self._engines and self._engines[version].healthy():
             return self._engines[version]
         if version not in self._loading:
-            self._loading[version] = asyncio.ensure_future(self._load(version))
+            self._loading[version] = asyncio.ensure_future(self._load(version, leads))
         self._uses[version] += 1  # else it could be retired between its loading and its first use
         try:
             return await asyncio.shield(self._loading[version])
@@ -165,36 +195,93 @@ class Residents:
             if (task := self._loading.get(version)) and task.done():
                 del self._loading[version]
 
-    async def _load(self, version: int) -> Engine:
+    async def _load(self, version: int, leads: bool) -> Engine:
         found = await asyncio.to_thread(self._versions.get, version)
-        if not await asyncio.to_thread(self._versions.has_weights, version):
-            raise NotFoundError(f"the weights of version {version} are no longer on disk.")
-        engine = await asyncio.to_thread(load, found.ref(), self._config.engine, self._config.model.dtype)
+        base = await asyncio.to_thread(base_of, self._versions, found)
+        if found.base is not None:
+            self._adapters.add(version)
+        await self._make_room(version, base, leads)
+        try:
+            self._engines[version] = engine = await self._start(found)
+        except BaseException:
+            self._memory.free(version, self._sizes[version])
+            raise
+        return engine
+
+    async def _make_room(self, version: int, base: ModelVersion, leads: bool) -> None:
+        """Reserve what an engine as large as `base` takes, once idle ones are closed where that is needed.
+
+        Raises CapacityError, ConflictError. The first version to be served is let in whatever it takes.
+        """
+        settings = self._config.engine, self._config.model.dtype
+        self._sizes[version] = needed = await asyncio.to_thread(footprint, Path(base.dir), *settings)
+        async with self._making_room:
+            if version in self._engines:  # it died
+                self._close(version, drain=False)
+            if self._memory.limit and self.version is not None:
+                await self._closed()
+                for victim in self._memory.victims(version, needed, self._idle(leads), self.version):
+                    self._close(victim)
+                await self._closed()
+            self._memory.hold(version, needed)
+
+    def _idle(self, leads: bool) -> list[int]:
+        """Engines that may be closed, the first to go first. Only for a newer champion the one on trial goes too."""
+        stage = None if leads else self.release.stage
+        kept = {self.version, stage.version if stage else None}
+        idle = [v for v in self._engines if v not in kept and not self._uses[v]]
+        return sorted(idle, key=lambda v: (v in self.release.aliases().values(), self._used.get(v, 0.0)))
+
+    async def _start(self, version: ModelVersion) -> Engine:
+        """Load and probe."""
+        ref = await asyncio.to_thread(servable, self._versions, version)
+        engine = await asyncio.to_thread(load, ref, self._config.engine, self._config.model.dtype)
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 prompt = engine.renderer.prompt(_PROBE)
-                async for _ in engine.generate(f"probe-{version}", prompt, Sampling(2), stream=False):
+                async for _ in engine.generate(f"probe-{version.id}", prompt, Sampling(2), stream=False):
                     pass
         except BaseException:
             await asyncio.to_thread(engine.close, False)
             raise
-        self._engines[version] = engine
         return engine
 
     def _retire(self) -> None:
         """Drain and close the engines that neither a request nor an alias needs."""
-        aliases = (self.release.champion, self.release.previous, self.release.student)
-        trial = self.release.stage.version if self.release.stage else None
-        wanted = {self.version, self._asked, trial, *aliases}
+        wanted = self._needed() | self._asked
         for version in [v for v in self._engines if v not in wanted and not self._uses[v]]:
-            engine = self._engines.pop(version)
-            task = asyncio.ensure_future(asyncio.to_thread(engine.close))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._close(version)
+
+    def _needed(self) -> set[int | None]:
+        """Versions that the release names; an adapter is loaded when it is first asked for, and stays while it is assigned."""
+        release = self.release
+        trial = release.stage.version if release.stage else None
+        adapters = {one.version for one in release.adapters}
+        return {self.version, trial, release.champion, release.previous, release.student} | adapters
+
+    def _close(self, version: int, *, drain: bool = True) -> None:
+        """Drain and close an engine; what it holds is free once that is done."""
+        engine = self._engines.pop(version)
+        self._asked.discard(version)
+        task = asyncio.ensure_future(asyncio.to_thread(engine.close, drain))
+        self._closing.add(task)
+
+        def done(_: object) -> None:
+            self._closing.discard(task)
+            self._memory.free(version, self._sizes[version])
+
+        task.add_done_callback(done)
+
+    async def _closed(self) -> None:
+        """Wait for the engines that are being closed."""
+        while self._closing:
+            await asyncio.wait(self._closing)
+            await asyncio.sleep(0)  # so that what each held is counted off
 
     def healthy(self) -> bool:
         """Whether the champion can answer."""
-        return self.version is not None and self._engines[self.version].healthy()
+        engine = self._engines.get(self.version) if self.version is not None else None
+        return engine is not None and engine.healthy()
 
     def broken(self) -> bool:
         """Whether the champion's engine died and could not be loaded anew; only a new process may help."""

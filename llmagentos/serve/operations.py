@@ -95,8 +95,17 @@ class Operations:
         return JSONResponse({"object": "interaction", **found.model_dump(mode="json")})
 
     async def batch(self, _request: Request, body: bytes) -> Response:
-        """NDJSON rows take the road of `llmagentos import`; wrong ones are named and go to quarantine."""
-        return JSONResponse(await asyncio.to_thread(self._import, body))
+        """NDJSON rows take the road of `llmagentos import`; wrong ones are named and go to quarantine. Where all are
+        wrong it is a 422 that also counts them. Raises InputError for a body without a row."""
+        if not body.strip():
+            raise InputError('body: holds no row; each line is one: {"messages": [...]}.', field="body")
+        counted = await asyncio.to_thread(self._import, body)
+        if counted["imported"] + counted["duplicates"]:
+            return JSONResponse(counted)
+        first = counted["errors"][0]
+        message = f"no row was taken; line {first['line']}: {first['message']}."
+        refused = ApiError(422, message, param=first["field"] or "body", code="no_row_taken")
+        return JSONResponse({**refused.body(), **counted}, refused.status)
 
     def _import(self, body: bytes) -> dict[str, Any]:
         from llmagentos.collect.importing import import_file
@@ -183,7 +192,9 @@ class Operations:
         aliases = {a: v for a, v in self._residents.release.aliases().items() if a != "challenger" and v in every}
         objects = [model_object(agent, every[aliases["champion"]].created)] if "champion" in aliases else []
         objects += [model_object(f"{agent}@{alias}", every[v].created) for alias, v in aliases.items()]
-        whole = await asyncio.to_thread(lambda: [v for v in every.values() if self._versions.has_weights(v.id)])
+        release, tenant = self._residents.release, traffic.tenant()
+        seen = [v for v in every.values() if v.base is None or release.open_to(v.id, tenant)]
+        whole = await asyncio.to_thread(lambda: [v for v in seen if self._versions.has_weights(v.id)])
         return objects + [model_object(f"{agent}@{v.id}", v.created) for v in whole]
 
 

@@ -28,4 +28,5 @@ class Question:
 
     @property
     def routed(self) -> Routed:
-        return Routed(self.target, self.caller.session_id, free="@" not in str(self.asked.model))
+        free = self.target == "champion" and "@" not in str(self.asked.model)
+        return Routed(self.target, self.caller.session_id, free)

@@ -5,6 +5,7 @@ but is not supported is refused rather than ignored.
 """
 
 import json
+import re
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,13 +14,15 @@ from pydantic_core import from_json
 from llmagentos.agent.form import Form
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError
-from llmagentos.core.messages import ChatMessage, Message, RowFeedback, input_error
+from llmagentos.core.messages import ChatMessage, Message, RowFeedback, input_error, unique_keys
 from llmagentos.engines.engine import Sampling
 
 _MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id")
 _MOST_TOKENS = 1_000_000
 _MOST_CHOICES = 8
 _MOST_BIASES = 1024
+_FUNCTION = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_JSON_NAMES = {str: "a string", dict: "a JSON schema", bool: "true or false"}
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -27,10 +30,16 @@ class _Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, protected_namespaces=())
 
 
+class StreamOptions(_Body):
+    """What a stream tells beside the answer."""
+
+    include_usage: bool | None = None
+
+
 class _Generation(_Body):
     model: str | None = None
     stream: bool | None = None
-    stream_options: dict[str, Any] | None = None
+    stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
@@ -57,6 +66,8 @@ class _Generation(_Body):
     def _metadata(cls, metadata: dict[str, str] | None) -> dict[str, str] | None:
         if any(len(k) > 64 or len(v) > 512 for k, v in (metadata or {}).items()):
             raise ValueError("keys may have 64 characters and values 512")
+        if len((metadata or {}).get("session_id", "")) > 256:
+            raise ValueError("a session_id may have 256 characters")
         return metadata
 
     @field_validator("logit_bias")
@@ -80,7 +91,7 @@ class _Generation(_Body):
 
     @property
     def wants_usage(self) -> bool:
-        return bool((self.stream_options or {}).get("include_usage"))
+        return bool(self.stream_options and self.stream_options.include_usage)
 
     def sampling(self, engine: EngineConfig, limit: int | None) -> Sampling:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -140,14 +151,9 @@ class ChatRequest(_Generation):
     @classmethod
     def _functions(cls, tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
         for tool in tools or []:
-            function = tool.get("function")
-            if tool.get("type") != "function" or not isinstance(function, dict):
+            if tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
                 raise ValueError("each needs type 'function' and a function")
-            name, parameters = function.get("name"), function.get("parameters")
-            if not isinstance(name, str) or not name or not isinstance(parameters or {}, dict):
-                raise ValueError("a function needs a name, and parameters that are a JSON schema")
-            if not isinstance(function.get("strict") or False, bool):
-                raise ValueError("strict is true or false")
+            _check_function(tool["function"])
         return tools
 
     @field_validator("tool_choice")
@@ -268,10 +274,24 @@ class RollbackRequest(_Body):
     reason: str = Field("", max_length=2000)
 
 
+def _check_function(function: dict[str, Any]) -> None:
+    """Raises ValueError for a function that could not be offered to a model."""
+    if not isinstance(name := function.get("name"), str) or not _FUNCTION.fullmatch(name):
+        raise ValueError("a function needs a name of 1 to 64 letters, digits, dots, dashes and underscores")
+    kinds: dict[str, type] = {"description": str, "parameters": dict, "strict": bool}
+    for field, kind in kinds.items():
+        if not isinstance(function.get(field), (kind, type(None))):
+            raise ValueError(f"the {field} of {name!r} is of another type than {_JSON_NAMES[kind]}")
+    if (function.get("parameters") or {}).get("type", "object") != "object":
+        raise ValueError(f"the parameters of {name!r} are not of type 'object'")
+
+
 def parse_json(body: bytes) -> dict[str, Any]:
-    """A JSON object. Raises InputError for broken JSON or UTF-8, NaN, lone surrogates and nesting that is too deep."""
+    """A JSON object. Raises InputError for broken JSON or UTF-8, NaN, lone surrogates, numbers beyond all bounds, a key
+    that stands twice and nesting that is too deep."""
     try:
-        data = from_json(body, allow_inf_nan=False, cache_strings="none")
+        from_json(body, allow_inf_nan=False, cache_strings="none")  # which bounds the depth, so that the next may recurse
+        data = json.loads(body, object_pairs_hook=unique_keys)
         json.dumps(data, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is not valid JSON: {error}.", field="body") from None
@@ -286,8 +306,9 @@ def parse(model: type[Model], data: dict[str, Any]) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         found = input_error(error)
-        if found.field is None and ": " in found.message:
-            found.field = found.message.partition(":")[0]
+        word = re.match(r"\w+", found.message)  # what is wrong with several fields begins with the name of one
+        if found.field is None and word and word[0] in model.model_fields:
+            found.field = word[0]
         raise found from None
 
 

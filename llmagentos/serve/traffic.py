@@ -19,6 +19,10 @@ from llmagentos.storage.layout import Home
 INGRESS_REQUEST = "x-ingress-request"
 """Header in which the ingress gives every request an id of its own, whatever the client sent there."""
 _LONGEST = 256
+_KINDS = (
+    "", "application/json", "text/json", "application/x-ndjson", "application/ndjson", "application/jsonl",
+    "application/x-jsonlines", "application/octet-stream", "application/x-www-form-urlencoded",
+)  # fmt: skip
 _ALIASES = ("champion", "previous", "student")
 
 
@@ -115,6 +119,15 @@ def header(headers: Mapping[str, str], name: str) -> str | None:
         return value.encode("latin-1").decode("utf-8").strip()
     except UnicodeError:
         raise InputError(f"{name}: is not UTF-8.", field=name) from None
+
+
+def check_kind(headers: Mapping[str, str]) -> None:
+    """Raises ApiError 415 for a body that says it is something else than JSON. One that says nothing is read as JSON,
+    and so is what curl and urllib call any body unless they are told."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (kind in _KINDS or kind.endswith("+json")):
+        message = f"Content-Type: is {kind[:100]!r}; send application/json, or application/x-ndjson to the batch route."
+        raise ApiError(415, message, param="content-type", code="unsupported_media_type")
 
 
 def target(model: str | None, agent_name: str) -> str | int:

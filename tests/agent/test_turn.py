@@ -192,3 +192,17 @@ def test_the_system_prompt_is_added_only_where_there_is_none():
     own = [{"role": "developer", "content": "Be brief."}, *ASKED.messages]
     assert with_system_prompt(own, agent) == own
     assert with_system_prompt(ASKED.messages, AgentConfig()) == ASKED.messages
+
+
+def test_more_messages_than_tokens_are_not_even_rendered(renderer: Renderer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(Renderer, "prompt")
+    long = Conversation(ASKED.messages * 300)
+    with pytest.raises(ContextLengthError, match=f"{len(long.messages)} tokens or more"):
+        Turn(Scripted(renderer, "x"), "r", long, Sampling(5), len(long.messages) - 1)
+
+
+def test_what_is_too_long_or_empty_names_its_field(renderer: Renderer):
+    for text in ("", "word " * 100):
+        with pytest.raises(ContextLengthError) as caught:
+            Turn(Scripted(renderer, "x"), "r", PlainText(text), Sampling(5), 50)
+        assert caught.value.field == "prompt"

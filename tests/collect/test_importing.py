@@ -71,6 +71,7 @@ def test_a_known_row_may_get_new_feedback_but_no_new_text(config, write):
 
 BAD = [
     (b'{"messages": [', None, "not JSON"),
+    (b'{"messages": [], "messages": []}', None, "'messages' stands twice"),
     (b"[1]", None, ""),
     (b'{"messages": []}', "messages", ""),
     (b'{"messages": [{"role": "user", "content": "q"}]}', None, "no assistant message"),

@@ -166,3 +166,19 @@ def test_any_json_is_a_row_or_an_input_error(data: object):
     for candidate in (data, {"messages": data}, {"messages": [USER, ANSWER], "metadata": data, "feedback": data}):
         with contextlib.suppress(InputError):
             assert parse_row(candidate).messages
+
+
+def test_what_could_not_be_stored_and_read_again_is_refused():
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    deep: list = []
+    for _ in range(300):
+        deep = [deep]
+    for value in (deep, float("inf"), float("nan")):
+        with pytest.raises(InputError, match="nested too deeply"):
+            parse_row(row | {"tools": [{"a": value}]})
+
+
+def test_arguments_of_any_depth_are_compared_without_recursion():
+    message = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[" * 100_000}}]}
+    assert parsed_calls(message) == [("f", "[" * 100_000)]
+    assert same_answer(message, message)

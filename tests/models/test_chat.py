@@ -104,3 +104,12 @@ def test_transformers_renders_the_same_text(renderer: Renderer):
     theirs = AutoTokenizer.from_pretrained(seed_dir())
     wanted = theirs.apply_chat_template(turns, tools=TOOLS, add_generation_prompt=True, tokenize=False)
     assert renderer.tokenizer.decode(renderer.prompt(turns, TOOLS), skip_special_tokens=False) == wanted
+
+
+@pytest.mark.parametrize("depth", [150, 900, 100_000])
+def test_arguments_of_any_depth_are_rendered_and_parsed(renderer: Renderer, depth: int):
+    arguments = '{"a":' * depth + "1" + "}" * depth
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    assert renderer.prompt([{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [call]}])
+    assert parse_answer("<|call|>f" + arguments)["role"] == "assistant"
+    assert parse_answer('<tool_call>{"name": "f", "arguments": ' + arguments + "}</tool_call>")["role"] == "assistant"

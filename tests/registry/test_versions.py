@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from llmagentos.core.errors import InputError, IntegrityError, NotFoundError
-from llmagentos.core.records import Release
+from llmagentos.core.records import Assignment, Release
 from llmagentos.registry.versions import Versions, prune
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify
@@ -129,6 +129,19 @@ def test_old_weights_go_and_records_stay(home, tmp_path):
     assert [v.id for v in versions.all() if not versions.has_weights(v.id)] == [3]
     assert versions.get(3).id == 3
     assert prune(home, 3, release) == []
+
+
+def test_adapters_in_use_and_what_they_are_put_on_keep_their_weights(home, tmp_path):
+    versions = Versions(home)
+    for n in range(8):
+        versions.add(weights(tmp_path / str(n)), move=True)
+    for base in (1, 2, 3, 3, 3):  # versions 9 to 13
+        versions.add(weights(tmp_path / "a"), role="adapter", base=base)
+    merged = home.cache("merged", "10-abc")
+    merged.mkdir(parents=True)
+    assigned = [Assignment(kind="tenant", name="acme", version=9)]
+    assert prune(home, 3, Release(epoch=0, champion=8, history=[8], adapters=assigned)) == [2, 4, 5, 10]
+    assert not merged.exists()
 
 
 def test_a_deletion_cut_short_is_finished_later(home, tmp_path):

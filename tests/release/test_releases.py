@@ -11,6 +11,7 @@ from deltalake import CommitProperties, Transaction, write_deltalake
 from safetensors.numpy import save_file
 
 from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
+from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.storage.layout import Home
@@ -216,3 +217,65 @@ def test_waiting_for_the_replicas(home):
     assert wait_confirmed(home, 2, 0)
     say(home, "a", epoch=3, version=3, error="hash mismatch")
     assert not wait_confirmed(home, 3, 0)
+
+
+def adapter(home, folder, base: int) -> int:
+    save_file({"w": np.zeros(2, dtype=np.float32)}, folder / "adapter_model.safetensors")
+    return Versions(home).add(folder, role="adapter", base=base, parent=base).id
+
+
+def test_an_adapter_is_assigned_with_who_and_why_and_stays_through_every_release(home, releases, tmp_path):
+    (tmp_path / "a").mkdir()
+    made = adapter(home, tmp_path / "a", 1)
+    assigned = releases.assign(made, "tenant", "acme", by="me", reason="trained on theirs")
+    assert (assigned.action, assigned.epoch, assigned.champion) == ("assign", 1, 1)
+    releases.assign(made, "scenario", "acme", by="me", reason="the same name, another kind")
+    promote(releases, 3)
+    now = releases.rollback(by="test", reason="worse")
+    assert [(one.kind, one.name, one.version, one.by) for one in now.adapters] == [
+        ("tenant", "acme", made, "me"), ("scenario", "acme", made, "me"),
+    ]  # fmt: skip
+    assert now.adapters[0].reason == "trained on theirs"
+    assert abs(now.adapters[0].created - time.time()) < 60
+    assert releases.assign(made, "tenant", "acme", by="you", reason="again").epoch == now.epoch
+    assert [r.adapters for r in releases.all()][0] == []
+    left = releases.unassign("tenant", "acme", by="me", reason="over")
+    assert [one.kind for one in left.adapters] == ["scenario"]
+    with pytest.raises(NotFoundError, match="'acme'"):
+        releases.unassign("tenant", "acme", by="me", reason="over")
+
+
+def test_who_is_answered_by_which_adapter(home, releases, tmp_path):
+    (tmp_path / "a").mkdir()
+    own, shared, newer = (adapter(home, tmp_path / "a", 1) for _ in range(3))
+    releases.assign(own, "tenant", "acme", by="me", reason="")
+    now = releases.assign(shared, "scenario", "shop", by="me", reason="")
+    asked = {("acme", None): own, ("acme", "shop"): own, ("other", "shop"): shared, ("other", None): None, ("shop", "acme"): None}
+    assert {who: now.adapter_of(*who) for who in asked} == asked
+    assert [now.open_to(one, "acme") for one in (own, shared, newer)] == [True, True, False]
+    assert [now.open_to(one, "other") for one in (own, shared, newer)] == [False, True, False]
+    replaced = releases.assign(newer, "tenant", "acme", by="me", reason="retrained")
+    assert (replaced.adapter_of("acme", None), len(replaced.adapters)) == (newer, 2)
+
+
+def test_only_an_adapter_with_its_base_can_be_assigned(home, releases, tmp_path):
+    (tmp_path / "a").mkdir()
+    made, bad = adapter(home, tmp_path / "a", 3), adapter(home, tmp_path / "a", 3)
+    for version, code in ((1, "wrong_role"), (2, "wrong_role")):
+        with pytest.raises(ConflictError) as caught:
+            releases.assign(version, "tenant", "acme", by="me", reason="")
+        assert caught.value.code == code
+    with pytest.raises(ConflictError, match="an adapter, not an agent"):
+        promote(releases, made)
+    Versions(home).change(bad, status="bad")
+    with pytest.raises(ConflictError, match="is bad"):
+        releases.assign(bad, "tenant", "acme", by="me", reason="")
+    shutil.rmtree(home.version(3))
+    with pytest.raises(IntegrityError, match="version 3"):
+        releases.assign(made, "tenant", "acme", by="me", reason="")
+    assert releases.current().epoch == 0
+
+
+def test_a_release_of_before_there_were_adapters_has_none(home, releases):
+    row = Tables(home).rows("releases")[0]
+    assert released.decode({**row, "adapters": None}).adapters == []

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from llmagentos.serve import keys
 from tests.serve.conftest import Served, chat, new_home, until
+from tests.serve.wire import Sent, wire
 
 TEXT = "What would nobody else ask?"
 
@@ -79,3 +80,12 @@ def test_requests_that_wait_are_counted(start: Callable[..., Served]):
             pass
         until(lambda: "llmagentos_queue_length 0.0" in figures(served))
     assert 'llmagentos_queue_seconds_count{route="/v1/completions"} 1.0' in figures(served)
+
+
+def test_a_client_who_leaves_in_the_middle_of_its_body_is_no_failure_of_ours(start: Callable[..., Served]):
+    served = start()
+    with wire(served) as line:
+        sent = Sent("POST", "/v1/chat/completions")
+        line._open().sendall(sent.head(1000) + b'{"model":')
+    until(lambda: [line["status"] for line in lines(served)] == [499])
+    assert "llmagentos_queue_length 0.0" in figures(served)

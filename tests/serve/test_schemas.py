@@ -94,3 +94,29 @@ def test_the_form_of_an_answer(fields: dict, form: Form):
 def test_a_correction_may_stand_alone(field: str):
     asked = parse(FeedbackRequest, {field: "x", "name": "thumb", "correction": "right"})
     assert asked.correction_message() == {"role": "assistant", "content": "right"}
+
+
+@pytest.mark.parametrize("body", [b'{"a":1,"a":1}', b'{"a":[{"b":1,"c":2,"b":1}]}', b'{"\\u0061":1,"a":2}'])
+def test_a_key_that_stands_twice_is_refused(body: bytes):
+    with pytest.raises(InputError, match="stands twice") as caught:
+        parse_json(body)
+    assert caught.value.field == "body"
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "named"),
+    [
+        (FeedbackRequest, {"name": "thumb", "interaction_id": "x"}, "value"),
+        (FeedbackRequest, {"name": "thumb", "interaction_id": "x", "value": 3}, "value"),
+        (FeedbackRequest, {"name": "thumb", "value": True}, "interaction_id"),
+        (ChatRequest, HELLO | {"tool_choice": "required"}, "tool_choice"),
+        (ChatRequest, HELLO | {"stop": [1]}, "stop"),
+        (ChatRequest, HELLO | {"metadata": {"k" * 100_000: 1}}, "metadata." + "k" * 64),
+        (ChatRequest, HELLO | {"tools": [{"type": "function", "function": {"name": "f", "strict": 0}}]}, "tools"),
+    ],
+)
+def test_the_wrong_field_is_named_in_a_few_words(model: type, fields: dict, named: str):
+    with pytest.raises(InputError) as caught:
+        parse(model, fields)
+    assert caught.value.field == named
+    assert len(str(caught.value)) < 400

@@ -89,3 +89,20 @@ def test_the_ingress_determines_the_id_of_a_request_without_a_key():
     assert traffic.interaction_id(given, "other")[0] != one
     assert traffic.interaction_id({"idempotency-key": "r"}, "t")[0] != one
     assert traffic.interaction_id({**given, "idempotency-key": "k"}, "t") == traffic.interaction_id({"idempotency-key": "k"}, "t")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["", "application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json", "application/x-ndjson",
+     "application/x-www-form-urlencoded"],
+)  # fmt: skip
+def test_a_body_may_be_called_json_or_nothing(kind: str):
+    traffic.check_kind({"content-type": kind})
+    traffic.check_kind({})
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "application/xml", "json", "?"])
+def test_a_body_that_is_called_something_else_is_refused(kind: str):
+    with pytest.raises(ApiError) as caught:
+        traffic.check_kind({"content-type": kind})
+    assert (caught.value.status, caught.value.param) == (415, "content-type")
