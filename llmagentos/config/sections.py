@@ -115,9 +115,9 @@ class ReplayConfig(Section):
     """Share of the room beyond one row a key that goes to rows the promoted model still finds hard."""
     new: float = Field(0.4, ge=0)
     """Share of new rows in the mix, by tokens."""
-    memory: float = Field(0.3, ge=0)
+    memory: float = Field(0.2, ge=0)
     """Share of remembered rows in the mix, by tokens."""
-    general: float = Field(0.3, ge=0)
+    general: float = Field(0.4, ge=0)
     """Share of the pinned general set in the mix, by tokens."""
     wordings: int = Field(20, ge=0)
     """Wordings in which each new question is trained on: those that traffic lacks are made; 0 makes none."""
@@ -188,7 +188,7 @@ class UpdateConfig(Section):
     """Passes over the new rows."""
     max_steps: int = Field(720, ge=1)
     """Most optimiser steps of one update."""
-    min_steps: int = Field(300, ge=1)
+    min_steps: int = Field(600, ge=1)
     """Fewest optimiser steps: a small increment is learned with its usual passes, and the past fills the rest."""
     min_epochs: float = Field(3.0, gt=0)
     """Passes over the new rows that `max_steps` never cuts short."""
