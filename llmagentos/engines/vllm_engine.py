@@ -5,6 +5,7 @@ served with are the ids it is trained on. Grammars go to vLLM's own llguidance, 
 """
 
 import asyncio
+import contextlib
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -75,13 +76,15 @@ class VllmEngine:
         self._active[request_id] += 1
         try:
             parameters = await self._parameters(sampling, stream)
-            async for output in self._engine.generate({"prompt_token_ids": prompt_ids}, parameters, request_id):
-                answer = output.outputs[0]
-                if request_id in self._cancelled or answer.finish_reason == "abort":
-                    yield Chunk([], "cancelled")
-                    return
-                ids = list(answer.token_ids)
-                yield Chunk(ids, answer.finish_reason, _scores(ids, answer.logprobs, sampling.logprobs or 0))
+            outputs = self._engine.generate({"prompt_token_ids": prompt_ids}, parameters, request_id)
+            async with contextlib.aclosing(outputs):  # who leaves early ends the request at once
+                async for output in outputs:
+                    answer = output.outputs[0]
+                    if request_id in self._cancelled or answer.finish_reason == "abort":
+                        yield Chunk([], "cancelled")
+                        return
+                    ids = list(answer.token_ids)
+                    yield Chunk(ids, answer.finish_reason, _scores(ids, answer.logprobs, sampling.logprobs or 0))
         except (VLLMError, RuntimeError, ValueError) as error:
             if sampling.grammar and isinstance(error, VLLMClientError):
                 field = sampling.grammar.field
