@@ -10,10 +10,12 @@ as fast with reuse, and 2.8 times with 11 million weights.
 """
 
 import asyncio
+import atexit
 import itertools
 import threading
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
@@ -32,6 +34,7 @@ from llmagentos.models.loading import load_model, load_renderer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_STOP_SECONDS = 5.0
 _PROBE = [{"role": "user", "content": "Hello 你好 123"}]
 
 
@@ -192,7 +195,19 @@ def _start(model: "PreTrainedModel", config: EngineConfig) -> Any:
     starter = threading.Thread(target=manager.start, daemon=True)
     starter.start()
     starter.join()
+    _started.add(manager)
     return manager
+
+
+_started: "WeakSet[Any]" = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """End the threads of engines that nobody closed: one that is inside torch when Python goes away aborts the process."""
+    for manager in list(_started):
+        if manager.is_running():
+            manager.stop(block=True, timeout=_STOP_SECONDS, hard_stop=True)
 
 
 def _check_finite(model: "PreTrainedModel", renderer: Renderer, ref: VersionRef) -> None:
