@@ -1,7 +1,7 @@
 """A year of daily updates through the real gate, with drift, recurrence, noise and sabotage; and what is left at the end.
 
 One home, one day after another: import, cycle with an enforcing gate, exam. The base is the small seed student, so that a
-year fits an evening; a student of its own is distilled once a month.
+year fits an hour, and takes no more steps a day than its rows want; a student of its own is distilled once a month.
 """
 
 import json
@@ -55,6 +55,7 @@ def _settings(config: Config, root: str) -> Config:
     fresh = settings(config, root, config.update.strategy)
     parts: dict[str, dict[str, Any]] = {
         "gate": {"mode": "enforce"},
+        "update": {"min_steps": 150},
         "model": {"base": str(seed_student_dir())},
         "evaluate": {"max_retention": 1000, "drift_rows": 50},
         "storage": {"keep_versions": 3},
