@@ -94,7 +94,7 @@ def up(
     from llmagentos.local.show import addresses
 
     settings = _config(config, overrides)
-    result = machine.up(settings, file=config, overrides=overrides or ())
+    result = machine.up(settings)
     _tell(result, addresses)
     if not detach and result["started"]:
         machine.watch(settings)

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import httpx
@@ -54,10 +53,8 @@ def run(
         served = {"replicas": replicas, "ingress": ingress}
         fresh = in_home(config, root)
         fresh = fresh.model_copy(update={"serve": fresh.serve.model_copy(update=served)})
-        file = Path(root) / "config.yaml"
-        file.write_text(json.dumps(fresh.model_dump(mode="json")))
         try:
-            base = up(fresh, file=str(file))["addresses"]["endpoint"].removesuffix("/v1")
+            base = up(fresh)["addresses"]["endpoint"].removesuffix("/v1")
             bench = Bench(fresh, base, replicas, say)
             asyncio.run(bench.walk(kills, requests, clients))
             return bench.result() | {"kills": kills, "clients": clients, "replicas": replicas, "ingress": ingress}

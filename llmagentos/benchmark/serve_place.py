@@ -1,6 +1,5 @@
 """Where the serving benchmark takes place: the product's own app, started by `up` in a fresh home, on cores of its own."""
 
-import json
 import tempfile
 import time
 import urllib.error
@@ -30,8 +29,6 @@ from llmagentos.serve.app import Agent
 from llmagentos.storage.layout import Home
 
 UNRECORDED = "/unrecorded"
-_PASSED_ON = ("model", "serve", "engine", "agent", "storage")
-_OWN = ("port", "root")
 _READY_SECONDS = 120.0
 
 
@@ -89,7 +86,7 @@ def place(config: Config, **settings: Any) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="llmagentos-serve-") as root, ExitStack() as stack:
         fresh = _settled(in_home(config, root), settings)
         stack.callback(down, fresh)
-        up(fresh, overrides=_overrides(fresh))
+        up(fresh)
         home = Home(root)
         bare = Bare(Versions(home).get(Releases(home).current().champion or 0).ref(), fresh, cores)
         stack.callback(bare.close)
@@ -105,15 +102,6 @@ def place(config: Config, **settings: Any) -> Iterator[Place]:
 def _settled(config: Config, settings: dict[str, Any]) -> Config:
     registry = config.registry.model_copy(update={"tracking_uri": tracking_uri(config)})  # no server: it only takes time
     return config.model_copy(update={"registry": registry, "serve": config.serve.model_copy(update=settings)})
-
-
-def _overrides(config: Config) -> list[str]:
-    """What replicas must be told to have the same settings; where they are is `up`'s to say."""
-    sections = {name: getattr(config, name).model_dump(mode="json") for name in _PASSED_ON}
-    return [
-        f"{section}.{key}={json.dumps(value)}" for section, fields in sections.items() for key, value in fields.items()
-        if key not in _OWN
-    ]  # fmt: skip
 
 
 class Unrecorded(Agent):

@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ _NO_EXPORTERS = {"RAY_enable_metrics_collection": "0", "AUTOSCALER_METRIC_PORT":
 """Ray's own exporters would listen beyond loopback and ask nobody for a key; a port that cannot be keeps two of them off."""
 
 
-def up(config: Config, *, file: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Start what is not running yet and wait until it answers. `file` and `overrides` go on to the replicas.
+def up(config: Config) -> dict[str, Any]:
+    """Start what is not running yet and wait until it answers.
 
     Returns {"started": bool, "addresses": {...}, "seconds"}. Raises CapacityError for a taken port or a process that
     does not come up, ConfigError for a host beyond loopback without a key; nothing is left running then.
@@ -54,15 +54,15 @@ def up(config: Config, *, file: str | None = None, overrides: Sequence[str] = ()
             with progress.step("Clearing away what an earlier start left"):
                 down.down(config)
         try:
-            addresses = _start(config, home, progress, file, list(overrides))
+            addresses = _start(config, home, progress)
         except BaseException:
             down.down(config)
             raise
     return {"started": True, "addresses": addresses, "seconds": round(time.monotonic() - began, 1)}
 
 
-def _start(config: Config, home: Home, progress: Progress, file: str | None, overrides: list[str]) -> dict[str, str]:
-    from llmagentos.serve.app import build
+def _start(config: Config, home: Home, progress: Progress) -> dict[str, str]:
+    from llmagentos.serve.app import application
     from llmagentos.serve.traffic import check_exposure
 
     if config.local.ray_address:
@@ -103,10 +103,8 @@ def _start(config: Config, home: Home, progress: Progress, file: str | None, ove
             _await(lambda: all(map(_listens, answering)), head, "ray", home)
         with progress.step("Agent"):
             url = f"http://{_reachable(config.serve.host)}:{serve_port}"
-            pinned = [*overrides, f"storage.root={home.root}", f"serve.port={serve_port}"]
-            args = {"config": str(Path(file).resolve()) if file else None, "overrides": pinned}
             with _patient_connect(config, head, home):
-                _serve(config, serve_port, build(args))
+                _serve(config, serve_port, application(_settled(config, home, serve_port)))
             _await(lambda: _answers(f"{url}/readyz"), head, "ray", home)
             state = state.model_copy(update={"addresses": state.addresses | {"endpoint": f"{url}/v1"}})
         if server:
@@ -115,6 +113,12 @@ def _start(config: Config, home: Home, progress: Progress, file: str | None, ove
     state = state.model_copy(update={"ready": True})
     processes.write(home, state)
     return state.addresses
+
+
+def _settled(config: Config, home: Home, port: int) -> Config:
+    """The configuration with the folder and the port that were found, for replicas that run elsewhere."""
+    storage = config.storage.model_copy(update={"root": str(home.root)})
+    return config.model_copy(update={"storage": storage, "serve": config.serve.model_copy(update={"port": port})})
 
 
 def _mlflow(config: Config, port: int) -> list[str]:

@@ -277,13 +277,14 @@ class Agent:
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application of a configuration: {"config": file, "overrides": ["section.key=value"]}.
-
-    Raises ConfigError, also where it would be open beyond loopback without a key.
-    """
+    """The application for `serve deploy`: {"config": file, "overrides": ["section.key=value"]}. Raises as `application`."""
     if unknown := set(args) - {"config", "overrides"}:
         raise InputError(f"build() takes config and overrides, not {sorted(unknown)[0]!r}.")
-    config = load_config(args.get("config"), args.get("overrides") or ())
+    return application(load_config(args.get("config"), args.get("overrides") or ()))
+
+
+def application(config: Config) -> serve.Application:
+    """The application of a configuration. Raises ConfigError where it would be open beyond loopback without a key."""
     key_hash = check_exposure(config)
     settings = config.serve
     # Waiting happens in the replica, which can say 429 in our own words; Serve's bounds stand behind it.
