@@ -184,8 +184,10 @@ class _Drive:
         heard = Heard(number, sent)
         try:
             connection = self._idle.pop() if self._idle else await _Connection.open(self._load.port)
-            await connection.ask(self._raw[number], heard)
-            self._idle.append(connection)
+            if await connection.ask(self._raw[number], heard):
+                self._idle.append(connection)
+            else:
+                connection.close()
         except (OSError, EOFError, ValueError):
             heard.status = 0
         heard.seconds = time.monotonic() - sent
@@ -202,8 +204,11 @@ class _Connection:
     async def open(cls, port: int) -> "_Connection":
         return cls(*await asyncio.open_connection("127.0.0.1", port, limit=_LONGEST))
 
-    async def ask(self, request: bytes, heard: Heard) -> None:
-        """Send and read to the end. Raises OSError, EOFError, ValueError for what is no HTTP."""
+    async def ask(self, request: bytes, heard: Heard) -> bool:
+        """Send and read to the end; False where the server will not be asked on this connection again.
+
+        Raises OSError, EOFError, ValueError for what is no HTTP.
+        """
         self._writer.write(request)
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         lines = head.split("\r\n")
@@ -214,6 +219,7 @@ class _Connection:
             body = await self._reader.readexactly(int(headers.get("content-length", "0")))
             heard.parts.append((time.monotonic() - heard.sent, body))
         heard.status = int(lines[0].split()[1])
+        return headers.get("connection") != "close"
 
     async def _chunks(self, heard: Heard) -> None:
         while size := int(await self._reader.readline(), 16):

@@ -51,11 +51,15 @@ class Server:
             if body["say"] == "hang up":
                 writer.close()
                 return
+            if body["say"] == "last":
+                await self._whole(writer, 200, "connection: close\r\n")
+                writer.close()
+                return
             await (self._stream(writer) if body["say"] == "stream" else self._whole(writer, body["say"]))
 
-    async def _whole(self, writer: asyncio.StreamWriter, status: int) -> None:
+    async def _whole(self, writer: asyncio.StreamWriter, status: int, more: str = "") -> None:
         raw = json.dumps(WHOLE if status == 200 else {"error": {}}).encode()
-        writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: {len(raw)}\r\n\r\n".encode() + raw)
+        writer.write(f"HTTP/1.1 {status} X\r\n{more}content-length: {len(raw)}\r\n\r\n".encode() + raw)
 
     async def _stream(self, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -108,6 +112,12 @@ def test_clients_share_the_requests_and_keep_their_connections(server: Server):
     assert sorted(one.asked for one in heard) == list(range(20))
     assert sorted(body["number"] for body in server.asked) == list(range(20))
     assert server.connections <= 3
+
+
+def test_a_connection_that_the_server_gives_up_is_not_used_again(server: Server):
+    heard = drive(Load(server.port, [{"say": "last"}] * 3, clients=1))
+    assert [one.status for one in heard] == [200] * 3
+    assert server.connections == 3
 
 
 def test_at_a_rate_nobody_waits_for_an_answer(server: Server):
