@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from llmagentos import cli_adapters
+from llmagentos.cli_options import File, Json, Overrides
 from llmagentos.config import Config, load_config
 from llmagentos.core.errors import ConfigError
 from llmagentos.local import output
@@ -29,9 +30,6 @@ keys = typer.Typer(no_args_is_help=True, help="Who may use the endpoint: add, li
 app.add_typer(keys, name="keys")
 app.add_typer(cli_adapters.commands(lambda *read: _config(*read), lambda *told: _tell(*told)), name="adapters")
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="settings", show_default=False)]
-File = Annotated[str | None, typer.Option("--config", help="YAML file with settings", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, everything else on stderr")]
 Reason = Annotated[str, typer.Option("--reason", help="kept with the release")]
 Version = Annotated[str, typer.Argument(help="number or alias")]
 Interaction = Annotated[str, typer.Argument(help="interaction id")]

@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
+from llmagentos.cli_options import File, Json, Overrides
 from llmagentos.config import Config
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="settings", show_default=False)]
-File = Annotated[str | None, typer.Option("--config", help="YAML file with settings", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, everything else on stderr")]
 Reason = Annotated[str, typer.Option("--reason", help="kept with the release")]
 Tenant = Annotated[str | None, typer.Option(help="whose requests: the tenant of their key")]
 Scenario = Annotated[str | None, typer.Option(help="which requests: those with this metadata.scenario")]

@@ -19,6 +19,7 @@ LAYERS = (
     ("collect", "replay", "training"),
     ("update", "distill", "evaluate", "agent", "serve", "release", "erase", "explain"),
     ("cycle", "local", "benchmark"),
+    ("cli_options",),
     ("cli_adapters",),
     ("cli",),
 )
@@ -48,7 +49,7 @@ ONLY_IN = {
     "peft": ("models/", "training/"),
     "deltalake": ("storage/", "collect/pipeline.py"),
     "torch": ("models/", "engines/", "training/", "evaluate/", "update/pretrain.py", "benchmark/", "local/"),
-    "typer": ("cli.py", "cli_adapters.py"),
+    "typer": ("cli.py", "cli_adapters.py", "cli_options.py"),
     "llguidance": ("engines/",),
     "datasketch": ("collect/clusters.py",),
 }  # fmt: skip

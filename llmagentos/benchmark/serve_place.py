@@ -2,8 +2,6 @@
 
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from llmagentos.core.errors import CapacityError
 from llmagentos.local import processes, simulate
 from llmagentos.local.down import down
 from llmagentos.local.ray import connect
-from llmagentos.local.up import up
+from llmagentos.local.up import answers, up
 from llmagentos.registry.tracking import tracking_uri
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations
@@ -137,15 +135,6 @@ def unrecorded(there: Place) -> Iterator[str]:
             yield UNRECORDED
         finally:
             serve.delete("unrecorded")
-
-
-def answers(url: str) -> bool:
-    """Whether it says 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def until(check: Callable[[], bool]) -> None:

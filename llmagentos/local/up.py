@@ -105,11 +105,11 @@ def _start(config: Config, home: Home, progress: Progress) -> dict[str, str]:
             url = f"http://{_reachable(config.serve.host)}:{serve_port}"
             with _patient_connect(config, head, home):
                 _serve(config, serve_port, application(_settled(config, home, serve_port)))
-            _await(lambda: _answers(f"{url}/readyz"), head, "ray", home)
+            _await(lambda: answers(f"{url}/readyz"), head, "ray", home)
             state = state.model_copy(update={"addresses": state.addresses | {"endpoint": f"{url}/v1"}})
         if server:
             with progress.step("MLflow"):
-                _await(lambda: _answers(f"http://{_LOCAL}:{mlflow_port}/health"), server, "mlflow", home)
+                _await(lambda: answers(f"http://{_LOCAL}:{mlflow_port}/health"), server, "mlflow", home)
     state = state.model_copy(update={"ready": True})
     processes.write(home, state)
     return state.addresses
@@ -226,7 +226,8 @@ def _listens(where: str) -> bool:
     return not ports.is_free(int(port), host)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether it says 200."""
     try:
         with urllib.request.urlopen(url, timeout=5) as reply:
             return bool(reply.status == 200)

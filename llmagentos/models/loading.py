@@ -1,5 +1,6 @@
 """Build a fresh model or load one from a folder: safetensors only, no remote code, no hub unless it is allowed."""
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,3 +108,17 @@ def fresh_model(vocab_size: int, hidden: int, layers: int, feed_forward: int, *,
 def parameters(model: Any) -> int:
     """Number of weights, shared ones once."""
     return sum(p.numel() for p in model.parameters())
+
+
+def count_parameters(folder: Path) -> int:
+    """Weights in a folder's safetensors files, by their headers. Raises IntegrityError for a file that cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, framework="np") as tensors:
+                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  no mapping
+        except (OSError, SafetensorError) as error:
+            raise IntegrityError(f"{path} is no safetensors file ({type(error).__name__}).") from None
+    return total

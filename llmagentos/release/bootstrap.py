@@ -18,7 +18,7 @@ from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import parse_row
 from llmagentos.core.records import ModelVersion, Release, Role
-from llmagentos.models.loading import load_renderer, resolve_base, seed_dir, seed_student_dir
+from llmagentos.models.loading import count_parameters, load_renderer, resolve_base, seed_dir, seed_student_dir
 from llmagentos.registry.lineage import code_revision, config_hash
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
@@ -121,21 +121,6 @@ def _version(home: Home, config: Config, base: Path, *, role: Role, teacher: int
             config_hash=config_hash(config),
             code_revision=code_revision(),
         )
-
-
-def count_parameters(folder: Path) -> int:
-    """Weights in a folder's safetensors files, read from their headers."""
-    from safetensors import safe_open
-
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  safe_open is no mapping
-                count = 1
-                for size in tensors.get_slice(name).get_shape():
-                    count *= size
-                total += count
-    return total
 
 
 def _seed_suites(home: Home, seed: Path) -> None:

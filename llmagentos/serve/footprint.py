@@ -1,34 +1,21 @@
 """How much memory an engine takes, told from a version's files before anything is loaded."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import IntegrityError
+from llmagentos.models.loading import count_parameters
 
 _BYTES = {"float32": 4, "bfloat16": 2}
-_LONGEST_HEADER = 100_000_000
 
 
 def footprint(folder: Path, engine: EngineConfig, dtype: str) -> int:
     """Bytes of the weights in `folder` as served in `dtype`, and of the engine's cache blocks; what steps need in passing
     is not counted. Raises IntegrityError for files that cannot be read."""
     size = _BYTES[dtype]
-    weights = sum(_numbers(path) for path in folder.glob("*.safetensors"))
-    return size * (weights + engine.num_blocks * engine.page_size * _per_token(folder / "config.json"))
-
-
-def _numbers(path: Path) -> int:
-    """Numbers in a safetensors file, by its header: eight bytes of length, then JSON (name -> dtype, shape, offsets)."""
-    try:
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, _LONGEST_HEADER)))
-        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{path} is no safetensors file ({type(error).__name__}).") from None
+    return size * (count_parameters(folder) + engine.num_blocks * engine.page_size * _per_token(folder / "config.json"))
 
 
 def _per_token(path: Path) -> int:
