@@ -59,7 +59,7 @@ class PretrainRecipe(BaseModel):
     """Held-out questions of each general skill."""
     suite_wordings: int = 4
     """Wordings of a fact in the seed's fact suite."""
-    pinned_rows: int = 6000
+    pinned_rows: int = 24000
     """Rows of the pinned general set."""
     memory_wordings: int = 8
     """Wordings of a fact in the seed's replay memory."""
