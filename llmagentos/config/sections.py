@@ -119,6 +119,8 @@ class ReplayConfig(Section):
     """Share of remembered rows in the mix, by tokens."""
     general: float = Field(0.4, ge=0)
     """Share of the pinned general set in the mix, by tokens."""
+    general_rows: int = Field(6_000, ge=0)
+    """Rows of the pinned general set that one update draws from, others in each; 0 is all of them."""
     wordings: int = Field(20, ge=0)
     """Wordings in which each new question is trained on: those that traffic lacks are made; 0 makes none."""
     preference: float = Field(0.1, ge=0)

@@ -1,4 +1,4 @@
-"""The replay buffer: the table `replay`, rewritten as a whole in one commit whenever a snapshot is promoted.
+"""The replay buffer: the table `replay`, whose memory is rewritten in one commit whenever a snapshot is promoted.
 
 `memory` rows are bounded by `replay.capacity`; `general` rows are pinned: put there once, never evicted, not counted.
 Prompts that a suite holds out never leave the buffer, whenever the suite was registered.
@@ -7,6 +7,8 @@ Prompts that a suite holds out never leave the buffer, whenever the suite was re
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
+
+import pyarrow.dataset as ds
 
 from llmagentos.config.sections import ReplayConfig
 from llmagentos.core.examples import example_of_row
@@ -44,7 +46,7 @@ class Buffer:
         `without` is the `superseded` of a snapshot: rows it takes over from are left out, as are held-out prompts.
         """
         held = suites.heldout_prompts(self.home)
-        found = [row for row in self._all() if row["kind"] == kind and row["prompt"] not in held]
+        found = [row for row in self._all(kind) if row["prompt"] not in held]
         return [row for row in found if not _gone(row, without or {})]
 
     def admit(self, snapshot: Snapshot, losses: Losses | None = None) -> int:
@@ -55,8 +57,7 @@ class Buffer:
         """
         app = f"{APP}/{snapshot.id}"
         number, done = self._tables.transaction("replay", APP), self._tables.transaction("replay", app)
-        rows = self._all()
-        memory = [row for row in rows if row["kind"] == "memory"]
+        memory = self._all("memory")
         if done >= 0:
             return len(memory)
         examples = snapshot.examples()
@@ -64,8 +65,7 @@ class Buffer:
         stays = [r for r in memory if r["id"] not in leaving and not _gone(r, snapshot.superseded)]
         wanting = [*stays, *(_row(e, "memory", snapshot.id) for e in examples)]
         kept = select(wanting, self.capacity, self.seed, losses=losses, hard_share=self.hard)
-        general = [row for row in rows if row["kind"] == "general"]
-        self._write([*general, *kept], {APP: number, app: -1})
+        self._write(kept, {APP: number, app: -1}, predicate="kind = 'memory'")
         return len(kept)
 
     def bootstrap(self, memory: Sequence[Example | Mapping[str, Any]], general: Sequence[Example | Mapping[str, Any]]) -> bool:
@@ -78,18 +78,18 @@ class Buffer:
         self._write([*pinned.values(), *kept], {APP: -1})
         return True
 
-    def _all(self) -> list[dict[str, Any]]:
-        rows = self._tables.rows("replay")
+    def _all(self, kind: Kind) -> list[dict[str, Any]]:
+        rows = self._tables.rows("replay", where=ds.field("kind") == kind)
         for row in rows:
             for name in _JSON:
                 row[name] = json.loads(row[name]) if row[name] is not None else None
         return sorted(rows, key=lambda r: (r["seq"], r["id"]))
 
-    def _write(self, rows: Iterable[Mapping[str, Any]], expect: dict[str, int]) -> None:
+    def _write(self, rows: Iterable[Mapping[str, Any]], expect: dict[str, int], predicate: str | None = None) -> None:
         coded = [
             {k: json.dumps(v, ensure_ascii=False) if k in _JSON and v is not None else v for k, v in row.items()} for row in rows
         ]
-        self._tables.overwrite("replay", coded, expect=expect)
+        self._tables.overwrite("replay", coded, predicate=predicate, expect=expect)
 
 
 def _examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError
+from llmagentos.core.hashing import fraction
 from llmagentos.core.messages import normalised_prompt
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
@@ -124,7 +125,7 @@ def _renderer(folder: str) -> Renderer:
 def mix_rows(
     config: Config, home: Home, snapshot: Snapshot, renderer: Path, out: Path, *, preference: Kind | None = None
 ) -> dict[str, int]:
-    """Render what an update on `snapshot` may train on: its rows, the memory that still holds, the general rows.
+    """Render what an update on `snapshot` may train on: its rows, the memory that still holds, a part of the general rows.
 
     The new rows also in made wordings (rewording.py), and for a strategy that reads them its judged rows, as `preference`
     wants them.
@@ -134,11 +135,18 @@ def mix_rows(
     sources = {
         "new": [*new, *rewordings(new, config.replay.wordings, held=_held(home, snapshot), seed=config.update.seed)],
         "memory": buffer.rows(kind="memory", without=snapshot.superseded),
-        "general": buffer.rows(kind="general"),
+        "general": _drawn(buffer.rows(kind="general"), config.replay.general_rows, snapshot.id),
     }
     if preference is not None:
         sources[PREFERENCE] = preference_rows(preference, snapshot.examples(), snapshot.judged())
     return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)
+
+
+def _drawn(rows: list[dict[str, Any]], most: int, salt: str) -> list[dict[str, Any]]:
+    """At most `most` of the rows: for each salt others, so that the whole set has its turn in the long run."""
+    if not most or len(rows) <= most:
+        return rows
+    return sorted(rows, key=lambda row: fraction(row["id"], salt=salt))[:most]
 
 
 def _held(home: Home, snapshot: Snapshot) -> dict[str | None, set[str]]:

@@ -44,3 +44,23 @@ def test_judged_rows_are_a_source_of_their_own_and_never_new(config, home, tmp_p
 def test_pairs_come_as_pairs(config, home, tmp_path):
     rows = mixed(config, home, tmp_path, preference="dpo")
     assert (rows.pairs[4:], rows.labels[4:].tolist()) == (["c", "c"], [1.0, -1.0])
+
+
+def test_each_update_draws_other_rows_of_a_large_pinned_set(config, home, tmp_path):
+    save_tiny(tmp_path / "tiny")
+    pinned = [LIKED[1].model_copy(update={"id": f"g{k}"}) for k in range(40)]
+    Buffer(home, ReplayConfig()).bootstrap([], pinned)
+    replay = config.replay.model_copy(update={"general_rows": 10, "wordings": 0})
+    here = config.model_copy(update={"training": config.training.model_copy(update={"workers": 0}), "replay": replay})
+
+    def drawn(example) -> set[str]:
+        snapshot = snapshots.create(home, Draft(examples=[example]))
+        out = tmp_path / f"{snapshot.id}.arrow"
+        mix_rows(here, home, snapshot, tmp_path / "tiny", out)
+        rows = Rows(out)
+        return {name for name, source in zip(rows.names, rows.sources, strict=True) if source == "general"}
+
+    first, second = drawn(LIKED[2]), drawn(corrected("c"))
+    assert len(first) == len(second) == 10
+    assert first != second
+    assert first | second <= {example.id for example in pinned}
