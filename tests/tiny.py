@@ -1,4 +1,7 @@
-"""Versions of freshly initialised two-layer Llamas, for tests that need an answer but not a right one."""
+"""Versions of freshly initialised two-layer Llamas, for tests that need an answer but not a right one.
+
+What keeps versions is imported where it is used: a model alone can be had where that is not installed.
+"""
 
 from pathlib import Path
 
@@ -8,8 +11,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmagentos.core.records import ModelVersion
 from llmagentos.models.loading import load_model
 from llmagentos.models.tokenizer import train_tokenizer
-from llmagentos.registry.versions import Versions
-from llmagentos.release import adapters
 from llmagentos.storage.layout import Home
 from llmagentos.training.adapters import with_adapters
 
@@ -40,6 +41,8 @@ def save_tiny(folder: Path, seed: int = 0, vocabulary: int = 400) -> None:
 
 def add_tiny(home: Home, seed: int, **fields: object) -> ModelVersion:
     """Add a tiny model to the versions of a home."""
+    from llmagentos.registry.versions import Versions
+
     folder = home.root / f"tiny-{seed}"
     save_tiny(folder, seed)
     return Versions(home).add(folder, move=True, **({"role": "agent"} | fields))
@@ -59,4 +62,6 @@ def save_adapter(base: str | Path, folder: Path, seed: int = 1) -> Path:
 
 def add_adapter(home: Home, base: int, seed: int = 1) -> ModelVersion:
     """Add an adapter of a version to the versions of a home."""
+    from llmagentos.release import adapters
+
     return adapters.add(home, save_adapter(home.version(base), home.root / f"adapter-{base}-{seed}", seed), base)

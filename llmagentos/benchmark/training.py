@@ -2,82 +2,70 @@
 
 (a) our loop and a plain PyTorch loop on the same batches, made for it beforehand; (b) our loop and a Hugging Face Trainer
 with a padding collator on the same rows; (c) a distillation step from cached teacher values and a cross-entropy step, both
-of the seed student. A ratio is of rounds run one after the other in one process; a peak is of a side's own process.
+of the student. A ratio is of rounds run one after the other in one process; a peak is of a side's own process.
+
+At a stated shape also (d) packed rows through flash attention and through masks, and (e) our two engines; there a pair is
+in memory by itself, and each side's rate comes with its share of what the device can do.
 """
 
+import importlib.util
 import multiprocessing
-import random
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from llmagentos.benchmark.gpu import MIB, allocated, clean, described, device, product_flops
+from llmagentos.benchmark.shapes import SEED, shape_of
+from llmagentos.benchmark.training_rows import Setting, prepare, step_flops
+from llmagentos.benchmark.training_sides import SIDES
 from llmagentos.config import Config
-from llmagentos.models.chat import Renderer
-from llmagentos.models.loading import load_model, seed_dir, seed_student_dir
-from llmagentos.scenarios import general
-from llmagentos.scenarios.customer_service.customers import day_two
-from llmagentos.training.annotate import annotate
-from llmagentos.training.batches import batches, collate
-from llmagentos.training.engine import TorchEngine
-from llmagentos.training.loop import train
-from llmagentos.training.packing import pack
-from llmagentos.training.phase import Annotation, Phase
-from llmagentos.training.plan import Recipe, make_plan
-from llmagentos.training.rows import ROWS, Plan, Rows, record_batch, write_arrow
-from llmagentos.training.worker import make_terms
+from llmagentos.training import attention
 
 PAIRS = {"engine/plain": ("engine", "plain"), "engine/trainer": ("engine", "trainer"), "distill/cross_entropy": ("kd", "ce")}
+SIZED = {"flash/masked": ("engine", "masked"), "engine/deepspeed": ("engine", "deepspeed")}
+"""And these at a stated shape, where the device and the installation have them."""
+QUESTIONS = "questions of the shop's customers and general skills, one turn each"
+CONVERSATIONS = "conversations of log-normal lengths"
 _STATUS = Path("/proc/self/status")
 
-Side = Callable[[int], tuple[int, float]]
-"""Trains the steps of a round and returns (real tokens, seconds)."""
+Rates = dict[str, list[float]]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """All that a side needs, so that another process can build it. `rounds` counts the warm-up."""
+def run(
+    config: Config, *, steps: int = 12, rounds: int = 6, memory: bool = True, shape: str = SEED, longest: int = 2048,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Rates and ratios over `rounds` rounds of `steps` steps; with `memory` each side's peak from a process of its own.
 
-    folder: str
-    steps: int
-    rounds: int
-    threads: int
-    batch_tokens: int
-    packing: str
-
-    @property
-    def rows(self) -> Rows:
-        return Rows(Path(self.folder) / "rows.arrow")
-
-    @property
-    def plan(self) -> Plan:
-        return Plan(Path(self.folder) / "plan.arrow")
-
-    def phase(self) -> Phase:
-        """Settings of the optimiser; the paths in it are not used."""
-        paths = dict.fromkeys(("init", "out", "run_dir", "rows", "plan"), self.folder)
-        return Phase(name="benchmark", terms={}, learning_rate=1e-3, engine="torch", threads=self.threads, **paths)
-
-
-def run(config: Config, *, steps: int = 12, rounds: int = 6, memory: bool = True) -> dict[str, Any]:
-    """Rates and ratios over `rounds` rounds of `steps` steps; with `memory` each side's peak from a process of its own."""
+    `shape` is one of shapes.py, with rows of up to `longest` tokens; `seed` is the model that ships with the package.
+    """
     training = config.training
     with tempfile.TemporaryDirectory(prefix="llmagentos-training-") as folder:
-        setting = Setting(folder, steps, rounds + 1, training.threads, training.batch_tokens, training.packing)
-        lengths = _prepare(setting)
-        rates = _measure(setting)
-        peaks = {name: _apart(setting, name) for name in SIDES} if memory and _STATUS.exists() else {}
+        setting = Setting.of(training, folder, steps, rounds, shape, longest)
+        lengths = prepare(setting)
+        torch.set_num_threads(training.threads)
+        if setting.sized:
+            found = _sized(setting, say)
+        else:
+            rates = measure(setting, [side for side in SIDES if any(side in pair for pair in PAIRS.values())])
+            found = {
+                "tokens_per_second": _medians(rates),
+                "ratio": {pair: _spread(rates[a], rates[b]) for pair, (a, b) in PAIRS.items()},
+                "peak_mib_above_loaded_model": {name: _apart(setting, name) for name in rates} if _in_reach(memory) else {},
+            }
+    kind = (
+        "conversations of log-normal lengths"
+        if setting.sized
+        else "questions of the shop's customers and general skills, one turn each"
+    )
     return {
         "rows": {
-            "kind": "questions of the shop's customers and general skills, one turn each",
+            "kind": kind,
             "tokens_mean": round(float(lengths.mean()), 1),
             "tokens_longest": int(lengths.max()),
             "mean_to_longest": round(float(lengths.mean() / lengths.max()), 3),
@@ -87,53 +75,84 @@ def run(config: Config, *, steps: int = 12, rounds: int = 6, memory: bool = True
         "steps": steps,
         "rounds": rounds,
         "batch_tokens": training.batch_tokens,
-        "tokens_per_second": {name: round(statistics.median(r)) for name, r in rates.items()},
-        "ratio": {pair: _spread(rates[a], rates[b]) for pair, (a, b) in PAIRS.items()},
-        "peak_mib_above_loaded_model": peaks,
+        **found,
     }
 
 
-def _prepare(setting: Setting) -> np.ndarray:
-    """Write rows, plan and teacher values; returns the rows' lengths."""
-    folder, renderer = Path(setting.folder), Renderer(seed_dir())
-    total = setting.steps * setting.rounds * setting.batch_tokens
-    sources = {
-        "new": [v.question for v in day_two(0).visits(max(8, min(400, total // 60)))],  # all of them fit the steps
-        "general": general.questions(random.Random(0), 120),
+def _sized(setting: Setting, say: Callable[[str], None]) -> dict[str, Any]:
+    """All pairs at a stated shape, each in memory by itself."""
+    shape = shape_of(setting.shape)
+    facts, peak, needed = described(), product_flops() if torch.cuda.is_available() else None, step_flops(setting, shape)
+    say(f"{facts}; a step needs {needed / 1e12:.1f} TFLOP")
+    rates: Rates = {}
+    memory: dict[str, float] = {}
+    ratio: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for pair, (a, b) in _pairs(setting).items():
+        try:
+            found = measure(setting, (a, b), memory)
+        except (RuntimeError, ImportError, OSError) as error:  # out of memory, or not built for this device
+            failed[pair] = f"{type(error).__name__}: {str(error)[:300]}"
+            say(f"{pair}: {failed[pair]}")
+        else:
+            ratio[pair] = _spread(found[a], found[b])
+            rates = found | rates
+            say(f"{pair}: {ratio[pair]}, tokens/s {_medians(found)}, peak MiB {memory}")
+        clean()
+    return {
+        "shape": setting.shape,
+        "precision": setting.precision,
+        "device": facts,
+        "tokens_per_second": _medians(rates),
+        "ratio": ratio,
+        "failed": failed,
+        "tflop_a_step": round(needed / 1e12, 2),
+        "mfu": _utilisation(setting, _medians(rates), needed, peak) if peak else {},
+        "peak_gpu_mib": memory,
     }
-    made = []
-    for source, questions in sources.items():
-        for k, question in enumerate(questions):
-            rendered = renderer.example(question.messages(), list(question.tools) or None)
-            named = {"id": f"{source}{k}", "source": source, "stratum": question.skill}
-            made.append({**named, "ids": rendered.ids, "mask": rendered.mask})
-    write_arrow(folder / "rows.arrow", [record_batch(made, ROWS)], ROWS)
-    recipe = Recipe(
-        {"new": 0.5, "general": 0.5}, epochs=1e9, batch_tokens=setting.batch_tokens, min_epochs=0,
-        max_steps=setting.steps * setting.rounds, packed=setting.packing == "packed",
-    )  # fmt: skip
-    make_plan(setting.rows, recipe, folder / "plan.arrow")
-    _teacher(setting)
-    return setting.rows.lengths
 
 
-def _teacher(setting: Setting) -> Any:
-    annotation = Annotation(model=str(seed_dir()), cache=str(Path(setting.folder) / "teacher.arrow"), top_k=8)
-    asked = np.array(sorted(setting.plan.counts()))
-    return annotate(annotation, setting.rows, asked, load=load_model, pad_id=0, rank=0, ranks=1, barrier=lambda: None)
+def _utilisation(setting: Setting, rates: dict[str, int], needed: float, peak: float) -> dict[str, float]:
+    """Share of the measured `peak` that goes into what the rows need, for the sides that train the model itself."""
+    counts = setting.plan.counts()
+    tokens = float(setting.rows.lengths[[*counts]] @ np.array([*counts.values()])) / setting.plan.steps
+    return {side: round(rate / tokens * needed / peak, 3) for side, rate in rates.items() if side not in ("kd", "ce")}
 
 
-def _measure(setting: Setting) -> dict[str, list[float]]:
-    torch.set_num_threads(setting.threads)
-    sides = {name: build(setting) for name, build in SIDES.items()}
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+def _pairs(setting: Setting) -> dict[str, tuple[str, str]]:
+    """Those that this device and this installation have."""
+    flash = setting.packing == "packed" and setting.precision == "bf16" and device().type == "cuda"
+    there = {
+        "flash/masked": flash and attention.varlen_attn is not None,
+        "engine/deepspeed": importlib.util.find_spec("deepspeed"),
+    }
+    return PAIRS | {pair: sides for pair, sides in SIZED.items() if there[pair]}
+
+
+def measure(setting: Setting, names: Sequence[str], memory: dict[str, float] | None = None) -> Rates:
+    """Tokens a second of sides in turn, a value a round; their peaks on a GPU, in MiB, go into `memory`."""
+    sides, own = {}, {}
+    for name in names:
+        before = allocated()
+        sides[name] = SIDES[name](setting)
+        own[name] = allocated() - before
+    rates: Rates = {name: [] for name in names}
     for number in range(setting.rounds):
         # Each second round the other way about, so that no side always has the better place.
         for name in list(sides)[:: 1 if number % 2 else -1]:
+            before = allocated()
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
             tokens, seconds = sides[name](number)
             if number:  # the first is for warming up
                 rates[name].append(tokens / seconds)
+            elif memory is not None and torch.cuda.is_available():
+                memory[name] = round(own[name] + torch.cuda.max_memory_allocated() / MIB - before)
     return rates
+
+
+def _medians(rates: Rates) -> dict[str, int]:
+    return {name: round(statistics.median(values)) for name, values in rates.items()}
 
 
 def _spread(a: list[float], b: list[float]) -> dict[str, float]:
@@ -141,104 +160,8 @@ def _spread(a: list[float], b: list[float]) -> dict[str, float]:
     return {"median": round(statistics.median(ratios), 3), "lowest": round(ratios[0], 3), "highest": round(ratios[-1], 3)}
 
 
-def _ours(setting: Setting, base: Path, terms: dict[str, dict[str, Any]]) -> Side:
-    """The product's own loop, collating as it goes."""
-    engine = TorchEngine(load_model(base), setting.phase(), setting.steps * setting.rounds)
-    made = make_terms(terms)
-    attach = _teacher(setting).attach if "teacher_kl" in terms else lambda batch: None
-    coming = batches(setting.plan, setting.rows, 0, 0, make=pack if setting.packing == "packed" else collate)
-
-    def side(number: int) -> tuple[int, float]:
-        began = time.perf_counter()
-        tokens = train(engine, islice(coming, setting.steps), made, steps=setting.steps, annotate=attach)
-        return tokens, time.perf_counter() - began
-
-    return side
-
-
-def _plain(setting: Setting) -> Side:
-    """What the shortest PyTorch loop does with batches that are there already."""
-    model = load_model(seed_dir()).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    make = pack if setting.packing == "packed" else collate
-    made = list(batches(setting.plan, setting.rows, 0, 0, make=make))
-
-    def side(number: int) -> tuple[int, float]:
-        part = made[number * setting.steps : (number + 1) * setting.steps]
-        began = time.perf_counter()
-        for batch in part:
-            given = model(batch.ids, position_ids=batch.positions, logits_to_keep=batch.keep, use_cache=False).logits
-            loss = F.cross_entropy(given[batch.select], batch.targets)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            loss.item()
-        return sum(b.tokens for b in part), time.perf_counter() - began
-
-    return side
-
-
-def _trainer(setting: Setting) -> Side:
-    """transformers.Trainer on the rows of the same steps, as many rows a batch as our steps hold on average.
-
-    Its clock runs from the first step to the last; building it is not counted.
-    """
-    model, rows = load_model(seed_dir()), setting.rows
-    planned = [micro.indices for micro in setting.plan.micro_batches(rows, 0)]
-
-    def side(number: int) -> tuple[int, float]:
-        indices = [i for part in planned[number * setting.steps : (number + 1) * setting.steps] for i in part]
-        data = [{"ids": rows[i][0], "mask": rows[i][1]} for i in indices]
-        return int(rows.lengths[indices].sum()), _train_with_trainer(setting, model, data)
-
-    return side
-
-
-def _train_with_trainer(setting: Setting, model: Any, data: list[dict[str, np.ndarray]]) -> float:
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-    from transformers.trainer_callback import PrinterCallback
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        began = seconds = 0.0
-
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.began = time.perf_counter()
-
-        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-            self.seconds = time.perf_counter() - self.began
-
-    arguments = TrainingArguments(
-        output_dir=f"{setting.folder}/trainer", per_device_train_batch_size=round(len(data) / setting.steps),
-        num_train_epochs=1, learning_rate=1e-3, use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no",
-        disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
-    )  # fmt: skip
-    clock = Clock()
-    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_padded, callbacks=[clock])
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return clock.seconds
-
-
-def _padded(rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
-    """Token ids, mask and labels, padded to the longest row of the batch; labels of −100 are not supervised."""
-    longest = max(len(row["ids"]) for row in rows)
-    ids, labels = torch.zeros(len(rows), longest, dtype=torch.long), torch.full((len(rows), longest), -100)
-    attention = torch.zeros(len(rows), longest, dtype=torch.long)
-    for k, row in enumerate(rows):
-        values = torch.from_numpy(row["ids"].astype(np.int64))
-        ids[k, : len(values)], attention[k, : len(values)] = values, 1
-        labels[k, : len(values)] = torch.where(torch.from_numpy(row["mask"] > 0), values, -100)
-    return {"input_ids": ids, "attention_mask": attention, "labels": labels}
-
-
-SIDES: dict[str, Callable[[Setting], Side]] = {
-    "engine": lambda setting: _ours(setting, seed_dir(), {"next_token": {}}),
-    "plain": _plain,
-    "trainer": _trainer,
-    "kd": lambda setting: _ours(setting, seed_student_dir(), {"teacher_kl": {}, "next_token": {"weight": 0.5}}),
-    "ce": lambda setting: _ours(setting, seed_student_dir(), {"next_token": {}}),
-}
+def _in_reach(memory: bool) -> bool:
+    return memory and _STATUS.exists()
 
 
 def _apart(setting: Setting, name: str) -> float:

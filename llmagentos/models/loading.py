@@ -82,8 +82,10 @@ def load_renderer(folder: str | Path) -> Renderer:
     return Renderer(folder)
 
 
-def fresh_model(vocab_size: int, hidden: int, layers: int, feed_forward: int, *, heads: int, seed: int) -> Any:
-    """A randomly initialised Llama with tied embeddings, about `12·hidden²·layers` parameters plus the vocabulary."""
+def fresh_model(
+    vocab_size: int, hidden: int, layers: int, feed_forward: int, *, heads: int, seed: int, key_heads: int = 0, tied: bool = True
+) -> Any:
+    """A randomly initialised Llama, about `12·hidden²·layers` parameters plus the vocabulary; `key_heads` 0: one a head."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -94,9 +96,9 @@ def fresh_model(vocab_size: int, hidden: int, layers: int, feed_forward: int, *,
         num_hidden_layers=layers,
         intermediate_size=feed_forward,
         num_attention_heads=heads,
-        num_key_value_heads=heads,
+        num_key_value_heads=key_heads or heads,
         max_position_embeddings=4096,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmagentos.training.attention import takes_borders
 from llmagentos.training.rows import OLD, PREFERENCE, Mark, MicroBatch, Plan, Rows
 
 
@@ -33,6 +34,10 @@ class Batch:
     """Real tokens, padding not counted."""
     positions: torch.Tensor | None = None
     """[1, L] position ids that start again at each packed row; None where rows are padded."""
+    borders: torch.Tensor | None = None
+    """[R + 1] int32, where each packed row begins and the last one ends; None where rows are padded."""
+    longest: int = 0
+    """Tokens of the longest packed row."""
     teacher_ids: torch.Tensor | None = None
     """[N, k] token ids of the frozen model's most likely tokens."""
     teacher_logps: torch.Tensor | None = None
@@ -137,5 +142,8 @@ def answer_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 def kept(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """[B, K, …] what the model gives at the kept positions."""
-    packed = {} if batch.positions is None else {"position_ids": batch.positions}
+    packed: dict[str, Any] = {} if batch.positions is None else {"position_ids": batch.positions}
+    if batch.borders is not None and takes_borders(model):
+        packed |= {"cu_seq_lens_q": batch.borders, "cu_seq_lens_k": batch.borders}
+        packed |= {"max_length_q": batch.longest, "max_length_k": batch.longest}
     return model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False, **packed).logits

@@ -6,13 +6,14 @@ micro-batches: DeepSpeed divides by both on its own, which is undone here.
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
+from llmagentos.training.masters import Masters
 from llmagentos.training.phase import Phase
 
 
@@ -45,18 +46,18 @@ class Engine(Protocol):
     def load(self, folder: Path) -> None: ...
 
 
-def _optimiser(model: torch.nn.Module, phase: Phase) -> torch.optim.AdamW:
-    trained = [p for p in model.parameters() if p.requires_grad]
+def _optimiser(trained: Sequence[torch.Tensor], phase: Phase) -> torch.optim.AdamW:
     return torch.optim.AdamW(trained, lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=phase.weight_decay, fused=True)
 
 
 class TorchEngine:
-    """AdamW in this process, without collectives."""
+    """AdamW in this process, without collectives; weights coarser than float32 are trained as copies in it."""
 
     def __init__(self, model: torch.nn.Module, phase: Phase, steps: int) -> None:
         self.model = model
         self._phase = phase
-        self._optimiser = _optimiser(model, phase)
+        self._masters = Masters(model)
+        self._optimiser = _optimiser(self._masters.trained, phase)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, schedule(phase, steps))
         self._micro = 0
 
@@ -67,8 +68,9 @@ class TorchEngine:
         self._micro += 1
         if self._micro % self._phase.accumulation:
             return 0.0
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._phase.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._masters.trained, self._phase.clip)
         self._optimiser.step()
+        self._masters.write()
         self._schedule.step()
         self._optimiser.zero_grad(set_to_none=True)
         return float(norm)
@@ -77,13 +79,15 @@ class TorchEngine:
         from safetensors.torch import save_model
 
         save_model(self.model, str(folder / "model.safetensors"))
-        torch.save({"optimiser": self._optimiser.state_dict(), "schedule": self._schedule.state_dict()}, folder / "state.pt")
+        state = {"optimiser": self._optimiser.state_dict(), "schedule": self._schedule.state_dict()}
+        torch.save(state | {"masters": self._masters.state()}, folder / "state.pt")
 
     def load(self, folder: Path) -> None:
         from safetensors.torch import load_model
 
         load_model(self.model, str(folder / "model.safetensors"))
         state = torch.load(folder / "state.pt", weights_only=True)
+        self._masters.load(state.get("masters", []))
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
 
@@ -98,7 +102,7 @@ class DeepSpeedEngine:
 
         world = dist.get_world_size()
         self._factor = world * phase.accumulation
-        optimiser = _optimiser(model, phase)
+        optimiser = _optimiser([p for p in model.parameters() if p.requires_grad], phase)
         self._engine, _, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimiser,

@@ -1,9 +1,9 @@
 """Rows end to end in one row of tensors, without padding, none of which sees another.
 
 Position ids start again at each row. From that, and only while neither a mask nor a cache is given, transformers' masks
-let a token see its own row alone (a sliding window is counted within the row), and flash attention gets the rows' borders
-[Krell+ 2021, "Efficient Sequence Packing without Cross-contamination"]. A model that keeps a state along the sequence does
-not know of it, so `require_exact` looks before anything is trained.
+let a token see its own row alone (a sliding window is counted within the row), and flash attention, where it is to be had
+(attention.py), gets the rows' borders [Krell+ 2021, "Efficient Sequence Packing without Cross-contamination"]. A model that
+keeps a state along the sequence does not know of it, so `require_exact` looks before anything is trained.
 """
 
 import numpy as np
@@ -38,6 +38,8 @@ def pack(micro: MicroBatch, pad_id: int, device: torch.device | str = "cpu") -> 
         step_tokens=micro.step_tokens,
         tokens=len(ids),
         positions=torch.from_numpy(np.arange(len(ids)) - starts[row])[None].to(device),
+        borders=torch.from_numpy(np.append(starts, len(ids)).astype(np.int32)).to(device),
+        longest=max(lengths),
         **marked(micro, device),
     )
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from llmagentos.core.errors import ConfigError
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model
-from llmagentos.training import checkpoint
+from llmagentos.training import attention, checkpoint
 from llmagentos.training.adapters import merged, with_adapters
 from llmagentos.training.annotate import annotate
 from llmagentos.training.batches import Batch, batches, collate
@@ -43,7 +43,7 @@ def run_phase(
     torch.set_num_threads(phase.threads)
     torch.manual_seed(phase.seed)
     if phase.engine == "deepspeed" and not dist.is_initialized():
-        _own_group()
+        own_group()
     barrier = dist.barrier if ranks > 1 else lambda: None
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     return _train(phase, rank, ranks, device, barrier, report)
@@ -58,7 +58,9 @@ def _train(
     terms = make_terms(phase.terms)
     _require_whole_weights(phase, terms)
     attach = _teacher(phase, rows, plan, terms, pad_id, device, rank, ranks, barrier)
-    base = load_model(phase.init, "bfloat16" if phase.precision == "bf16" else "float32")
+    base = load_model(phase.init, "bfloat16" if phase.precision == "bf16" else "float32").to(device)
+    if phase.packing == "packed":
+        attention.install(base)
     model = with_adapters(base, phase.lora_rank, phase.lora_alpha).to(device)
     if phase.packing == "packed":
         require_exact(model, base.config.vocab_size)
@@ -188,7 +190,7 @@ class _Log:
         self._report(progress)
 
 
-def _own_group() -> None:
+def own_group() -> None:
     """A process group of one, so that DeepSpeed runs outside Ray too.
 
     It stays until the process ends: DeepSpeed keeps groups made from it, and a second phase would meet dead ones.

@@ -3,40 +3,59 @@
 from pathlib import Path
 
 import pytest
-import torch
-import torch.nn.functional as F
 
-from llmagentos.benchmark.training import PAIRS, SIDES, Setting, _padded, _prepare, run
+from llmagentos.benchmark import training
+from llmagentos.benchmark.training import PAIRS, QUESTIONS, measure, run
+from llmagentos.benchmark.training_rows import Setting, prepare
 from llmagentos.config import Config
-from llmagentos.models.loading import load_model, seed_dir
-from llmagentos.training.batches import answer_logits, batches
-
-
-@pytest.fixture
-def setting(tmp_path: Path) -> Setting:
-    made = Setting(str(tmp_path), steps=2, rounds=3, threads=1, batch_tokens=768, packing="bucketed")
-    _prepare(made)
-    return made
-
-
-def test_each_side_of_a_pair_trains_on_the_same_tokens(setting: Setting):
-    tokens = {name: build(setting)(0)[0] for name, build in SIDES.items()}
-    assert len(set(tokens.values())) == 1
-    assert next(iter(tokens.values())) > 1000
-
-
-def test_the_trainer_s_batches_have_our_loss(setting: Setting):
-    model, rows = load_model(seed_dir()), setting.rows
-    batch = next(batches(setting.plan, rows, 0, 0))
-    data = [{"ids": rows[i][0], "mask": rows[i][1]} for i in batch.indices]
-    with torch.no_grad():
-        ours = F.cross_entropy(answer_logits(model, batch), batch.targets)
-        torch.testing.assert_close(model(**_padded(data)).loss, ours, rtol=1e-4, atol=1e-6)
 
 
 def test_what_it_says_is_complete(config: Config):
     said = run(config, steps=1, rounds=2, memory=False)
     assert said["rows"]["mean_to_longest"] <= 0.45
-    assert set(said["tokens_per_second"]) == set(SIDES)
+    assert said["rows"]["kind"] == QUESTIONS
+    assert set(said["tokens_per_second"]) == {"engine", "plain", "trainer", "kd", "ce"}
     for pair in PAIRS:
         assert 0 < said["ratio"][pair]["lowest"] <= said["ratio"][pair]["median"] <= said["ratio"][pair]["highest"]
+
+
+def test_at_a_shape_too(config: Config, monkeypatch: pytest.MonkeyPatch):
+    lines: list[str] = []
+    settings = config.training.model_copy(update={"packing": "packed", "precision": "bf16", "batch_tokens": 1024})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # DeepSpeed has a test of its own
+    made = config.model_copy(update={"training": settings})
+    said = run(made, steps=1, rounds=2, shape="tiny", longest=256, say=lines.append)
+    assert said["failed"] == {}
+    assert set(said["ratio"]) == set(PAIRS)
+    assert said["rows"]["tokens_longest"] == 256
+    assert said["rows"]["mean_to_longest"] <= 0.45
+    assert said["precision"] == "bf16"
+    assert len(lines) == 1 + len(PAIRS)
+
+
+def test_a_side_that_does_not_fit_is_named_and_the_others_go_on(config: Config, monkeypatch: pytest.MonkeyPatch):
+    def full(setting: Setting) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setitem(training.SIDES, "plain", full)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said = run(config, steps=1, rounds=2, shape="tiny", longest=128)
+    assert said["failed"] == {"engine/plain": "RuntimeError: CUDA out of memory"}
+    assert set(said["ratio"]) == set(PAIRS) - {"engine/plain"}
+
+
+def test_our_two_engines_train_on_the_same_tokens(tmp_path: Path):
+    setting = Setting(str(tmp_path), steps=1, rounds=3, threads=1, batch_tokens=512, packing="packed", shape="tiny", longest=64)
+    prepare(setting)
+    rates = measure(setting, ("engine", "deepspeed"))
+    assert [len(found) for found in rates.values()] == [2, 2]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_flash_and_masks_compare_and_memory_is_told(config: Config):
+    settings = config.training.model_copy(update={"packing": "packed", "precision": "bf16", "batch_tokens": 4096})
+    said = run(config.model_copy(update={"training": settings}), steps=1, rounds=2, shape="100m", longest=512)
+    assert said["failed"] == {}
+    assert "flash/masked" in said["ratio"]
+    assert all(said["peak_gpu_mib"][side] > 500 for side in ("engine", "plain", "masked", "trainer"))
+    assert 0 < said["mfu"]["engine"] < 1

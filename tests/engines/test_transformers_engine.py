@@ -1,18 +1,22 @@
 import asyncio
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from llmagentos.benchmark.gpu import allocated, clean
+from llmagentos.benchmark.shapes import SHAPES, fresh, save
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import Engine, Grammar, Sampling, TokenScore, load
 from llmagentos.engines.transformers_engine import _StopStrings
 from llmagentos.models.loading import load_model
+from llmagentos.storage.manifest import write_manifest
 
 CONFIG = EngineConfig(num_blocks=64, page_size=32, max_batch_tokens=64)
 QUESTIONS = ["What?", "How long is the warranty of the lamp with the long name?", "你好", "Cost? " * 30, "x", "12"]
@@ -125,7 +129,9 @@ def test_log_probabilities_are_those_of_a_forward_pass(engine: Engine, tiny: Ver
         return [i for c in chunks for i in c.ids], [s for c in chunks for s in c.scores]
 
     found, given = asyncio.run(scores(True))
-    assert asyncio.run(scores(False)) == (found, given)
+    again, whole = asyncio.run(scores(False))
+    assert again == found
+    assert [s.logprob for s in whole] == pytest.approx([s.logprob for s in given], abs=1e-5)
     assert [s.id for s in given] == found
     with torch.inference_mode():
         logits = load_model(tiny.dir)(torch.tensor([ids + found])).logits[0, len(ids) - 1 : -1]
@@ -213,6 +219,49 @@ def test_close_drains_and_a_closed_engine_is_unhealthy(tiny: VersionRef):
     ids, _ = asyncio.run(run())
     assert ids
     assert not loaded.healthy()
+
+
+def test_a_closed_engine_holds_no_weights(tiny: VersionRef):
+    loaded = load(tiny, CONFIG)
+    weights = weakref.ref(loaded._manager.model)
+    asyncio.run(answer(loaded, prompt(loaded, "What?"), Sampling(3)))
+    loaded.close()
+    assert weights() is None
+    loaded.close()  # once more does no harm
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_answers_are_what_they_are_on_a_cpu(tiny: VersionRef):
+    loaded = load(tiny, CONFIG)
+    assert loaded._manager.model.device.type == "cuda"
+    test_concurrent_greedy_answers_equal_generate(loaded, tiny)
+    test_a_seed_gives_the_same_answer_whatever_else_runs(loaded)
+    test_penalties_and_grammars_are_the_same_whatever_else_runs(loaded)
+    test_log_probabilities_are_those_of_a_forward_pass(loaded, tiny)
+    loaded.close()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_two_engines_stand_side_by_side_and_a_closed_one_gives_its_memory_back(tmp_path: Path):
+    refs = []
+    for number in (1, 2):
+        save(fresh(SHAPES["100m"], seed=number, tied=False), tmp_path / str(number), "bfloat16")
+        refs.append(VersionRef(id=number, manifest_hash=write_manifest(tmp_path / str(number)), dir=str(tmp_path / str(number))))
+    held: list[float] = []
+    for _ in range(3):
+        one, two = (load(ref, CONFIG, "bfloat16") for ref in refs)
+        ids = prompt(one, "What?")
+        answers = [asyncio.run(answer(engine, ids, Sampling(12, ignore_eos=True))) for engine in (one, two)]
+        assert answers[0] != answers[1]
+        both = allocated()
+        one.close()
+        assert both - allocated() > 200
+        assert asyncio.run(answer(two, ids, Sampling(12, ignore_eos=True))) == answers[1]
+        two.close()
+        clean()
+        held.append(allocated())
+    assert both - held[-1] > 400
+    assert held[2] - held[1] < 128  # cuBLAS keeps room for its work on each engine's stream
 
 
 def test_a_process_that_forgets_to_close_still_ends(tiny: VersionRef):

@@ -139,3 +139,44 @@ def test_a_penalty_on_weights_is_refused_where_no_rank_has_them_whole(tmp_path: 
 def test_an_unknown_term_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="next_token"):
         make_terms({"magic": {}})
+
+
+def losses(phase: Phase) -> list[float]:
+    """Losses of the logged steps."""
+    return [json.loads(line)["loss"] for line in (Path(phase.run_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("packing", ["bucketed", "packed"])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_on_a_gpu_a_phase_in_bf16_learns(tmp_path: Path, packing: str, rank: int):
+    phase = prepare(
+        tmp_path, "a", packing=packing, precision="bf16", lora_rank=rank, learning_rate=5e-3, ema=0.9 if not rank else 0
+    )
+    run_phase(phase)
+    found = losses(phase)
+    assert found[-1] < 0.7 * found[0]
+    before, after = load_file(tmp_path / "base" / "model.safetensors"), weights(phase)
+    assert sum(not torch.equal(before[name].float(), after[name].float()) for name in before) > 5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stage", [0, 2])
+def test_on_a_gpu_deepspeed_begins_as_plain_pytorch_does(tmp_path: Path, stage: int):
+    pytest.importorskip("deepspeed")
+    fields = {"packing": "packed", "precision": "bf16", "accumulation": 2}
+    plain = prepare(tmp_path, "plain", **fields)
+    deep = prepare(tmp_path, "deep", engine="deepspeed", zero_stage=stage, **fields)
+    for phase in (plain, deep):
+        run_phase(phase)
+    assert losses(deep)[0] == pytest.approx(losses(plain)[0], rel=0.01)
+    assert losses(deep) == pytest.approx(losses(plain), rel=0.1)  # without ZeRO its Adam counts from a step before the first
+    assert norms(deep)[0] == pytest.approx(norms(plain)[0], rel=0.05)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_phase_goes_on_from_its_checkpoint(tmp_path: Path):
+    phase = prepare(tmp_path, "a", precision="bf16", packing="packed")
+    run_phase(phase)
+    resumed = run_phase(phase)
+    assert resumed["resumed_at"] >= 4
