@@ -47,6 +47,7 @@ def prepare(
         epochs=settings.epochs,
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
+        even=("general",),
         max_steps=settings.max_steps,
         min_steps=settings.min_steps,
         ranks=max(1, training.workers),

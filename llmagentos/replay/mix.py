@@ -20,6 +20,7 @@ from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.preference import Kind, preference_rows
 from llmagentos.replay.rewording import rewordings
+from llmagentos.replay.selection import quotas
 from llmagentos.storage import suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
@@ -143,10 +144,14 @@ def mix_rows(
 
 
 def _drawn(rows: list[dict[str, Any]], most: int, salt: str) -> list[dict[str, Any]]:
-    """At most `most` of the rows: for each salt others, so that the whole set has its turn in the long run."""
+    """At most `most` of the rows, by quotas of the skills: for each salt others, so that all have their turn in time."""
     if not most or len(rows) <= most:
         return rows
-    return sorted(rows, key=lambda row: fraction(row["id"], salt=salt))[:most]
+    skills: dict[Any, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: fraction(row["id"], salt=salt)):
+        skills.setdefault(row["skill"], []).append(row)
+    room = quotas({skill: len(found) for skill, found in skills.items()}, most)
+    return [row for skill, found in skills.items() for row in found[: room[skill]]]
 
 
 def _held(home: Home, snapshot: Snapshot) -> dict[str | None, set[str]]:

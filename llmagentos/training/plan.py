@@ -19,6 +19,8 @@ from llmagentos.training.units import groups
 
 _POOL = 64
 """Micro-batches whose rows are sorted by length together."""
+_FLOOR = 1 / 3
+"""Least share of a skill, as a part of what it would have if all had the same: what is not practised fades."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Recipe:
     accumulation: int = 1
     packed: bool = False
     """Rows of a micro-batch will stand end to end: no padding counts."""
+    even: tuple[str, ...] = ()
+    """Sources whose skills share its tokens by quota, rows of a small skill used more often; of others rare skills are only
+    drawn first."""
     seed: int = 0
 
 
@@ -51,6 +56,9 @@ class _Items:
     longest: np.ndarray
     tokens: np.ndarray
     scarce: np.ndarray
+    skill: np.ndarray
+    """Number of each row's source and skill."""
+    even: tuple[str, ...] = ()
 
     def expanded(self, items: np.ndarray) -> np.ndarray:
         """The rows of items."""
@@ -79,7 +87,8 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     sources = np.array(rows.sources)
     lengths, supervised = rows.lengths, rows.supervised
     capacity = max(recipe.batch_tokens // (recipe.ranks * recipe.accumulation), 1)
-    items = _items(rows, groups(rows, capacity // 2, rng, packed=recipe.packed) if recipe.shares.get(PREFERENCE) else [])
+    units = groups(rows, capacity // 2, rng, packed=recipe.packed) if recipe.shares.get(PREFERENCE) else []
+    items = _items(rows, units, recipe.even)
     members = {s: np.flatnonzero((sources == s) & (supervised > 0)) for s in recipe.shares}
     members[PREFERENCE] = np.arange(rows.count, len(items.rows))
     shares = {s: w for s, w in recipe.shares.items() if w > 0 and len(members[s])}
@@ -127,14 +136,19 @@ def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict
     return {s: fresh.get(s, (1 - sum(fresh.values())) * w / past) for s, w in shares.items()}
 
 
-def _items(rows: Rows, parts: list[np.ndarray]) -> _Items:
+def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...]) -> _Items:
     lengths = rows.lengths
+    # 1/√(rows of its source and skill), so that a skill of few rows is not drowned.
+    names = np.array([f"{source}/{stratum}" for source, stratum in zip(rows.sources, rows.strata, strict=True)])
+    _, skill, counts = np.unique(names, return_inverse=True, return_counts=True)
     return _Items(
         parts=parts,
         rows=np.array([1] * rows.count + [len(p) for p in parts], dtype=np.int64),
         longest=np.append(lengths, [lengths[p].max() for p in parts]).astype(np.int64),
         tokens=np.append(lengths, [lengths[p].sum() for p in parts]).astype(np.int64),
-        scarce=np.append(_scarcity(rows), np.ones(len(parts))),
+        scarce=np.append(1 / np.sqrt(counts[skill]), np.ones(len(parts))),
+        skill=skill,
+        even=even,
     )
 
 
@@ -158,8 +172,11 @@ def _epoch(
     picked = [members[lead]]
     lead_tokens = items.tokens[members[lead]].sum()
     for source, share in shares.items():
-        if source != lead:
-            picked.append(_sample(members[source], items.tokens, items.scarce, lead_tokens * share / shares[lead], rng))
+        wanted = lead_tokens * share / shares[lead]
+        if source in items.even and source != lead:
+            picked.append(_by_quota(members[source], items, wanted, rng))
+        elif source != lead:
+            picked.append(_sample(members[source], items.tokens, items.scarce, wanted, rng))
     order = rng.permutation(np.concatenate(picked))
     cut: list[np.ndarray] = []
     pool = max(1, int(_POOL * capacity / max(1.0, float(items.tokens[order].mean()))))
@@ -172,11 +189,16 @@ def _epoch(
     return [cut[i] for i in rng.permutation(len(cut))]
 
 
-def _scarcity(rows: Rows) -> np.ndarray:
-    """Weight of each row: 1/√(rows of its source and skill), so that a skill of few rows is not drowned."""
-    names = np.array([f"{source}/{stratum}" for source, stratum in zip(rows.sources, rows.strata, strict=True)])
-    _, of, counts = np.unique(names, return_inverse=True, return_counts=True)
-    return np.asarray(1 / np.sqrt(counts[of]))
+def _by_quota(indices: np.ndarray, items: _Items, tokens: float, rng: np.random.Generator) -> np.ndarray:
+    """Rows worth `tokens`: each skill its share by the square root of its rows, and a floor."""
+    skills, counts = np.unique(items.skill[indices], return_counts=True)
+    shares = np.sqrt(counts) / np.sqrt(counts).sum()
+    shares = np.maximum(shares, _FLOOR / len(skills))
+    parts = [
+        _sample(indices[items.skill[indices] == skill], items.tokens, items.scarce, tokens * share, rng)
+        for skill, share in zip(skills, shares / shares.sum(), strict=True)
+    ]
+    return np.concatenate(parts)
 
 
 def _sample(indices: np.ndarray, lengths: np.ndarray, scarce: np.ndarray, tokens: float, rng: np.random.Generator) -> np.ndarray:

@@ -48,6 +48,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         epochs=update.epochs * (usual.new + usual.memory + usual.general) / usual.new * mix["new"] / (sum(mix.values()) or 1),
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
+        even=("general",),
         max_steps=update.max_steps,
         min_steps=1 if chosen.by_size else update.min_steps,
         min_epochs=update.min_epochs,

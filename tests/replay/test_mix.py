@@ -3,7 +3,7 @@ from pathlib import Path
 from llmagentos.config.sections import ReplayConfig
 from llmagentos.models.loading import load_renderer
 from llmagentos.replay.buffer import Buffer
-from llmagentos.replay.mix import mix_rows
+from llmagentos.replay.mix import _drawn, mix_rows
 from llmagentos.storage import snapshots
 from llmagentos.storage.snapshots import Draft
 from llmagentos.training.rows import Rows
@@ -64,3 +64,10 @@ def test_each_update_draws_other_rows_of_a_large_pinned_set(config, home, tmp_pa
     assert len(first) == len(second) == 10
     assert first != second
     assert first | second <= {example.id for example in pinned}
+
+
+def test_a_skill_of_few_rows_is_drawn_whole():
+    rows = [{"id": f"{skill}{k}", "skill": skill} for skill, count in (("large", 500), ("small", 5)) for k in range(count)]
+    drawn = _drawn(rows, 100, "s1")
+    assert len(drawn) == 100
+    assert sum(row["skill"] == "small" for row in drawn) == 5

@@ -160,3 +160,25 @@ def test_packed_micro_batches_are_full(tmp_path: Path):
     make_plan(rows, Recipe({"new": 1.0}, epochs=3, batch_tokens=400, max_steps=99, packed=True), tmp_path / "p")
     sizes = [sum(len(i) for i in b.ids) for b in Plan(tmp_path / "p").micro_batches(rows, 0)]
     assert sorted(sizes)[len(sizes) // 2] > 360
+
+
+def test_a_skill_of_few_rows_has_its_share_where_skills_share_evenly(tmp_path: Path):
+    made = []
+    for source, stratum, count in (("new", "s", 100), ("general", "large", 900), ("general", "small", 6)):
+        for k in range(count):
+            made.append(
+                {"id": f"{stratum}{k}", "source": source, "stratum": stratum, "ids": list(range(10)), "mask": [0] * 8 + [1] * 2}
+            )
+    write_arrow(tmp_path / "r", [record_batch(made, ROWS)], ROWS)
+    rows, share = Rows(tmp_path / "r"), {"new": 0.5, "general": 0.5}
+    recipe = Recipe(share, epochs=8, batch_tokens=250, max_steps=500)
+
+    def small(even: tuple[str, ...]) -> float:
+        make_plan(rows, replace(recipe, even=even), tmp_path / "p")
+        counts = Plan(tmp_path / "p").counts()
+        of = {name: sum(n for i, n in counts.items() if rows.strata[i] == name) for name in ("large", "small")}
+        return of["small"] / sum(of.values())
+
+    # By √: 2.4 of 32.4, but no less than a third of an even half.
+    assert small(("general",)) == pytest.approx(1 / 6 / (1 / 6 + 30 / 32.45), abs=0.02)
+    assert small(()) < 0.1
