@@ -1,7 +1,8 @@
 """A year of daily updates through the real gate, with drift, recurrence, noise and sabotage; and what is left at the end.
 
 One home, one day after another: import, cycle with an enforcing gate, exam. The base is the small seed student, so that a
-year fits an hour, and takes no more steps a day than its rows want; a student of its own is distilled once a month.
+year fits an hour, and takes no more steps a day than its rows want; a student of its own is distilled once a month. The
+first day teaches a whole world, with as many steps as that takes and a gate that reports: from the second on it enforces.
 """
 
 import json
@@ -21,6 +22,9 @@ from llmagentos.storage import suites as stored
 from llmagentos.storage.layout import Home
 
 MONTH = 30
+_RATE, _FIRST_RATE = 2e-3, 3e-3
+"""A quarter of a million weights want more than a million do."""
+_FIRST_STEPS = 2000
 
 
 def run(
@@ -55,13 +59,22 @@ def _settings(config: Config, root: str) -> Config:
     fresh = settings(config, root, config.update.strategy)
     parts: dict[str, dict[str, Any]] = {
         "gate": {"mode": "enforce"},
-        "update": {"min_steps": 150},
+        "update": {"min_steps": 150, "learning_rate": _RATE},
         "model": {"base": str(seed_student_dir())},
         "evaluate": {"max_retention": 1000, "drift_rows": 50},
+        "replay": {"wordings": 6},
         "storage": {"keep_versions": 3},
-        "training": {"threads": 2},
     }
-    return fresh.model_copy(update={k: getattr(fresh, k).model_copy(update=v) for k, v in parts.items()})
+    return _with(fresh, parts)
+
+
+def _first() -> dict[str, dict[str, Any]]:
+    update = {"min_steps": _FIRST_STEPS, "max_steps": _FIRST_STEPS, "learning_rate": _FIRST_RATE, "sweep": (1.0,)}
+    return {"update": update, "replay": {"general_rows": 0}, "gate": {"mode": "report"}, "distill": {"enabled": False}}
+
+
+def _with(config: Config, parts: dict[str, dict[str, Any]]) -> Config:
+    return config.model_copy(update={k: getattr(config, k).model_copy(update=v) for k, v in parts.items()})
 
 
 def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
@@ -73,8 +86,8 @@ def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
     if day.rows:
         teach(config, day.rows)
         monthly = day.number % MONTH == 0
-        today = config.model_copy(update={"distill": config.distill.model_copy(update={"enabled": monthly})})
-        result = cycle(today)
+        today = {"distill": {"enabled": monthly}} if day.number else _first()
+        result = cycle(_with(config, today))
         decision, reasons, seconds = result.decision, result.reasons, result.seconds
         steps = int(result.report.get("training", {}).get("update", {}).get("steps", 0))
     spent = time.monotonic() - began
