@@ -70,6 +70,9 @@ class ServeConfig(Section):
 class EngineConfig(Section):
     name: Literal["transformers", "vllm"] = "transformers"
     """Which engine generates."""
+    apart: bool = True
+    """Each version that serves generates in a process of its own, so that neither loading one nor answering the network
+    holds it up. vLLM always does."""
     threads: int = Field(1, ge=1)
     """CPU threads of one engine."""
     max_batch_tokens: int = Field(256, ge=16)

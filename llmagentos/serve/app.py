@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from llmagentos.config import Config, load_config
 from llmagentos.core.errors import InputError
+from llmagentos.engines import prepare
 from llmagentos.release.releases import Releases
 from llmagentos.serve.answers import Answers
 from llmagentos.serve.canary import Trial
@@ -77,7 +78,8 @@ class Service:
     async def start(self) -> None:
         """Load what is released (a fresh home is given its first versions), then watch for more. Does not raise for
         a bad version: the replica is up, not ready, and says why."""
-        sys.setswitchinterval(_GIL_SECONDS)  # the engine's thread must not hold up the event loop
+        sys.setswitchinterval(_GIL_SECONDS)  # an engine's thread must not hold up the event loop
+        await asyncio.to_thread(prepare, self.config.engine)
         if (await asyncio.to_thread(Releases(self.home).current)).epoch < 0:
             from llmagentos.release.bootstrap import bootstrap
 

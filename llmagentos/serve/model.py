@@ -20,7 +20,7 @@ from pathlib import Path
 from llmagentos.config import Config
 from llmagentos.core.errors import CapacityError, IntegrityError, LLMAgentOSError, NotFoundError
 from llmagentos.core.records import ModelVersion, Release, Stage
-from llmagentos.engines import Engine, Sampling, load
+from llmagentos.engines import Engine, Sampling, start
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
 from llmagentos.serve.footprint import footprint
@@ -235,7 +235,8 @@ class Residents:
     async def _start(self, version: ModelVersion) -> Engine:
         """Load and probe."""
         ref = await asyncio.to_thread(servable, self._versions, version)
-        engine = await asyncio.to_thread(load, ref, self._config.engine, self._config.model.dtype)
+        settings = self._config.engine, self._config.model.dtype
+        engine = await asyncio.to_thread(start, ref, *settings, hurry=not self.healthy())
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 prompt = engine.renderer.prompt(_PROBE)

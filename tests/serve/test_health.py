@@ -1,7 +1,10 @@
+import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -106,11 +109,22 @@ def test_a_process_that_was_stopped_saw_nothing_meanwhile():
     assert watch.health.look([engine]) == []
 
 
-@pytest.fixture
-def hang(start: Callable[..., Served]):
-    """A service whose champion's engine thread stands still while `hung` is set, and how to let it go on."""
-    served = start("serve.hung_seconds=1")
-    manager = served.service.residents.engines()[0]._manager
+@pytest.fixture(params=["process", "thread"])
+def hang(request: pytest.FixtureRequest, start: Callable[..., Served]) -> Iterator[SimpleNamespace]:
+    """A service whose champion's engine stands still from `begin` on until it may `go` on."""
+    apart = request.param == "process"
+    served = start("serve.hung_seconds=1", f"engine.apart={apart}")
+    engine = served.service.residents.engines()[0]
+    begin, go = stop_process(engine.pid) if apart else stop_thread(engine._manager)
+    yield SimpleNamespace(served=served, begin=begin, go=go)
+    go()
+
+
+def stop_process(pid: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    return lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT)
+
+
+def stop_thread(manager: Any) -> tuple[Callable[[], None], Callable[[], None]]:
     go, stands = threading.Event(), threading.Event()
     step = manager._generation_step
 
@@ -119,12 +133,11 @@ def hang(start: Callable[..., Served]):
         go.wait(60)
         step()
 
-    def begin() -> threading.Event:
+    def begin() -> None:
         manager._generation_step = standing
-        return stands
+        assert stands.wait(30)
 
-    yield SimpleNamespace(served=served, begin=begin, go=go)
-    go.set()
+    return begin, go.set
 
 
 def test_an_engine_that_hangs_is_noticed_and_what_it_began_is_ended(hang: SimpleNamespace):
@@ -146,7 +159,7 @@ def test_an_engine_that_hangs_is_noticed_and_what_it_began_is_ended(hang: Simple
         with client.stream("POST", PATH, json=chat(stream=True, max_tokens=400)) as reply:
             parts = reply.iter_text()
             text = next(parts)
-            assert hang.begin().wait(30)
+            hang.begin()
             waiting: list = []
             whole = threading.Thread(target=lambda: waiting.append(keyed.post(PATH, json=chat(max_tokens=3))))
             whole.start()
@@ -161,7 +174,7 @@ def test_an_engine_that_hangs_is_noticed_and_what_it_began_is_ended(hang: Simple
         assert "make no step" in ready.json()["error"]
         assert client.get("/healthz").status_code == 200
         assert not checked()
-        hang.go.set()
+        hang.go()
         until(lambda: client.get("/readyz").status_code == 200)
         assert checked()
         again = keyed.post(PATH, json=chat(max_tokens=3))
