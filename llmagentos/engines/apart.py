@@ -96,14 +96,14 @@ class ApartEngine:
     async def generate(
         self, request_id: str, prompt_ids: list[int], sampling: Sampling, *, stream: bool = True
     ) -> AsyncIterator[Chunk]:
+        if not self.healthy():
+            raise self._failure("takes no more requests")
         self._wire.attach()
         name = str(next(self._numbers))
         said: asyncio.Queue[Any] = asyncio.Queue()
         self._queues[name] = self._active.setdefault(request_id, {})[name] = said
         ended = False
         try:
-            if not self.healthy():
-                raise self._failure("takes no more requests")
             self._wire.send(("ask", name, prompt_ids, sampling, stream))
             while not ended:
                 heard = await said.get()

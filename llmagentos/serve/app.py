@@ -100,7 +100,11 @@ class Service:
         await self.trial.look_after()
 
     async def _look_for_hangs(self) -> None:
-        if hung := self.hangs.look(self.residents.engines()):
+        """An engine that hangs in a process of its own is ended and loaded anew; else only a new replica helps."""
+        hung = self.hangs.look(engine for engine in self.residents.engines() if engine.healthy())
+        if hung and self.config.engine.apart:
+            await self.residents.end(hung)
+        elif hung:
             self.answers.give_up(hung)
 
     async def announce(self) -> None:

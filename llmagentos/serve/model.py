@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from llmagentos.config import Config
@@ -287,6 +287,12 @@ class Residents:
     def broken(self) -> bool:
         """Whether the champion's engine died and could not be loaded anew; only a new process may help."""
         return self.version is not None and not self.healthy() and self.error is not None
+
+    async def end(self, versions: Sequence[int]) -> None:
+        """End engines that hang; who waits for them, or asks next, has them loaded anew."""
+        logger.error("the engines of versions %s make no step and are ended", versions)
+        hung = [engine for version, engine in self._engines.items() if version in versions]
+        await asyncio.gather(*(asyncio.to_thread(engine.close, False) for engine in hung))
 
     def engines(self) -> list[Engine]:
         """The engines that are loaded."""
