@@ -23,7 +23,7 @@ from llmagentos.local.up import answers, up
 from llmagentos.registry.tracking import tracking_uri
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations
-from llmagentos.serve.app import Agent
+from llmagentos.serve.app import Agent, environment
 from llmagentos.storage.layout import Home
 
 UNRECORDED = "/unrecorded"
@@ -126,7 +126,7 @@ def unrecorded(there: Place) -> Iterator[str]:
         max_ongoing_requests=settings.max_ongoing + settings.max_queued + 64,
         ray_actor_options={
             "num_cpus": settings.replica_cpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(there.config.engine.threads)}},
+            "runtime_env": {"env_vars": environment(there.config)},
         },
     )
     with connect(there.config):

@@ -308,17 +308,20 @@ def application(config: Config) -> serve.Application:
         ray_actor_options={
             "num_cpus": settings.replica_cpus,
             "num_gpus": settings.replica_gpus,
-            "runtime_env": {"env_vars": _environment(config)},
+            "runtime_env": {"env_vars": environment(config)},
         },
     )
     return deployment.bind(config.model_dump(mode="json"), key_hash)
 
 
-def _environment(config: Config) -> dict[str, str]:
+def environment(config: Config) -> dict[str, str]:
+    """What is set in a replica's process before it begins."""
     offline = {"HF_HUB_OFFLINE": "1"} if config.model.offline else {}
     return {
         "OMP_NUM_THREADS": str(config.engine.threads),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Nothing of ours holds up a loop, so Serve's own may run it: else each part of a reply changes threads.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         **offline,
     }

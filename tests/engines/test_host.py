@@ -13,7 +13,7 @@ import pytest
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError, IntegrityError
 from llmagentos.core.records import VersionRef
-from llmagentos.engines import Sampling
+from llmagentos.engines import Sampling, host
 from llmagentos.engines.engine import EngineFailedError
 from llmagentos.engines.host import Host, in_background
 from llmagentos.engines.wire import Wire
@@ -50,15 +50,15 @@ def with_host(story: Callable[[Asking], Awaitable[None]]) -> None:
 
     async def main() -> None:
         ours, theirs = socket.socketpair()
-        host = Host(theirs)
-        life = asyncio.ensure_future(host.live())
+        its = Host(theirs)
+        life = asyncio.ensure_future(its.live())
         asking = Asking(ours)
         async with asyncio.timeout(60):
             await story(asking)
             ours.shutdown(socket.SHUT_WR)
             await life
-        if host._engine:
-            host._engine.close(False)
+        if its._engine:
+            its._engine.close(False)
         ours.close()
         theirs.close()
 
@@ -85,6 +85,19 @@ def test_what_one_step_says_of_all_shares_a_message(tiny: VersionRef):
         assert ids(said, "a") == ids(said, "b") == ids(said, "c")
         assert max(len(frame) for frame in asking.frames) >= 3
         assert asking.steps == sorted(asking.steps)
+
+    with_host(story)
+
+
+def test_chunks_of_a_stream_are_apart_but_for_its_first_and_its_last(tiny: VersionRef, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host, "_APART_SECONDS", 3600.0)
+
+    async def story(asking: Asking) -> None:
+        await asking.load(tiny)
+        asking.wire.send(("ask", "a", [5, 6, 7], Sampling(20, ignore_eos=True, logprobs=1), True))
+        said = await asking.until(lambda said: bool(ends(said)))
+        assert [len(what[0]) for _, what in said] == [1, 19]
+        assert [score.id for _, what in said for score in what[2]] == ids(said, "a")
 
     with_host(story)
 
@@ -141,8 +154,8 @@ def test_a_version_that_cannot_be_loaded_is_told_and_ends_the_life(tiny: Version
 def test_an_engine_that_breaks_fails_what_it_was_asked_and_ends_the_life(tiny: VersionRef):
     async def main() -> None:
         ours, theirs = socket.socketpair()
-        host = Host(theirs)
-        life = asyncio.ensure_future(host.live())
+        its = Host(theirs)
+        life = asyncio.ensure_future(its.live())
         asking = Asking(ours)
         async with asyncio.timeout(60):
             await asking.load(tiny)
@@ -150,7 +163,7 @@ def test_an_engine_that_breaks_fails_what_it_was_asked_and_ends_the_life(tiny: V
             def broken() -> None:
                 raise RuntimeError("no more memory")
 
-            host._engine._manager._generation_step = broken
+            its._engine._manager._generation_step = broken
             asking.wire.send(("ask", "a", [5, 6, 7], Sampling(5), True))
             said = await asking.until(lambda said: bool(said))
             assert isinstance(said[0][1], EngineFailedError)
