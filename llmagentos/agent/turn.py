@@ -221,7 +221,7 @@ class ContextLengthError(InputError):
 
 def _partial(text: str, mark: str) -> int:
     """Where a beginning of `mark` starts at the end of the text; the text's length when there is none."""
-    for size in range(min(len(mark) - 1, len(text)), 0, -1):
-        if text.endswith(mark[:size]):
-            return len(text) - size
-    return len(text)
+    start = text.find(mark[0], max(0, len(text) - len(mark) + 1))
+    while start >= 0 and not mark.startswith(text[start:]):
+        start = text.find(mark[0], start + 1)
+    return len(text) if start < 0 else start

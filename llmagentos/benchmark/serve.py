@@ -60,7 +60,7 @@ def run(
             found[part] = measures[part]()
         facts = {
             "questions": described(asked, tokens, sigma),
-            "cores": {"engine": there.cores.engine, "others": there.cores.others, "apart": there.cores.apart},
+            "cores": {**vars(there.cores), "apart": there.cores.apart, "replica": "others" if config.engine.apart else "engine"},
             "settings": {"max_ongoing": ongoing, "max_queued": queued, "threads": config.engine.threads, "rounds": rounds},
         }
     figures = [figure.told() for part in found.values() for figure in part.figures]

@@ -1,9 +1,18 @@
-"""Which cores the engine has to itself, and which the rest: else each side of a comparison would run wherever it likes."""
+"""Which cores the engine has to itself, and which the rest: else each side of a comparison would run wherever it likes.
+
+The engine's core is that of the process that generates: the bare engine's, an engine's own process behind Serve, or the
+replica where its engines are threads of it. The rest is replica, proxy and client. An engine that is being loaded may use
+every core, at the lowest priority, until it is pinned as one that serves.
+"""
 
 import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
+
+_SERVER = "llmagentos.engines.forkserver"
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,11 @@ class Cores:
         """Whether they are different ones; false on a single core, and where the system cannot pin."""
         return bool(self.engine) and self.engine != self.others
 
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Both."""
+        return tuple(sorted({*self.engine, *self.others}))
+
 
 def choose() -> Cores:
     """The first core this process may use for the engine, the rest for the others; nothing where it cannot pin."""
@@ -25,6 +39,27 @@ def choose() -> Cores:
         return Cores((), ())
     first, *rest = sorted(os.sched_getaffinity(0))
     return Cores((first,), tuple(rest) or (first,))
+
+
+def pin_replica(pid: int, cores: Cores) -> None:
+    """Give the engines of a replica their core; where they have processes of their own, the replica is one of the others."""
+    servers, engines = below(pid)
+    pin(pid, cores.others if engines else cores.engine)
+    for server in servers:
+        pin(server, cores.all)
+    for engine in engines:
+        pin(engine, cores.engine)
+
+
+def below(pid: int) -> tuple[list[int], list[int]]:
+    """The fork servers of a replica, and the processes of its engines."""
+    servers, engines = [], []
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(pid).children():
+            if _SERVER in child.cmdline():
+                servers.append(child.pid)
+                engines += [engine.pid for engine in child.children()]
+    return servers, engines
 
 
 def pin_self(cores: tuple[int, ...]) -> None:

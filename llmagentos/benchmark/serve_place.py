@@ -13,7 +13,7 @@ from ray import serve
 from llmagentos.benchmark.loop import in_home
 from llmagentos.benchmark.serve_bare import Asked, Bare, Said
 from llmagentos.benchmark.serve_client import CHAT, Client, Heard, Load
-from llmagentos.benchmark.serve_cores import Cores, choose, pin, pin_self
+from llmagentos.benchmark.serve_cores import Cores, below, choose, pin, pin_replica, pin_self
 from llmagentos.config import Config
 from llmagentos.core.errors import CapacityError
 from llmagentos.local import processes, simulate
@@ -23,7 +23,7 @@ from llmagentos.local.up import answers, up
 from llmagentos.registry.tracking import tracking_uri
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations
-from llmagentos.serve.app import Agent
+from llmagentos.serve.app import Agent, environment
 from llmagentos.storage.layout import Home
 
 UNRECORDED = "/unrecorded"
@@ -58,8 +58,10 @@ class Place:
         return sorted(heard, key=lambda one: one.asked)
 
     def resident_mib(self) -> float:
-        """Memory of the processes that hold engines, in MiB."""
-        return sum(psutil.Process(pid).memory_info().rss for pid in self._replicas()) / 2**20
+        """Memory of replicas and of their engines' processes, in MiB."""
+        replicas = self._replicas()
+        pids = [pid for replica in replicas for pid in (replica, *below(replica)[1])]
+        return sum(psutil.Process(pid).memory_info().rss for pid in pids) / 2**20
 
     def pin(self) -> None:
         """Give the engines their core, and everything else of this home the others."""
@@ -67,7 +69,7 @@ class Place:
         for process in processes.family(self.home, known.processes if known else ()):
             pin(process.pid, self.cores.others)
         for pid in self._replicas():
-            pin(pid, self.cores.engine)
+            pin_replica(pid, self.cores)
 
     def _replicas(self) -> list[int]:
         told = (int(said["pid"]) for said in confirmations(self.home).values())
@@ -124,7 +126,7 @@ def unrecorded(there: Place) -> Iterator[str]:
         max_ongoing_requests=settings.max_ongoing + settings.max_queued + 64,
         ray_actor_options={
             "num_cpus": settings.replica_cpus,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(there.config.engine.threads)}},
+            "runtime_env": {"env_vars": environment(there.config)},
         },
     )
     with connect(there.config):

@@ -74,6 +74,7 @@ def measure(there: Place, asked: Sequence[Asked], rounds: int, switches: int, pa
         }
         for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
             phases[name].append(_under_load(there, asked, sides[name]))
+            there.pin()  # engines that were loaded meanwhile
     everything = [heard for phase in phases.values() for heard in phase]
     checked = check(there.home, [one for heard in everything for one in heard], ring)
     facts = {**vars(checked), "switches": len(waits), "switch_seconds_p50": round(quantile(waits, 0.5), 3)}

@@ -62,7 +62,8 @@ class ServeConfig(Section):
     ingress: Literal["default", "haproxy"] = "default"
     """What takes requests in: Ray Serve's proxy, or HAProxy, which puts a request to another replica where one dies."""
     hung_seconds: float = Field(5.0, gt=0)
-    """An engine with requests under way that makes no step for so long hangs; its replica is replaced."""
+    """An engine with requests under way that makes no step for so long hangs. Its process is replaced, or the replica where
+    it has none of its own."""
     api_key_env: str = "LLMAGENTOS_API_KEY"
     """Environment variable with the API key; unset means loopback only, without a key."""
 
@@ -70,6 +71,9 @@ class ServeConfig(Section):
 class EngineConfig(Section):
     name: Literal["transformers", "vllm"] = "transformers"
     """Which engine generates."""
+    apart: bool = True
+    """Each version that serves generates in a process of its own, so that neither loading one nor answering the network
+    holds it up. vLLM always does."""
     threads: int = Field(1, ge=1)
     """CPU threads of one engine."""
     max_batch_tokens: int = Field(256, ge=16)

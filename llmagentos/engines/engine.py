@@ -8,7 +8,7 @@ import importlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import CapacityError, ConfigError, InputError
@@ -139,11 +139,37 @@ _ENGINES = {
 }
 
 
+_SERVING = _ENGINES | {"transformers": "llmagentos.engines.apart"}
+"""In a process of its own; vLLM always has one."""
+
+
 def load(ref: VersionRef, config: EngineConfig, dtype: str = "float32") -> Engine:
     """Load a version. Raises IntegrityError where its files are not what its manifest says or its output is not
     finite, ConfigError for an engine that does not exist or is not installed."""
-    if config.name not in _ENGINES:
-        raise ConfigError(f"engine.name is {config.name!r}.", hint=f"Choose one of {', '.join(_ENGINES)}.")
+    module = _module(_ENGINES, config)
     verify(Path(ref.dir), ref.manifest_hash)
-    engine: Engine = importlib.import_module(_ENGINES[config.name]).load(ref, config, dtype)
+    engine: Engine = module.load(ref, config, dtype)
     return engine
+
+
+def start(ref: VersionRef, config: EngineConfig, dtype: str = "float32", *, hurry: bool = False) -> Engine:
+    """As `load`, to serve with: in a process of its own, which verifies what it reads, unless `engine.apart` is false.
+
+    It takes only what computing power others leave, but in a `hurry`: when nothing serves meanwhile.
+    """
+    if not config.apart or _SERVING.get(config.name) == _ENGINES.get(config.name):
+        return load(ref, config, dtype)
+    engine: Engine = _module(_SERVING, config).load(ref, config, dtype, hurry)
+    return engine
+
+
+def prepare(config: EngineConfig) -> None:
+    """Have ready what makes `start` quick, where there is such a thing. Does not wait for it."""
+    if config.apart and _SERVING.get(config.name) != _ENGINES.get(config.name):
+        _module(_SERVING, config).prepare()
+
+
+def _module(engines: Mapping[str, str], config: EngineConfig) -> Any:
+    if config.name not in engines:
+        raise ConfigError(f"engine.name is {config.name!r}.", hint=f"Choose one of {', '.join(engines)}.")
+    return importlib.import_module(engines[config.name])

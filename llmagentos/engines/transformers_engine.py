@@ -42,13 +42,18 @@ _PROBE = [{"role": "user", "content": "Hello 你好 123"}]
 
 def load(ref: VersionRef, config: EngineConfig, dtype: str) -> "TransformersEngine":
     """Load and start an engine. Raises IntegrityError where the weights do not load or answer with NaN."""
+    return TransformersEngine(ref, *read(ref, config, dtype), config)
+
+
+def read(ref: VersionRef, config: EngineConfig, dtype: str) -> tuple[Any, Renderer]:
+    """What an engine is made of: a manager with weights and cache that does not run yet, and the renderer. Raises as `load`."""
     torch.set_num_threads(config.threads)
     _settle()
     model, renderer = load_model(ref.dir, dtype), load_renderer(ref.dir)
     if torch.cuda.is_available():
         model = model.to("cuda")  # type: ignore[arg-type]
     _check_finite(model, renderer, ref)
-    return TransformersEngine(ref, model, renderer, config)
+    return _manager(model, config), renderer
 
 
 @lru_cache(maxsize=1)
@@ -62,14 +67,15 @@ def _settle() -> None:
 class TransformersEngine:
     """One version's weights and its continuous batch."""
 
-    def __init__(self, ref: VersionRef, model: "PreTrainedModel", renderer: Renderer, config: EngineConfig) -> None:
+    def __init__(self, ref: VersionRef, manager: Any, renderer: Renderer, config: EngineConfig) -> None:
         self.ref = ref
         self.renderer = renderer
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+        positions = getattr(manager.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
         self.max_length = min(positions, config.num_blocks * config.page_size)
         self._numbers = itertools.count()
         self._active: dict[str, dict[int, asyncio.Queue[Any]]] = {}
-        self._manager = _start(model, config)
+        self._manager = manager
+        _start(manager)
 
     async def generate(
         self, request_id: str, prompt_ids: list[int], sampling: Sampling, *, stream: bool = True
@@ -189,7 +195,7 @@ class _StopStrings:
         return any(s in text for s in self._stop)
 
 
-def _start(model: "PreTrainedModel", config: EngineConfig) -> Any:
+def _manager(model: "PreTrainedModel", config: EngineConfig) -> Any:
     settings = ContinuousBatchingConfig(
         page_size=config.page_size,
         num_blocks=config.num_blocks,
@@ -206,12 +212,16 @@ def _start(model: "PreTrainedModel", config: EngineConfig) -> Any:
     manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([Choices()]))  # type: ignore[list-item]
     manager.logit_processor.tensors_required = 1
     attention.install(model)
+    manager.batch_processor = manager._create_batch_processor()  # here and not by the thread: the cache's pages take longest
+    return manager
+
+
+def _start(manager: Any) -> None:
     # A thread inherits being a daemon: else a process that forgot to close an engine could never end.
     starter = threading.Thread(target=manager.start, daemon=True)
     starter.start()
     starter.join()
     _started.add(manager)
-    return manager
 
 
 _started: "WeakSet[Any]" = WeakSet()

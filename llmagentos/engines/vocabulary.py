@@ -2,14 +2,17 @@
 
 import threading
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-import torch
 from llguidance import LLMatcher, LLTokenizer
 
 from llmagentos.core.errors import InputError
 from llmagentos.engines.engine import Grammar
 from llmagentos.models.chat import Renderer
+
+if TYPE_CHECKING:
+    import torch
 
 _KEPT_GRAMMARS = 32
 _known: "WeakKeyDictionary[Renderer, Vocabulary]" = WeakKeyDictionary()
@@ -64,8 +67,10 @@ class Matcher:
         """Why the grammar cannot be followed any further (it became too large), None where it can."""
         return _reason(self._matcher) if self._matcher.is_error() else None
 
-    def mask(self, scores: torch.Tensor) -> None:
+    def mask(self, scores: "torch.Tensor") -> None:
         """Put -inf in place of the scores [V] of tokens that may not come next; V may exceed the tokenizer's size."""
+        import torch  # not above: a replica whose engines are apart knows vocabularies, and needs no torch
+
         packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
         allowed = (packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
         size = min(self._size, scores.numel())

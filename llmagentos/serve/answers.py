@@ -52,8 +52,8 @@ class Answer:
         self.task: asyncio.Task[None] | None = None
         self.recorded: list[Interaction] | None = None
         """What another replica recorded under its id, which is what is answered then."""
-        self.begun = False
-        """A stream, and its first byte was sent."""
+        self.begun = self.heard = False
+        """A stream, and its first byte was sent; words of it are on their way."""
 
     def abandon(self) -> None:
         """Nobody waits for it any more."""
@@ -191,10 +191,8 @@ class Answers:
     async def _generate(self, answer: Answer) -> None:
         began, created = time.perf_counter(), time.time()
         try:
-            async with self._residents.pin(self._trial.target(answer.question.routed)) as engine:
-                self._check_open(engine.ref.id, answer.question.caller.tenant)
-                with self._trial.watched(engine.ref.id, answer.question.routed):
-                    await self._turns(answer, engine)
+            if not await self._spoken(answer):
+                await self._spoken(answer, last=True)
         except NotFoundError:
             raise traffic.unknown_model(str(answer.question.asked.model)) from None
         seconds = time.perf_counter() - began
@@ -204,6 +202,19 @@ class Answers:
             await self._answered_elsewhere(answer)
         self._measure(answer, seconds)
         self._trial.answered(answer.question.routed, answer.turns, seconds)
+
+    async def _spoken(self, answer: Answer, *, last: bool = False) -> bool:
+        """Speak under one engine; False where it died before anybody heard a word, so that its successor may."""
+        async with self._residents.pin(self._trial.target(answer.question.routed)) as engine:
+            self._check_open(engine.ref.id, answer.question.caller.tenant)
+            try:
+                with self._trial.watched(engine.ref.id, answer.question.routed):
+                    await self._turns(answer, engine)
+            except EngineFailedError:
+                if last or answer.heard or engine.healthy():
+                    raise
+                return False
+        return True
 
     async def _answered_elsewhere(self, answer: Answer) -> None:
         """The record is another replica's. Raises ApiError 409 where a stream began otherwise, or it cannot be repeated."""
@@ -293,7 +304,9 @@ def _all_turns(question: Question, engine: Engine, longest: int) -> list[Turn]:
 
 
 async def _listen(answer: Answer, index: int) -> None:
-    async for piece in answer.turns[index].pieces(stream=bool(answer.question.asked.stream)):
+    streams = bool(answer.question.asked.stream)
+    async for piece in answer.turns[index].pieces(stream=streams):
+        answer.heard = streams
         answer.events.put_nowait(Said(index, piece))
 
 

@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from llmagentos.config import Config, load_config
 from llmagentos.core.errors import InputError
+from llmagentos.engines import prepare
 from llmagentos.release.releases import Releases
 from llmagentos.serve.answers import Answers
 from llmagentos.serve.canary import Trial
@@ -77,7 +78,8 @@ class Service:
     async def start(self) -> None:
         """Load what is released (a fresh home is given its first versions), then watch for more. Does not raise for
         a bad version: the replica is up, not ready, and says why."""
-        sys.setswitchinterval(_GIL_SECONDS)  # the engine's thread must not hold up the event loop
+        sys.setswitchinterval(_GIL_SECONDS)  # an engine's thread must not hold up the event loop
+        await asyncio.to_thread(prepare, self.config.engine)
         if (await asyncio.to_thread(Releases(self.home).current)).epoch < 0:
             from llmagentos.release.bootstrap import bootstrap
 
@@ -98,7 +100,11 @@ class Service:
         await self.trial.look_after()
 
     async def _look_for_hangs(self) -> None:
-        if hung := self.hangs.look(self.residents.engines()):
+        """An engine that hangs in a process of its own is ended and loaded anew; else only a new replica helps."""
+        hung = self.hangs.look(engine for engine in self.residents.engines() if engine.healthy())
+        if hung and self.config.engine.apart:
+            await self.residents.end(hung)
+        elif hung:
             self.answers.give_up(hung)
 
     async def announce(self) -> None:
@@ -302,17 +308,20 @@ def application(config: Config) -> serve.Application:
         ray_actor_options={
             "num_cpus": settings.replica_cpus,
             "num_gpus": settings.replica_gpus,
-            "runtime_env": {"env_vars": _environment(config)},
+            "runtime_env": {"env_vars": environment(config)},
         },
     )
     return deployment.bind(config.model_dump(mode="json"), key_hash)
 
 
-def _environment(config: Config) -> dict[str, str]:
+def environment(config: Config) -> dict[str, str]:
+    """What is set in a replica's process before it begins."""
     offline = {"HF_HUB_OFFLINE": "1"} if config.model.offline else {}
     return {
         "OMP_NUM_THREADS": str(config.engine.threads),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Nothing of ours holds up a loop, so Serve's own may run it: else each part of a reply changes threads.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         **offline,
     }

@@ -14,13 +14,13 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from llmagentos.config import Config
 from llmagentos.core.errors import CapacityError, IntegrityError, LLMAgentOSError, NotFoundError
 from llmagentos.core.records import ModelVersion, Release, Stage
-from llmagentos.engines import Engine, Sampling, load
+from llmagentos.engines import Engine, Sampling, start
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
 from llmagentos.serve.footprint import footprint
@@ -235,7 +235,8 @@ class Residents:
     async def _start(self, version: ModelVersion) -> Engine:
         """Load and probe."""
         ref = await asyncio.to_thread(servable, self._versions, version)
-        engine = await asyncio.to_thread(load, ref, self._config.engine, self._config.model.dtype)
+        settings = self._config.engine, self._config.model.dtype
+        engine = await asyncio.to_thread(start, ref, *settings, hurry=not self.healthy())
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 prompt = engine.renderer.prompt(_PROBE)
@@ -286,6 +287,12 @@ class Residents:
     def broken(self) -> bool:
         """Whether the champion's engine died and could not be loaded anew; only a new process may help."""
         return self.version is not None and not self.healthy() and self.error is not None
+
+    async def end(self, versions: Sequence[int]) -> None:
+        """End engines that hang; who waits for them, or asks next, has them loaded anew."""
+        logger.error("the engines of versions %s make no step and are ended", versions)
+        hung = [engine for version, engine in self._engines.items() if version in versions]
+        await asyncio.gather(*(asyncio.to_thread(engine.close, False) for engine in hung))
 
     def engines(self) -> list[Engine]:
         """The engines that are loaded."""

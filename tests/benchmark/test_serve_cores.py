@@ -2,10 +2,16 @@
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from llmagentos.benchmark.serve_cores import Cores, choose, pin, pin_self
+from llmagentos.benchmark.serve_cores import Cores, below, choose, pin, pin_replica, pin_self
+from llmagentos.config.sections import EngineConfig
+from llmagentos.core.records import VersionRef
+from llmagentos.engines import start
+from llmagentos.storage.manifest import write_manifest
+from tests.tiny import save_tiny
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot pin")
 
@@ -26,6 +32,23 @@ def test_every_thread_of_a_process_is_pinned():
     asked.set()
     thread.join()
     assert found == [set(cores.engine)] == [os.sched_getaffinity(0)]
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_an_engine_in_a_process_of_its_own_has_its_core_and_the_replica_the_others(tmp_path: Path):
+    save_tiny(tmp_path / "1")
+    ref = VersionRef(id=1, dir=str(tmp_path / "1"), manifest_hash=write_manifest(tmp_path / "1"))
+    cores = choose()
+    engine = start(ref, EngineConfig(num_blocks=8))
+    servers, engines = below(os.getpid())
+    assert engines == [engine.pid]
+    pin_replica(os.getpid(), cores)
+    pinned = [os.sched_getaffinity(pid) for pid in (*servers, engine.pid, os.getpid())]
+    assert pinned == [set(cores.all), set(cores.engine), set(cores.others)]
+    engine.close()
+    pin_replica(os.getpid(), cores)
+    assert os.sched_getaffinity(os.getpid()) == set(cores.engine), "its engines are its own threads"
+    assert below(2**22 + 1) == ([], [])
 
 
 def test_without_cores_or_without_the_process_nothing_happens():

@@ -1,7 +1,10 @@
 import asyncio
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import httpx
@@ -379,3 +382,17 @@ def test_no_call_is_made_where_none_may_be(local: Served):
     answer = the_client(local).chat.completions.create(**body)
     assert not any(choice.message.tool_calls for choice in answer.choices)
     assert not any("<|call|>" in choice.message.content for choice in answer.choices)
+
+
+def test_a_killed_engine_breaks_streams_that_began_and_costs_no_other_request(start: Callable[..., Served]):
+    served = start()
+    engine, endless = served.service.residents.engines()[0], {"max_tokens": 300, "logit_bias": {"1": -100}}
+    with served.client() as client, ThreadPoolExecutor(4) as pool:
+        with client.stream("POST", PATH, json=chat(stream=True, **endless)) as reply:
+            parts = reply.iter_text()
+            next(parts)
+            others = [pool.submit(client.post, PATH, json=chat(f"Hello {k}", **endless)) for k in range(4)]
+            until(lambda: engine.busy() == 5)
+            os.kill(engine.pid, signal.SIGKILL)
+            assert "service_unavailable_error" in "".join(parts)
+        assert [other.result().status_code for other in others] == [200] * 4

@@ -4,9 +4,12 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import openai
@@ -70,6 +73,11 @@ def guarded(start: Callable[..., Served], tmp_path_factory: pytest.TempPathFacto
     with made.served.client(Authorization=f"Bearer {secrets['chat']}", **{"X-Session-Id": "talk"}) as client:
         made.interaction = client.post("/v1/chat/completions", json=chat()).json()["id"]
     return made
+
+
+def test_the_application_needs_no_torch():
+    code = "import sys, llmagentos.serve.app; sys.exit(sum(name in sys.modules for name in ('torch', 'transformers', 'mlflow')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=120).returncode == 0
 
 
 def test_every_route_is_in_the_table(guarded: Guarded):

@@ -1,8 +1,13 @@
+import asyncio
+import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from llmagentos.serve.app import Agent
@@ -107,9 +112,9 @@ def test_a_process_that_was_stopped_saw_nothing_meanwhile():
 
 
 @pytest.fixture
-def hang(start: Callable[..., Served]):
-    """A service whose champion's engine thread stands still while `hung` is set, and how to let it go on."""
-    served = start("serve.hung_seconds=1")
+def hang(start: Callable[..., Served]) -> Iterator[SimpleNamespace]:
+    """A service whose champion's engine, a thread of it, stands still from `begin` on until it may `go` on."""
+    served = start("serve.hung_seconds=1", "engine.apart=false")
     manager = served.service.residents.engines()[0]._manager
     go, stands = threading.Event(), threading.Event()
     step = manager._generation_step
@@ -133,8 +138,6 @@ def test_an_engine_that_hangs_is_noticed_and_what_it_began_is_ended(hang: Simple
     agent._service = served.service
 
     def checked() -> bool:
-        import asyncio
-
         try:
             asyncio.run(agent.check_health())
         except RuntimeError as error:
@@ -167,3 +170,24 @@ def test_an_engine_that_hangs_is_noticed_and_what_it_began_is_ended(hang: Simple
         again = keyed.post(PATH, json=chat(max_tokens=3))
         assert again.status_code == 200
         assert "x-replayed" not in again.headers
+
+
+def test_an_engine_whose_process_stands_still_is_replaced_and_only_what_it_began_to_say_is_broken(start: Callable[..., Served]):
+    served = start("serve.hung_seconds=1")
+    agent = Agent.__new__(Agent)
+    agent._service, (engine,) = served.service, served.service.residents.engines()
+    endless = {"max_tokens": 300, "logit_bias": {"1": -100}}
+    with served.client() as client, ThreadPoolExecutor(1) as pool:
+        with client.stream("POST", PATH, json=chat(stream=True, **endless)) as reply:
+            parts = reply.iter_text()
+            next(parts)
+            waiting = pool.submit(client.post, PATH, json=chat(**endless))
+            until(lambda: engine.busy() == 2)
+            os.kill(engine.pid, signal.SIGSTOP)
+            assert '"service_unavailable_error"' in "".join(parts)
+        assert waiting.result().status_code == 200
+        until(lambda: client.get("/readyz").status_code == 200)
+        until(lambda: served.service.hangs.hung == [])
+        asyncio.run(agent.check_health())
+    assert not psutil.pid_exists(engine.pid)
+    assert served.service.residents.engines() != [engine]

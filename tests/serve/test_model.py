@@ -1,4 +1,6 @@
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 from llmagentos.config import load_config
 from llmagentos.core.errors import CapacityError, ConflictError, NotFoundError
 from llmagentos.engines import Sampling
+from llmagentos.engines.engine import EngineFailedError
 from llmagentos.release.releases import Releases
 from llmagentos.serve.model import Residents
 from llmagentos.storage.layout import Home
@@ -81,6 +84,36 @@ def test_an_engine_that_died_is_loaded_anew(home: Home):
         assert not residents.broken()
         async with residents.pin("champion") as again:
             assert again is not engine
+
+    go(home, story)
+
+
+def test_an_engine_whose_process_is_killed_under_requests_fails_them_and_is_loaded_anew_in_place(home: Home):
+    async def story(residents: Residents) -> None:
+        async with residents.pin("champion") as engine:
+            prompt = engine.renderer.prompt([{"role": "user", "content": "Hello"}])
+
+            async def ask(k: int) -> None:
+                async for _ in engine.generate(f"r{k}", prompt, Sampling(1500, ignore_eos=True)):
+                    said[k].set()
+
+            said = [asyncio.Event() for _ in range(3)]
+            tasks = [asyncio.ensure_future(ask(k)) for k in range(3)]
+            await asyncio.gather(*(event.wait() for event in said))
+            os.kill(engine.pid, signal.SIGKILL)
+            failures = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(one) for one in failures} == {EngineFailedError}
+        assert not residents.healthy()
+        async with residents.pin("champion") as again:  # who asks next does not wait for anybody to look
+            assert (again.ref.id, again.healthy(), again.pid == engine.pid) == (1, True, False)
+            assert (await anext(again.generate("r", prompt, Sampling(5), stream=False))).ids
+        os.kill(again.pid, signal.SIGKILL)
+        while residents.healthy():
+            await asyncio.sleep(0)
+        await residents.refresh()
+        assert residents.healthy()
+        assert not residents.broken()
+        assert residents._memory.held == {1: residents._sizes[1]}
 
     go(home, story)
 

@@ -1,0 +1,188 @@
+"""An engine in a process of its own, as the replica sees it: the same protocol over a socket pair.
+
+Generation and loading share neither interpreter nor event loop with what answers the network. A process that dies fails
+its requests and is unhealthy; one that stands still makes no steps. It never outlives the replica.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from llmagentos.config.sections import EngineConfig
+from llmagentos.core.hashing import digest
+from llmagentos.core.records import VersionRef
+from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling
+from llmagentos.engines.forkserver import ForkServer
+from llmagentos.engines.wire import Wire, hung_up, packed, receive
+from llmagentos.models.chat import Renderer
+from llmagentos.models.loading import load_renderer
+from llmagentos.storage.manifest import read_manifest
+
+_STUCK_SECONDS = 30.0
+"""An engine that is to finish what is under way and makes no step for so long is killed."""
+_LOOK_SECONDS = 1.0
+
+_forks = ForkServer()
+_renderers: WeakValueDictionary[str, Renderer] = WeakValueDictionary()
+
+
+def prepare() -> None:
+    """Import what engines need, beside whatever this process does."""
+    _forks.begin()
+
+
+def load(ref: VersionRef, config: EngineConfig, dtype: str, hurry: bool) -> "ApartEngine":
+    """Have a process verify, load and start a version, at the lowest priority unless there is a `hurry`.
+
+    Raises what it raised, and EngineFailedError where it died.
+    """
+    end, theirs = socket.socketpair()
+    try:
+        with theirs:
+            _forks.fork(theirs)
+        end.sendall(packed(("load", ref, config, dtype, hurry)))
+        told = receive(end)
+        if isinstance(told, Exception):
+            raise told
+        max_length, pid, modules = told
+        _forks.preload(modules)
+        return ApartEngine(ref, _renderer(ref), max_length, pid, end)
+    except (OSError, EOFError) as error:
+        end.close()
+        raise EngineFailedError(f"the process that was to load version {ref.id} ended ({error}).") from error
+    except BaseException:
+        end.close()
+        raise
+
+
+def _renderer(ref: VersionRef) -> Renderer:
+    """The renderer of a verified folder; versions with the same tokenizer share one, and what is known of its vocabulary."""
+    files = read_manifest(Path(ref.dir))["files"]
+    key = digest(
+        {name: content for name, content in files.items() if not name.endswith(".safetensors") and name != "config.json"}
+    )
+    renderer = _renderers.get(key)
+    if renderer is None:
+        renderer = _renderers[key] = load_renderer(ref.dir)
+        _ = renderer.stop_ids  # read now: the folder may be gone while others share it
+    return renderer
+
+
+class ApartEngine:
+    """One version's weights in a process of its own. It belongs to one event loop at a time."""
+
+    def __init__(self, ref: VersionRef, renderer: Renderer, max_length: int, pid: int, end: socket.socket) -> None:
+        self.ref, self.renderer, self.max_length = ref, renderer, max_length
+        self.pid = pid
+        """The process that generates."""
+        self._end = end
+        self._wire = Wire(end, self._heard, self._ended)
+        self._numbers = itertools.count()
+        self._active: dict[str, dict[str, asyncio.Queue[Any]]] = {}
+        self._queues: dict[str, asyncio.Queue[Any]] = {}
+        self._steps = 0
+        self._closed, self._closing = False, threading.Lock()
+
+    async def generate(
+        self, request_id: str, prompt_ids: list[int], sampling: Sampling, *, stream: bool = True
+    ) -> AsyncIterator[Chunk]:
+        if not self.healthy():
+            raise self._failure("takes no more requests")
+        self._wire.attach()
+        name = str(next(self._numbers))
+        said: asyncio.Queue[Any] = asyncio.Queue()
+        self._queues[name] = self._active.setdefault(request_id, {})[name] = said
+        ended = False
+        try:
+            self._wire.send(("ask", name, prompt_ids, sampling, stream))
+            while not ended:
+                heard = await said.get()
+                if isinstance(heard, Exception):
+                    ended = True
+                    raise heard
+                chunk = Chunk(*heard)
+                ended = chunk.finish_reason is not None
+                yield chunk
+        finally:
+            self._forget(request_id, name, cancel=not ended)
+
+    def cancel(self, request_id: str) -> None:
+        for name, said in self._active.get(request_id, {}).items():
+            said.put_nowait(([], "cancelled"))
+            self._cancel(name)
+
+    def busy(self) -> int:
+        return len(self._queues)
+
+    def steps(self) -> int | None:
+        return self._steps
+
+    def healthy(self) -> bool:
+        return not self._closed and not hung_up(self._end)
+
+    def close(self, drain: bool = True) -> None:
+        self._closed = True
+        with self._closing:
+            if self._end.fileno() < 0:  # the process ended before
+                return
+            end = self._end.dup()  # for the loop closes its own once it has read the last words
+        with end:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_WR)  # it finishes what is under way and ends
+            if not drain:
+                self._kill(end)
+            self._wait(end)
+        if not self._wire.attached:
+            self._end.close()
+
+    def _wait(self, end: socket.socket) -> None:
+        """Until the process has ended."""
+        look = select.poll()
+        look.register(end, 0)
+        steps, moved = self._steps, time.monotonic()
+        while not look.poll(_LOOK_SECONDS * 1000):
+            if self._steps != steps:
+                steps, moved = self._steps, time.monotonic()
+            elif time.monotonic() - moved > _STUCK_SECONDS:
+                self._kill(end)
+
+    def _kill(self, end: socket.socket) -> None:
+        if not hung_up(end):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def _heard(self, message: tuple[int, list[tuple[str, Any]]]) -> None:
+        self._steps, told = message
+        for name, said in told:
+            if name in self._queues:
+                self._queues[name].put_nowait(said)
+
+    def _ended(self) -> None:
+        with self._closing:
+            self._end.close()
+        for said in self._queues.values():
+            said.put_nowait(self._failure("ended under this request"))
+
+    def _failure(self, what: str) -> EngineFailedError:
+        return EngineFailedError(f"the engine of version {self.ref.id} (process {self.pid}) {what}.")
+
+    def _forget(self, request_id: str, name: str, *, cancel: bool) -> None:
+        if cancel:
+            self._cancel(name)
+        del self._queues[name], self._active[request_id][name]
+        if not self._active[request_id]:
+            del self._active[request_id]
+
+    def _cancel(self, name: str) -> None:
+        if not self._closed:  # one that closes ends it by itself
+            self._wire.send(("cancel", name))
