@@ -37,6 +37,14 @@ def allocated() -> float:
     return torch.cuda.memory_allocated() / MIB if torch.cuda.is_available() else 0.0
 
 
+def used() -> float:
+    """MiB of the GPU that are taken now, by whatever process; 0 without a GPU."""
+    if not torch.cuda.is_available():
+        return 0.0
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / MIB
+
+
 def described() -> dict[str, Any]:
     """Its name, memory and speed: a product of two large matrices in bf16, measured, and as its maker states it."""
     if not torch.cuda.is_available():

@@ -1,7 +1,8 @@
-"""What a switch costs those who are being answered: gaps between tokens with and without one, in one process.
+"""What a switch costs those who are being answered: gaps between tokens with and without one, without Serve around it.
 
-A second version is loaded beside the one that serves, in a thread, and probed; new requests go to it, the old one ends what
-it began, is closed and gives its memory back, as a replica does it. Windows with a switch and as many without alternate.
+A second version is loaded beside the one that serves and probed; new requests go to it, the old one ends what it began, is
+closed and gives its memory back, as a replica does it: each in a process of its own, unless `engine.apart` is false. Windows
+with a switch and as many without alternate.
 
 The head of one version scores every second token alone, the other's the others: an answer that holds one of each kind was made by
 two versions.
@@ -21,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmagentos.benchmark.gpu import MIB, allocated, clean, described
+from llmagentos.benchmark.gpu import clean, described, used
 from llmagentos.benchmark.shapes import Shape, fresh, save, shape_of
 from llmagentos.config import Config
 from llmagentos.core.records import VersionRef
-from llmagentos.engines import Engine, Sampling, load
+from llmagentos.engines import Engine, Sampling, start
 from llmagentos.storage.manifest import write_manifest
 
 _SPREAD = 0.7
@@ -109,6 +110,7 @@ def run(
         return {
             "shape": shape,
             "dtype": config.model.dtype,
+            "apart": config.engine.apart,
             "device": described(),
             "clients": clients,
             "switches": switches,
@@ -120,9 +122,9 @@ async def _measure(
     config: Config, versions: tuple[VersionRef, VersionRef], shape: Shape, clients: int, switches: int, seconds: float,
     new_tokens: int, say: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
-    before = allocated()
-    engine = await asyncio.to_thread(load, versions[0], config.engine, config.model.dtype)
-    one = allocated()
+    before = used()
+    engine = await asyncio.to_thread(start, versions[0], config.engine, config.model.dtype, hurry=True)
+    one = used()
     longest = min(engine.max_length, 1024)
     asking = Clients(engine, new_tokens, min(shape.vocabulary, engine.renderer.vocab_size), longest)
     tasks = [asyncio.create_task(asking.ask(number)) for number in range(clients)]
@@ -155,8 +157,7 @@ async def _measure(
             "one_engine": round(one),
             "two_engines": _range([s["mib_with_both"] for s in switched]),
             "after_each": _range([s["mib_after"] for s in switched]),
-            "at_the_end": round(allocated()),
-            "highest": round(torch.cuda.max_memory_allocated() / MIB) if torch.cuda.is_available() else 0,
+            "at_the_end": round(used()),
         },
     }
 
@@ -190,19 +191,19 @@ async def _switch(config: Config, clients: Clients, ref: VersionRef) -> dict[str
         took[name] = round(time.perf_counter() - began, 3)
         began = time.perf_counter()
 
-    new, old = await asyncio.to_thread(load, ref, config.engine, config.model.dtype), clients.serving
+    new, old = await asyncio.to_thread(start, ref, config.engine, config.model.dtype), clients.serving
     lap("load")
     async for _ in new.generate("probe", [2, 3, 4], Sampling(max_new_tokens=1, ignore_eos=True), stream=False):
         pass
     lap("probe")
-    took["mib_with_both"] = round(allocated())
+    took["mib_with_both"] = round(used())
     clients.serving = new
     while old.busy():
         await asyncio.sleep(0.01)
     lap("drain")
     await asyncio.to_thread(old.close)
     lap("close")
-    took["mib_after"] = round(allocated())
+    took["mib_after"] = round(used())
     return took
 
 
