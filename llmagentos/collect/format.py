@@ -3,9 +3,10 @@
 from functools import lru_cache
 
 from llmagentos.collect.validate import Row, drop
+from llmagentos.core.degenerate import is_degenerate
 from llmagentos.core.errors import InputError
 from llmagentos.core.examples import judged_messages, to_example
-from llmagentos.core.messages import Message
+from llmagentos.core.messages import Message, text_of
 from llmagentos.core.records import Example
 from llmagentos.models.chat import Renderer
 
@@ -19,7 +20,8 @@ def renderer_of(folder: str) -> Renderer:
 
 
 def format_row(row: Row, folder: str, max_length: int) -> Row:
-    """`{"example": …}`, or dropped where nothing is supervised or the row is longer than the model takes."""
+    """`{"example": …}`, or dropped where nothing is supervised, the answer says nothing that is worth learning, or the row is
+    longer than the model takes."""
     try:
         example = to_example(
             row["messages"],
@@ -39,6 +41,8 @@ def format_row(row: Row, folder: str, max_length: int) -> Row:
             return drop(row, "empty_answer")
         if _length(example, renderer_of(folder)) > max_length:
             return drop(row, "too_long")
+        if example.label == "target" and is_degenerate(text_of(example.messages[-1]) or example.answer):
+            return drop(row, "degenerate_answer")
     except InputError:
         return drop(row, "nothing_supervised")
     if example.rejected and not _fits(example, renderer_of(folder), max_length):

@@ -40,6 +40,8 @@ def test_a_rejected_answer_that_is_too_long_is_forgotten(base):
     ("turns", "reason"),
     [([("user", "q", 0), ("assistant", "a", 0)], "nothing_supervised"),
      ([("user", "q", 0), ("assistant", "", 1)], "empty_answer"),
+     ([("user", "q", 0), ("assistant", "la " * 12, 1)], "degenerate_answer"),
+     ([("user", "q", 0), ("assistant", "...", 1)], "degenerate_answer"),
      ([("user", "q", 0), ("assistant", "a " * 200, 1)], "too_long")],
 )  # fmt: skip
 def test_what_cannot_be_trained_on_is_dropped(base, turns, reason):
