@@ -46,23 +46,41 @@ def load(ref: VersionRef, config: EngineConfig, dtype: str, hurry: bool) -> "Apa
 
     Raises what it raised, and EngineFailedError where it died.
     """
+    end, (max_length, pid, modules) = _begin(("load", ref, config, dtype, hurry), f"load version {ref.id}")
+    try:
+        _forks.preload(modules)
+        return ApartEngine(ref, _renderer(ref), max_length, pid, end)
+    except BaseException:
+        end.close()
+        raise
+
+
+def beside(function: str, *arguments: Any) -> Any:
+    """What a function, named with its module, gives in a process of its own at the lowest priority.
+
+    For work with torch, which this process need not import for it and must not feel. Raises what the function raised, if
+    that is ours, else EngineFailedError.
+    """
+    end, (given,) = _begin(("call", function, arguments), f"call {function}")
+    end.close()
+    return given
+
+
+def _begin(message: tuple[Any, ...], what: str) -> tuple[socket.socket, tuple[Any, ...]]:
+    """Our end of a new process, and what it said to its first message."""
     end, theirs = socket.socketpair()
     try:
         with theirs:
             _forks.fork(theirs)
-        end.sendall(packed(("load", ref, config, dtype, hurry)))
+        end.sendall(packed(message))
         told = receive(end)
-        if isinstance(told, Exception):
-            raise told
-        max_length, pid, modules = told
-        _forks.preload(modules)
-        return ApartEngine(ref, _renderer(ref), max_length, pid, end)
     except (OSError, EOFError) as error:
         end.close()
-        raise EngineFailedError(f"the process that was to load version {ref.id} ended ({error}).") from error
-    except BaseException:
+        raise EngineFailedError(f"the process that was to {what} ended ({error}).") from error
+    if isinstance(told, Exception):
         end.close()
-        raise
+        raise told
+    return end, told
 
 
 def _renderer(ref: VersionRef) -> Renderer:

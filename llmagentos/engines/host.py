@@ -1,5 +1,5 @@
 """An engine's process: it loads the one version it is told, generates for the replica that holds its other end, and ends
-with it.
+with it. Or it makes one call beside the replica, and ends.
 
 Where another serves meanwhile, loading runs in a thread of the lowest priority, so that it takes only what that one leaves.
 The threads that generate are started by others, for a thread that was made slow can never be made fast again.
@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -76,7 +77,8 @@ class Host:
         if what == "cancel" and self._engine:
             self._engine.cancel(*rest)
             return
-        task = asyncio.ensure_future(self._load(*rest) if what == "load" else self._answer(*rest))
+        does = {"load": self._load, "call": self._call, "ask": self._answer}[what]
+        task = asyncio.ensure_future(does(*rest))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -101,6 +103,13 @@ class Host:
             self._left.set()
             return
         self._wire.send((self._engine.max_length, os.getpid(), sorted(set(sys.modules) - known)))
+
+    async def _call(self, function: str, arguments: tuple[Any, ...]) -> None:
+        try:
+            self._wire.send((await in_background(lambda: resolve_name(function)(*arguments)),))
+        except Exception as error:  # noqa: BLE001  the process's edge: handed to whoever waits for it
+            self._wire.send(_portable(error, f"{function} failed"))
+        self._left.set()
 
     async def _answer(self, name: str, prompt_ids: list[int], sampling: Sampling, stream: bool) -> None:
         assert self._engine is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 from llmagentos.core.errors import InputError, IntegrityError, NotFoundError, TrainingError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import ModelVersion, VersionRef
+from llmagentos.engines.apart import beside
 from llmagentos.registry.versions import MERGED, Versions
 from llmagentos.storage.manifest import verify, write_manifest
 
@@ -38,15 +39,13 @@ def servable(versions: Versions, version: ModelVersion) -> VersionRef:
 
 
 def _merge(base: ModelVersion, adapter: ModelVersion, folder: Path) -> str:
-    from llmagentos.training.adapters import save_merged
-
     for one in (base, adapter):
         verify(Path(one.dir), one.manifest_hash)
     shutil.rmtree(folder, ignore_errors=True)
     staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     staged.mkdir(parents=True)
     try:
-        save_merged(base.dir, adapter.dir, staged)
+        beside("llmagentos.training.adapters:save_merged", base.dir, adapter.dir, staged)
         made = write_manifest(staged, kind="merged", base=base.id, adapter=adapter.id)
         staged.rename(folder)
     except (InputError, TrainingError) as error:

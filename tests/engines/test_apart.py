@@ -16,9 +16,10 @@ import pytest
 
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import IntegrityError
+from llmagentos.core.hashing import digest
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import Sampling, start
-from llmagentos.engines.apart import ApartEngine
+from llmagentos.engines.apart import ApartEngine, beside
 from llmagentos.engines.engine import EngineFailedError
 from llmagentos.storage.manifest import write_manifest
 from tests.engines import test_transformers_engine as own
@@ -192,6 +193,18 @@ def test_one_that_dies_while_it_loads_is_an_engine_that_failed(tiny: VersionRef,
     with pytest.raises(EngineFailedError, match="ended"):
         start(tiny, CONFIG)
     thread.join()
+
+
+def test_a_call_beside_gives_what_it_gives_or_raises_what_it_raises(tmp_path: Path):
+    assert beside("os:getpid") not in (os.getpid(), beside("os:getpid"))
+    assert beside(
+        "llmagentos.core.hashing:digest",
+        ["x"],
+    ) == digest(["x"])
+    with pytest.raises(IntegrityError, match="never completed"):
+        beside("llmagentos.storage.manifest:verify", tmp_path)
+    with pytest.raises(EngineFailedError, match="FileNotFoundError"):
+        beside("os:stat", str(tmp_path / "nothing"))
 
 
 def test_more_threads_than_one_compute_after_the_fork(tmp_path: Path):
