@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sysconfig
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -36,7 +37,8 @@ def test_everything_asked_for_is_pinned_to_what_it_may_be(extra: str):
 
 
 def test_this_environment_is_the_pinned_one():
-    found = {canonicalize_name(one.name): one.version.partition("+")[0] for one in metadata.distributions()}
+    installed = metadata.distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])  # not setuptools' own
+    found = {canonicalize_name(one.name): one.version.partition("+")[0] for one in installed}
     assert {name: found[name] for name in PINS.keys() & found.keys() if found[name] != PINS[name]} == {}
     assert {canonicalize_name(Requirement(one).name) for one in PROJECT["dependencies"]} <= found.keys()
 
