@@ -35,7 +35,12 @@ def settings(config: Config, root: str, strategy: str) -> Config:
         "storage": {"keep_versions": 3},
         "evaluate": {"threads": config.training.threads},
     }
-    return fresh.model_copy(update={k: getattr(fresh, k).model_copy(update=v) for k, v in parts.items()})
+    return with_parts(fresh, parts)
+
+
+def with_parts(config: Config, parts: dict[str, dict[str, Any]]) -> Config:
+    """The configuration with other values in some of its sections: section -> setting -> value."""
+    return config.model_copy(update={k: getattr(config, k).model_copy(update=v) for k, v in parts.items()})
 
 
 def live(config: Config, strategy: str, family: str, seed: int, scale: float = 1.0, most: int = 8) -> dict[str, Any]:

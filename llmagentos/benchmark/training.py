@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmagentos.benchmark.gpu import MIB, allocated, clean, described, device, product_flops
+from llmagentos.benchmark.gpu import MIB, allocated, clean, described, device
 from llmagentos.benchmark.shapes import SEED, shape_of
 from llmagentos.benchmark.training_rows import Setting, prepare, step_flops
 from llmagentos.benchmark.training_sides import SIDES
@@ -58,14 +58,9 @@ def run(
                 "ratio": {pair: _spread(rates[a], rates[b]) for pair, (a, b) in PAIRS.items()},
                 "peak_mib_above_loaded_model": {name: _apart(setting, name) for name in rates} if _in_reach(memory) else {},
             }
-    kind = (
-        "conversations of log-normal lengths"
-        if setting.sized
-        else "questions of the shop's customers and general skills, one turn each"
-    )
     return {
         "rows": {
-            "kind": kind,
+            "kind": CONVERSATIONS if setting.sized else QUESTIONS,
             "tokens_mean": round(float(lengths.mean()), 1),
             "tokens_longest": int(lengths.max()),
             "mean_to_longest": round(float(lengths.mean() / lengths.max()), 3),
@@ -81,8 +76,8 @@ def run(
 
 def _sized(setting: Setting, say: Callable[[str], None]) -> dict[str, Any]:
     """All pairs at a stated shape, each in memory by itself."""
-    shape = shape_of(setting.shape)
-    facts, peak, needed = described(), product_flops() if torch.cuda.is_available() else None, step_flops(setting, shape)
+    facts, needed = described(), step_flops(setting, shape_of(setting.shape))
+    peak = 1e12 * facts.get("measured_tflops", 0)
     say(f"{facts}; a step needs {needed / 1e12:.1f} TFLOP")
     rates: Rates = {}
     memory: dict[str, float] = {}

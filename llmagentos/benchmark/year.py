@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmagentos.benchmark.life import BASE, GENERAL, examine, settings, suite_of, teach
+from llmagentos.benchmark.life import BASE, GENERAL, examine, settings, suite_of, teach, with_parts
 from llmagentos.config import Config
 from llmagentos.registry import pictures, tracking
 from llmagentos.scenarios.streams.year import GOOD, SABOTAGED, Day, exam, year
@@ -59,16 +59,12 @@ def _settings(config: Config, root: str) -> Config:
         "evaluate": {"max_retention": 1000, "drift_rows": 50},
         "storage": {"keep_versions": 3},
     }
-    return _with(fresh, parts)
+    return with_parts(fresh, parts)
 
 
 def _first() -> dict[str, dict[str, Any]]:
     update = {"min_steps": _FIRST_STEPS, "max_steps": _FIRST_STEPS, "sweep": (1.0,)}
     return {"update": update, "replay": {"general_rows": 0}, "gate": {"mode": "report"}, "distill": {"enabled": False}}
-
-
-def _with(config: Config, parts: dict[str, dict[str, Any]]) -> Config:
-    return config.model_copy(update={k: getattr(config, k).model_copy(update=v) for k, v in parts.items()})
 
 
 def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
@@ -81,7 +77,7 @@ def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
         teach(config, day.rows)
         monthly = day.number % MONTH == 0
         today = {"distill": {"enabled": monthly}} if day.number else _first()
-        result = cycle(_with(config, today))
+        result = cycle(with_parts(config, today))
         decision, reasons, seconds = result.decision, result.reasons, result.seconds
         steps = int(result.report.get("training", {}).get("update", {}).get("steps", 0))
     spent = time.monotonic() - began
