@@ -123,6 +123,7 @@ def thumbs(world: _World) -> dict[str, Any]:
         here = _with(world.config, strategy, _RATE if draft.examples else world.config.update.learning_rate)
         folder = world.home.run(f"preference-{name.replace(' ', '-')}")
         prepared = prepare(here, world.home, snapshots.create(world.home, draft), version, folder)
+        assert prepared is not None, "an answer that is given half of the time is not known"
         trained = launch([prepared.phase], here.training, folder)
         after = _scores(world, Path(prepared.phase.out), unseen)
         outcomes[name] = {**after, **_moved(before, after), "steps": trained["update"]["steps"], "mix": prepared.facts.ratio}

@@ -1,11 +1,13 @@
 """What follows from a decision: the only place where the verdict and `gate.mode` meet."""
 
+from pathlib import Path
+
 from llmagentos.config import Config
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import ModelVersion
 from llmagentos.registry.versions import Versions, prune
 from llmagentos.release.ladder import Ladder
-from llmagentos.release.promotion import promote
+from llmagentos.release.promotion import keep_snapshot, promote
 from llmagentos.release.releases import Fence, Releases
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
@@ -43,6 +45,12 @@ def act(
         snapshots.decide(home, snapshot.id, record, promoted=promoted)
     prune(home, config.storage.keep_versions, Releases(home).current())
     maintain(home)
+
+
+def keep_known(config: Config, snapshot: Snapshot, cycle: str, reason: str) -> None:
+    """What the champion knew before anybody taught it stays as what must be kept, and is asked no more."""
+    keep_snapshot(config, snapshot, Path(Versions(Home(config.storage.root)).resolve("champion").dir))
+    snapshots.decide(Home(config.storage.root), snapshot.id, {"verdict": "Skipped", "reasons": [reason], "cycle": cycle})
 
 
 def record_failure(home: Home, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:

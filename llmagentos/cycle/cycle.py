@@ -3,18 +3,16 @@
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
 
 from llmagentos.collect.pipeline import collect
 from llmagentos.config import Config
 from llmagentos.core.errors import LeaseLostError
 from llmagentos.cycle import artifacts
-from llmagentos.cycle.act import act, record_failure
+from llmagentos.cycle.act import act, keep_known, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
 from llmagentos.cycle.due import not_due
 from llmagentos.cycle.progress import training_progress
+from llmagentos.cycle.result import CycleResult, skipped
 from llmagentos.cycle.walk import Walk
 from llmagentos.distill import run as distill
 from llmagentos.evaluate.candidates import choose
@@ -29,22 +27,6 @@ from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
 from llmagentos.training.launch import launch
 from llmagentos.update import run as update
-
-
-class CycleResult(BaseModel):
-    """What a cycle came to; `decision` is Promote, Reject, Hold or Skipped."""
-
-    cycle_id: str
-    decision: str
-    reasons: list[str]
-    champion: int | None
-    challenger: int | None = None
-    student: int | None = None
-    snapshot: str | None = None
-    n_new: int = 0
-    seconds: dict[str, float]
-    report: dict[str, Any] = {}
-    """Suites, flips, rates and plan facts: what tables and pictures are made of."""
 
 
 def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> CycleResult:
@@ -77,7 +59,13 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         stack.enter_context(tracking_warmed_up(config))
         try:
             with walk.step("update") as outcome:
-                runs = [update.prepare(config, home, snapshot, champion, folder)]
+                first = update.prepare(config, home, snapshot, champion, folder)
+                if first is None:
+                    keep_known(config, snapshot, walk.id, update.KNOWN)
+                    outcome |= {"status": "skipped"}
+                    whole |= {"status": "skipped", "snapshot": snapshot.id}
+                    return skipped(walk, update.KNOWN, now.champion)
+                runs = [first]
                 if config.distill.enabled:
                     runs.append(distill.prepare(config, home, snapshot, Path(runs[0].phase.out), pupil, folder))
                 with training_progress([r.phase for r in runs]):
@@ -93,7 +81,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
                     outcome |= artifacts.trained(config, student, runs[1], trained, walk.folder("distill"))
             with walk.step("evaluate") as outcome:
                 asked = {"champion": champion, "challenger": challenger, "anchor": anchor, "student": student}
-                verdict = judge(config, home, snapshot, **asked, rows=Path(runs[0].phase.rows))
+                verdict = judge(config, home, snapshot, **asked, rows=folder / "rows.arrow")
                 report = artifacts.report(verdict, runs, trained, choice, champion, challenger, student)
                 artifacts.write(walk.folder("evaluate"), home, verdict, report)
                 outcome |= {"version": challenger.id} | artifacts.evaluated(report)
@@ -114,7 +102,3 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         challenger=challenger.id, student=student.id if student else None, snapshot=snapshot.id, n_new=snapshot.n_new,
         seconds=walk.seconds, report=report,
     )  # fmt: skip
-
-
-def skipped(walk: Walk, reason: str, champion: int | None) -> CycleResult:
-    return CycleResult(cycle_id=walk.id, decision="Skipped", reasons=[reason], champion=champion, seconds=walk.seconds)

@@ -13,9 +13,9 @@ import torch
 
 from llmagentos.config import Config
 from llmagentos.evaluate.ask import Weights, load_weights
-from llmagentos.evaluate.drift import row_batches, sampled
+from llmagentos.evaluate.drift import sampled
 from llmagentos.models.loading import load_renderer
-from llmagentos.training.batches import answer_logits
+from llmagentos.training.batches import answer_logits, row_batches
 from llmagentos.training.rows import Rows
 
 

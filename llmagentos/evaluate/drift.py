@@ -4,7 +4,6 @@ Drift D = 1/T Σ_t KL(θ⁻(·|x_t) ‖ θ(·|x_t)) over the T supervised tokens
 Forward KL on old rows predicts forgetting before an item flips [Shenfeld+ 2025, RL's Razor].
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from llmagentos.config import Config
 from llmagentos.evaluate.ask import Weights, load_weights
 from llmagentos.models.loading import load_renderer
-from llmagentos.training.batches import Batch, answer_logits, gather
+from llmagentos.training.batches import answer_logits, row_batches
 from llmagentos.training.rows import OLD, Rows
 
 
@@ -51,12 +50,3 @@ def drift(before: Any, after: Any, rows: Rows, indices: np.ndarray, *, pad_id: i
         total += float((old.exp() * (old - new)).sum(dtype=torch.float64))
         tokens += len(batch.targets)
     return total / tokens if tokens else 0.0
-
-
-def row_batches(rows: Rows, indices: np.ndarray, pad_id: int, batch_tokens: int, device: torch.device) -> Iterator[Batch]:
-    """The rows `indices` as padded batches of at most about `batch_tokens` tokens, the longest first."""
-    order = indices[np.argsort(rows.lengths[indices], kind="stable")[::-1]]
-    while len(order):
-        size = max(1, batch_tokens // int(rows.lengths[order[0]]))
-        chunk, order = [int(i) for i in order[:size]], order[size:]
-        yield gather(rows, chunk, pad_id, device)

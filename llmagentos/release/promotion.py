@@ -16,6 +16,7 @@ from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.selection import Losses
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Snapshot
 
 
 def promote(
@@ -44,10 +45,19 @@ def keep_learned(config: Config, version: int, decision: dict[str, Any]) -> bool
     if row is None or row.status == "promoted":
         return False
     snapshot = snapshots.open_snapshot(home, row.id)
-    suites.register_snapshot(home, snapshot)
-    Buffer(home, config.replay).admit(snapshot, losses=_losses(config, Path(Versions(home).get(version).dir)))
+    keep_snapshot(config, snapshot, Path(Versions(home).get(version).dir))
     snapshots.decide(home, row.id, decision, promoted=True)
     return True
+
+
+def keep_snapshot(config: Config, snapshot: Snapshot, weights: Path) -> None:
+    """What a snapshot holds becomes old: its suites are asked from now on, and replay takes in its rows.
+
+    Where there are more than fit, those that the model in `weights` finds hard stay.
+    """
+    home = Home(config.storage.root)
+    suites.register_snapshot(home, snapshot)
+    Buffer(home, config.replay).admit(snapshot, losses=_losses(config, weights))
 
 
 def _losses(config: Config, weights: Path) -> Losses:

@@ -98,6 +98,15 @@ def gather(rows: Rows, indices: list[int], pad_id: int, device: torch.device | s
     return collate(MicroBatch(0, indices, ids, mask, sources, 1, rows.marks(indices)), pad_id, device)
 
 
+def row_batches(rows: Rows, indices: np.ndarray, pad_id: int, batch_tokens: int, device: torch.device) -> Iterator[Batch]:
+    """The rows `indices` as padded batches of at most about `batch_tokens` tokens, the longest first."""
+    order = indices[np.argsort(rows.lengths[indices], kind="stable")[::-1]]
+    while len(order):
+        size = max(1, batch_tokens // int(rows.lengths[order[0]]))
+        chunk, order = [int(i) for i in order[:size]], order[size:]
+        yield gather(rows, chunk, pad_id, device)
+
+
 def marked(micro: MicroBatch, device: torch.device | str = "cpu") -> dict[str, Any]:
     """The fields of a Batch that say what its rows are beside their tokens; `old` alone where all rows are plain."""
     old = {"old": torch.tensor([s in OLD for s in micro.sources], device=device)}

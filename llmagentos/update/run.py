@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
-from llmagentos.core.errors import NotFoundError
+from llmagentos.core.errors import NotFoundError, TrainingError
 from llmagentos.core.evaluation import Candidate
 from llmagentos.core.records import ModelVersion, RunRecord
 from llmagentos.models.loading import load_model, parameters
@@ -17,31 +17,39 @@ from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
 from llmagentos.training.annotate import annotation_for
+from llmagentos.training.known import set_apart
 from llmagentos.training.launch import launch
 from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
-from llmagentos.training.rows import Rows
+from llmagentos.training.rows import PREFERENCE, Rows
 from llmagentos.training.terms import make_terms
 from llmagentos.update import interpolate
 from llmagentos.update.strategies import strategy
 
+KNOWN = "The champion answers every new row already: there is nothing to learn."
 
-def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersion, folder: Path) -> Prepared:
-    """Render the mix and plan the steps. `folder` is the run's; what stands there already is used again.
 
-    Raises ConfigError for an unknown strategy, IntegrityError for damaged weights, TrainingError for nothing to train on.
+def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersion, folder: Path) -> Prepared | None:
+    """Render the mix and plan the steps; None where the champion answers every new row already and nothing was judged.
+
+    `folder` is the run's; what stands there already is used again. Raises ConfigError for an unknown strategy,
+    IntegrityError for damaged weights, TrainingError for nothing to train on.
     """
     chosen = strategy(config.update.strategy)
     make_terms(config.update.terms)  # refuses what no term has, whichever strategy is chosen
     terms = chosen.configured(config.update.terms)
     verify(Path(champion.dir), champion.manifest_hash)
-    rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
-    if not rows.exists():
-        mix_rows(config, home, snapshot, Path(champion.dir), rows, preference=chosen.preference)
+    mixed, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
+    if not mixed.exists():
+        mix_rows(config, home, snapshot, Path(champion.dir), mixed, preference=chosen.preference)
     update, training = config.update, config.training
+    rows = set_apart(mixed, Path(champion.dir), folder / "update" / "rows.arrow") if chosen.replays else mixed
     rendered = Rows(rows)
-    mix, usual = chosen.mix(config.replay, rendered.tokens()), config.replay
+    tokens = rendered.tokens()
+    if rows != mixed and tokens.keys().isdisjoint(("new", PREFERENCE)):
+        return None
+    mix, usual = chosen.mix(config.replay, tokens), config.replay
     recipe = Recipe(
         shares=mix,
         # The same number of optimiser steps for every strategy: only then do their outcomes compare.
@@ -134,6 +142,8 @@ def update(config: Config) -> dict[str, Any]:
     record = RunRecord(id=name, kind="update", snapshot=snapshot.id, created=time.time())
     with tracking.run(home, record, config) as outcome:
         prepared = prepare(config, home, snapshot, champion, home.run(name))
+        if prepared is None:
+            raise TrainingError(KNOWN, hint="`llmagentos cycle` closes the snapshot.")
         trained = launch([prepared.phase], config.training, home.run(name))
         version = register(config, home, prepared, name)
         outcome |= {"version": version.id, "metrics": trained["update"]}

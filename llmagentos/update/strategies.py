@@ -26,6 +26,11 @@ class Strategy:
     """Whether smaller steps (`update.sweep`) are tried beside the trained weights."""
     by_size: bool = False
 
+    @property
+    def replays(self) -> bool:
+        """Whether the past has its share of every batch, by the configuration's mix."""
+        return self.shares is None and not self.by_size
+
     def mix(self, replay: ReplayConfig, tokens: Mapping[str, int]) -> dict[str, float]:
         """Shares by tokens of new, memory, general and judged rows; `tokens` counts what there is of each."""
         if self.by_size:

@@ -12,10 +12,12 @@ from llmagentos.cycle.cycle import CycleResult, cycle
 from llmagentos.registry import tracking
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
+from llmagentos.replay.buffer import Buffer
 from llmagentos.scenarios.customer_service.customers import day_two
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
+from llmagentos.update.run import KNOWN
 
 pytestmark = pytest.mark.ray
 
@@ -107,6 +109,24 @@ def test_without_anything_new_it_is_skipped(learned: tuple[Config, CycleResult])
     again = cycle(config)
     assert again.decision == "Skipped"
     assert again.champion == result.challenger
+
+
+def test_what_the_champion_answers_already_is_kept_and_nothing_is_updated(learned: tuple[Config, CycleResult], tmp_path: Path):
+    config, result = learned
+    home = Home(config.storage.root)
+    known = next(r for r in Buffer(home, config.replay).rows() if r["answer"] and not r["tools"])
+    path = tmp_path / "again.jsonl"
+    path.write_text(json.dumps({"messages": known["messages"], "metadata": {"user_id": "somebody else"}}) + "\n", "utf-8")
+    import_file(config, path)
+    versions = len(Versions(home).all())
+    again = cycle(config.model_copy(update={"collect": config.collect.model_copy(update={"min_rows": 1})}))
+    assert (again.decision, again.champion, again.reasons) == ("Skipped", result.challenger, [KNOWN])
+    assert len(Versions(home).all()) == versions
+    last = snapshots.latest(home)
+    assert (last.status, last.decision["verdict"]) == ("skipped", "Skipped")
+    assert last.id in {row["snapshot"] for row in Buffer(home, config.replay).rows()}
+    assert cycle(config).decision == "Skipped"
+    assert snapshots.latest(home).id == last.id
 
 
 def test_a_cycle_that_is_not_due_leaves_no_run_behind(learned: tuple[Config, CycleResult]):

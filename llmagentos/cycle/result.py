@@ -1,0 +1,27 @@
+"""What a cycle came to."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from llmagentos.cycle.walk import Walk
+
+
+class CycleResult(BaseModel):
+    """What a cycle came to; `decision` is Promote, Reject, Hold or Skipped."""
+
+    cycle_id: str
+    decision: str
+    reasons: list[str]
+    champion: int | None
+    challenger: int | None = None
+    student: int | None = None
+    snapshot: str | None = None
+    n_new: int = 0
+    seconds: dict[str, float]
+    report: dict[str, Any] = {}
+    """Suites, flips, rates and plan facts: what tables and pictures are made of."""
+
+
+def skipped(walk: Walk, reason: str, champion: int | None) -> CycleResult:
+    return CycleResult(cycle_id=walk.id, decision="Skipped", reasons=[reason], champion=champion, seconds=walk.seconds)
