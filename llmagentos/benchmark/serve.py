@@ -1,4 +1,4 @@
-"""Serving measured: what HTTP, Serve and durable recording cost over the bare engine, and what switches and overload do to it.
+"""Serving measured: what HTTP, Serve and recording cost over the bare engine; what switches, overload and a cycle do to it.
 
 The product's own app on a real local Serve, started in a fresh home; the client in a process of its own; the engine on one
 core on either side, everything else on the others. Both sides of a figure take turns within one run.
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from llmagentos.benchmark import serve_overload, serve_switch
+from llmagentos.benchmark import serve_beside, serve_overload, serve_switch
 from llmagentos.benchmark.serve_bare import Asked
 from llmagentos.benchmark.serve_client import CHAT, ceiling
 from llmagentos.benchmark.serve_figures import Figure, Found, alternate, differences, quantile, ratios, table
@@ -16,7 +16,7 @@ from llmagentos.benchmark.serve_place import Place, place, rate, unrecorded
 from llmagentos.benchmark.serve_questions import described, draw
 from llmagentos.config import Config
 
-PARTS = ("bare", "ttft", "record", "switch", "overload")
+PARTS = ("bare", "ttft", "record", "switch", "overload", "beside")
 _CEILING_SECONDS = 2.0
 _FIRST_TOKENS = 4
 """Tokens of an answer of which only the first counts."""
@@ -37,13 +37,14 @@ def run(
     ongoing: int = 32,
     queued: int = 16,
     seconds: float = 10.0,
+    beside: float = 2.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """The figures of `parts`, each with its target and whether it is met, over `rounds` rounds behind one to warm up.
 
     `requests` are asked in a round by the most `clients`; answers have a median of `tokens` tokens (log-normal, `sigma`),
     at most `longest`. `switches` in all, one every `pace` seconds. `ongoing` and `queued` are the places at work and in the
-    queue, `seconds` the length of an overload.
+    queue, `seconds` the length of an overload. `beside` requests a second are asked while a cycle runs.
     """
     with place(config, max_ongoing=ongoing, max_queued=queued) as there:
         asked = draw(there.bare, requests, tokens, sigma, longest)
@@ -53,6 +54,7 @@ def run(
             "record": lambda: recording(there, asked, rounds, max(clients)),
             "switch": lambda: serve_switch.measure(there, asked, rounds, switches, pace),
             "overload": lambda: serve_overload.measure(there, asked, rounds, seconds),
+            "beside": lambda: serve_beside.measure(there, asked, rounds, beside, 3 * seconds),
         }
         found = {}
         for part in parts:

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import multiprocessing
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -102,6 +103,8 @@ class Client:
         context = multiprocessing.get_context("spawn")
         self._stop = context.Event()
         self._pool = context.Pool(1, _begin, (cores, self._stop))
+        self.pid: int = self._pool.apply(os.getpid)
+        """Of the process that asks."""
 
     def send(self, load: Load) -> list[Heard]:
         """What came back, in the order in which it was complete."""

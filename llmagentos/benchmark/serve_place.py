@@ -68,8 +68,19 @@ class Place:
         known = processes.read(self.home)
         for process in processes.family(self.home, known.processes if known else ()):
             pin(process.pid, self.cores.others)
+        pin(self.client.pid, self.cores.others)
+        pin_self(self.cores.others)
         for pid in self._replicas():
             pin_replica(pid, self.cores)
+
+    def share(self) -> None:
+        """Let everything of this home, client and all, run on any core; `pin` takes that back."""
+        known = processes.read(self.home)
+        told = [process.pid for process in processes.family(self.home, known.processes if known else ())]
+        below_replicas = [pid for replica in self._replicas() for each in below(replica) for pid in each]
+        for pid in (*told, *self._replicas(), *below_replicas, self.client.pid):
+            pin(pid, self.cores.all)
+        pin_self(self.cores.all)
 
     def _replicas(self) -> list[int]:
         told = (int(said["pid"]) for said in confirmations(self.home).values())
@@ -93,9 +104,8 @@ def place(config: Config, **settings: Any) -> Iterator[Place]:
         client = Client(cores)
         stack.callback(client.close)
         there = Place(fresh, home, int(simulate.endpoint(fresh).rpartition(":")[2]), cores, client, bare)
+        stack.callback(pin_self, cores.all)
         there.pin()
-        stack.callback(pin_self, tuple({*cores.engine, *cores.others}))
-        pin_self(cores.others)
         yield there
 
 

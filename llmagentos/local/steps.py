@@ -4,6 +4,7 @@ Heavy packages are imported inside, so that a command pays only for what it does
 """
 
 import logging
+import os
 import re
 import threading
 import time
@@ -90,9 +91,10 @@ def rollback(config: Config, *, reason: str = "") -> dict[str, Any]:
 
 
 def cycle(config: Config, *, say: Callable[[str], None] = log.info) -> dict[str, Any]:
-    """The whole walk once."""
+    """The whole walk once, at the niceness of train workers: whoever is asking comes first."""
     from llmagentos.cycle.cycle import cycle as run
 
+    os.nice(max(0, config.training.nice - os.nice(0)))
     return as_dict(run(config, say=say))
 
 

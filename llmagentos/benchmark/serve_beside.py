@@ -1,0 +1,81 @@
+"""A whole cycle beside the chat, on the same cores: what does learning cost whoever asks meanwhile?
+
+Questions come at a steady rate; a time without and a whole cycle take turns. Nothing has cores of its own here: server,
+client, train workers and evaluation share them all, as on a machine where nobody pins anything.
+"""
+
+import multiprocessing
+from collections.abc import Sequence
+
+from llmagentos.benchmark.life import teach
+from llmagentos.benchmark.serve_bare import Asked
+from llmagentos.benchmark.serve_client import Heard
+from llmagentos.benchmark.serve_figures import Figure, Found, quantile, ratios
+from llmagentos.benchmark.serve_overload import slowest
+from llmagentos.benchmark.serve_place import Place
+from llmagentos.config import Config
+from llmagentos.core.errors import TrainingError
+from llmagentos.scenarios.customer_service.customers import day_two
+
+_SLOWER = 1.5
+_ROWS = 200
+_ENDLESS = 3600.0
+
+
+def measure(there: Place, asked: Sequence[Asked], rounds: int, rate: float, seconds: float) -> Found:
+    """In turn: `rate` questions a second for `seconds` alone, and for as long as a cycle takes. Raises TrainingError."""
+    there.share()
+    there.client.send(there.load(asked, rate=rate, seconds=seconds / 4))
+    idle: list[list[Heard]] = []
+    beside: list[list[Heard]] = []
+    for number in range(rounds):
+        teach(there.config, _day(number))
+        sides = [
+            lambda: idle.append(there.client.send(there.load(asked, rate=rate, seconds=seconds))),
+            lambda: beside.append(_with_a_cycle(there, asked, rate)),
+        ]
+        for side in sides[:: 1 if number % 2 == 0 else -1]:
+            side()
+    there.pin()
+    slow = {name: [slowest(heard) for heard in each] for name, each in (("idle", idle), ("cycle", beside))}
+    failed = [sum(not one.ok for one in heard) for heard in beside]
+    figures = [
+        Figure("chat p99 beside a cycle over idle", ratios(slow["cycle"], slow["idle"]), most=_SLOWER),
+        Figure("failed beside a cycle", failed, "requests", most=0),
+    ]
+    facts = {
+        "requests_per_second": rate,
+        "asked": {"idle": [len(heard) for heard in idle], "cycle": [len(heard) for heard in beside]},
+        "p50_ms": {
+            name: [round(1000 * quantile((one.seconds for one in heard), 0.5), 1) for heard in each]
+            for name, each in (("idle", idle), ("cycle", beside))
+        },
+        "p99_ms": {name: [round(1000 * value, 1) for value in values] for name, values in slow.items()},
+        "cycle_seconds": [round(max(h.sent for h in heard) - min(h.sent for h in heard), 1) for heard in beside],
+        "versions": len({one.reply().get("model_version") for heard in beside for one in heard if one.ok}),
+    }
+    return Found(figures, facts)
+
+
+def _day(number: int) -> list[dict[str, object]]:
+    """Demonstrations about things that moved in the shop, other ones each time."""
+    visits = day_two(100 + number).visits(3 * _ROWS)
+    return [v.question.row(session_id=v.session) for v in visits if v.question.key and v.mistaken is None][:_ROWS]
+
+
+def _with_a_cycle(there: Place, asked: Sequence[Asked], rate: float) -> list[Heard]:
+    process = multiprocessing.get_context("spawn").Process(target=_cycle, args=(there.config,))
+    with there.client.sending(there.load(asked, rate=rate, seconds=_ENDLESS)) as heard:
+        process.start()
+        process.join()
+        there.client.stop()
+        answered = heard()
+    if process.exitcode:
+        raise TrainingError("the cycle beside the chat failed: its error is above.")
+    return answered
+
+
+def _cycle(config: Config) -> None:
+    from llmagentos.local import steps
+
+    steps.cycle(config)
