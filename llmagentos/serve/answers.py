@@ -248,6 +248,8 @@ class Answers:
             answer.turns = await asyncio.to_thread(_all_turns, question, engine, longest)
         else:
             answer.turns = _all_turns(question, engine, longest)
+        if len(answer.turns) == 1:
+            return await _listen(answer, 0)
         try:
             async with asyncio.TaskGroup() as group:
                 for k in range(len(answer.turns)):

@@ -35,9 +35,16 @@ class Journal:
             self._failing = True
 
     def _append(self, line: bytes) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab", buffering=0) as out:  # opened anew, since another replica may have put it aside
-            out.write(line)
-            full = out.tell() > self._largest
+        try:
+            full = self._add(line)
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            full = self._add(line)
         if full:
             os.replace(self.path, self.path.with_suffix(".1.jsonl"))
+
+    def _add(self, line: bytes) -> bool:
+        """Whether the file is full now."""
+        with self.path.open("ab", buffering=0) as out:  # opened anew, since another replica may have put it aside
+            out.write(line)
+            return out.tell() > self._largest
