@@ -121,6 +121,8 @@ class ReplayConfig(Section):
     """Share of new rows in the mix, by tokens."""
     memory: float = Field(0.2, ge=0)
     """Share of remembered rows in the mix, by tokens."""
+    near: float = Field(0.5, ge=0, le=1)
+    """Share of memory's tokens that goes to the rows that ask most like the new ones; 0 draws all alike."""
     general: float = Field(0.4, ge=0)
     """Share of the pinned general set in the mix, by tokens."""
     general_rows: int = Field(6_000, ge=0)

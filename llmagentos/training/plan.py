@@ -8,17 +8,20 @@ new, they take its place.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from llmagentos.core.errors import TrainingError
+from llmagentos.training.near import nearest
 from llmagentos.training.rows import PLAN, PREFERENCE, Rows, record_batch, write_arrow
 from llmagentos.training.units import groups
 
 _POOL = 64
 """Micro-batches whose rows are sorted by length together."""
+_NEAREST = 16
+"""Rows of memory that count as near to each new row."""
 _FLOOR = 1 / 3
 """Least share of a skill, as a part of what it would have if all had the same: what is not practised fades."""
 
@@ -43,6 +46,8 @@ class Recipe:
     even: tuple[str, ...] = ()
     """Sources whose skills share its tokens by quota, rows of a small skill used more often; of others rare skills are only
     drawn first."""
+    near: float = 0.0
+    """Share of memory's tokens that goes to the rows nearest to the new ones (near.py)."""
     seed: int = 0
 
 
@@ -59,6 +64,10 @@ class _Items:
     skill: np.ndarray
     """Number of each row's source and skill."""
     even: tuple[str, ...] = ()
+    close: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Rows of memory that are nearest to the new ones."""
+    near: float = 0.0
+    """Their share of memory's tokens."""
 
     def expanded(self, items: np.ndarray) -> np.ndarray:
         """The rows of items."""
@@ -91,6 +100,10 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     items = _items(rows, units, recipe.even)
     members = {s: np.flatnonzero((sources == s) & (supervised > 0)) for s in recipe.shares}
     members[PREFERENCE] = np.arange(rows.count, len(items.rows))
+    if recipe.near and "memory" in members:
+        new = members["new"]
+        close = nearest(rows, new[~rows.made[new]], members["memory"], _NEAREST)
+        items = replace(items, close=close, near=recipe.near if len(close) else 0.0)
     shares = {s: w for s, w in recipe.shares.items() if w > 0 and len(members[s])}
     lead = next((s for s in ("new", PREFERENCE) if s in shares), None)
     if lead is None:
@@ -175,6 +188,9 @@ def _epoch(
         wanted = lead_tokens * share / shares[lead]
         if source in items.even and source != lead:
             picked.append(_by_quota(members[source], items, wanted, rng))
+        elif source == "memory" and items.near:
+            picked.append(_sample(items.close, items.tokens, items.scarce, wanted * items.near, rng))
+            picked.append(_sample(members[source], items.tokens, items.scarce, wanted * (1 - items.near), rng))
         elif source != lead:
             picked.append(_sample(members[source], items.tokens, items.scarce, wanted, rng))
     order = rng.permutation(np.concatenate(picked))

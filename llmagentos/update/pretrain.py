@@ -6,6 +6,7 @@ Reproducible (seeded, scheduled by steps) and run once by its maintainers: what 
 import json
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -197,9 +198,29 @@ def _write_knowledge(
     pinned = _evenly(skills, recipe.pinned_rows)
     (out / "suites").mkdir(parents=True, exist_ok=True)
     _lines(out / "suites" / "shop.jsonl", facts)
-    _lines(out / "suites" / "general_held_out.jsonl", held)
+    _lines(out / "suites" / "general_held_out.jsonl", _spared(held, pinned))
     _lines(out / "memory.jsonl", memory)
     _lines(out / "general.jsonl", pinned)
+
+
+def _spared(held: list[Question], pinned: list[Question]) -> list[Question]:
+    """The questions held out, without those that would take more than a third of an answer's pinned wordings.
+
+    What a suite asks is never replayed: an answer all of whose wordings are asked could be kept by nobody.
+    """
+    wordings: dict[str | None, set[str]] = {}
+    for question in pinned:
+        wordings.setdefault(question.answer, set()).add(question.prompt)
+    taken: Counter[str | None] = Counter()
+    kept = []
+    for question in held:
+        known = wordings.get(question.answer, set())
+        if question.prompt in known:
+            if taken[question.answer] + 1 > max(1, len(known) // 3):
+                continue
+            taken[question.answer] += 1
+        kept.append(question)
+    return kept
 
 
 def _evenly(questions: list[Question], count: int) -> list[Question]:

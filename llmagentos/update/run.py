@@ -57,6 +57,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
         even=("general",),
+        near=config.replay.near,
         max_steps=update.max_steps,
         min_steps=1 if chosen.by_size else update.min_steps,
         min_epochs=update.min_epochs,

@@ -48,6 +48,22 @@ def test_a_missing_source_gives_its_share_to_the_others(tmp_path: Path):
     assert facts.ratio["new"] == pytest.approx(5 / 9, abs=0.03)
 
 
+def test_the_nearest_rows_of_memory_have_their_share_of_it(tmp_path: Path):
+    def made(name: str, source: str, prompt: list[int]) -> dict[str, object]:
+        return {"id": name, "source": source, "stratum": "s", "ids": [*prompt, 1, 2], "mask": [0] * len(prompt) + [1, 1]}
+
+    new = [made(f"n{k}", "new", [500 + k, 600 + k]) for k in range(4)]
+    close = [made(f"c{k}", "memory", [500 + k, 600 + k]) for k in range(4)]
+    far = [made(f"f{k}", "memory", [1000 + k, 3000 + k]) for k in range(200)]
+    write_arrow(tmp_path / "r", [record_batch([*new, *close, *far], ROWS)], ROWS)
+    rows = Rows(tmp_path / "r")
+    for near, least, most in ((0.5, 0.45, 0.6), (0.0, 0.0, 0.05)):
+        make_plan(rows, Recipe(MIX, epochs=200, batch_tokens=64, max_steps=10_000, near=near), tmp_path / "p")
+        counts = Plan(tmp_path / "p").counts()
+        taken = [sum(counts.get(i, 0) for i in span) for span in (range(4, 8), range(8, rows.count))]
+        assert least <= taken[0] / sum(taken) <= most
+
+
 def test_the_past_fills_what_a_small_increment_leaves_of_the_least_steps(tmp_path: Path):
     rows = write_rows(tmp_path / "r", {"new": 10, "memory": 300, "general": 300})
     recipe = Recipe(MIX, epochs=8, batch_tokens=256, max_steps=500, min_steps=100)
