@@ -2,7 +2,7 @@
 
 One home, one day after another: import, cycle with an enforcing gate, exam. A day takes no more steps than its rows want, so
 that a year is over in about an hour and a half on two cores; a student is distilled once a month. The first day teaches a
-whole world, with as many steps as that takes and a gate that reports: from the second on it enforces.
+whole world, with as many steps as that takes and a gate that reports: from the second on it enforces, and steps are smaller.
 """
 
 import json
@@ -22,7 +22,10 @@ from llmagentos.storage import suites as stored
 from llmagentos.storage.layout import Home
 
 MONTH = 30
-_FIRST_STEPS = 1500
+_FIRST_STEPS = 3000
+_STEPS = 150
+_RATE = 0.5
+"""Of the learning rate, on every day but the first: some forty rows move less than hundreds."""
 
 
 def run(
@@ -55,15 +58,16 @@ def _settings(config: Config, root: str) -> Config:
     fresh = settings(config, root, config.update.strategy)
     parts: dict[str, dict[str, Any]] = {
         "gate": {"mode": "enforce"},
-        "update": {"min_steps": 150},
+        "update": {"min_steps": _STEPS, "learning_rate": _RATE * config.update.learning_rate},
         "evaluate": {"max_retention": 1000, "drift_rows": 50},
         "storage": {"keep_versions": 3},
     }
     return with_parts(fresh, parts)
 
 
-def _first() -> dict[str, dict[str, Any]]:
-    update = {"min_steps": _FIRST_STEPS, "max_steps": _FIRST_STEPS, "sweep": (1.0,)}
+def _first(config: Config) -> dict[str, dict[str, Any]]:
+    rate = config.update.learning_rate / _RATE
+    update = {"min_steps": _FIRST_STEPS, "max_steps": _FIRST_STEPS, "sweep": (1.0,), "learning_rate": rate}
     return {"update": update, "replay": {"general_rows": 0}, "gate": {"mode": "report"}, "distill": {"enabled": False}}
 
 
@@ -76,7 +80,7 @@ def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
     if day.rows:
         teach(config, day.rows)
         monthly = day.number % MONTH == 0
-        today = {"distill": {"enabled": monthly}} if day.number else _first()
+        today = {"distill": {"enabled": monthly}} if day.number else _first(config)
         result = cycle(with_parts(config, today))
         decision, reasons, seconds = result.decision, result.reasons, result.seconds
         steps = int(result.report.get("training", {}).get("update", {}).get("steps", 0))
