@@ -1,6 +1,5 @@
 """Models of a stated shape with fresh weights, where speed and memory matter and what they say does not."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,10 @@ import torch
 
 from llmagentos.benchmark.gpu import device
 from llmagentos.core.errors import ConfigError
-from llmagentos.models.loading import fresh_model, seed_dir
+from llmagentos.models.loading import copy_tokenizer, fresh_model, seed_dir
 
 SEED = "seed"
 """In place of a shape: the model that ships with the package."""
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,4 @@ def fresh(shape: Shape, *, seed: int, tied: bool = True) -> Any:
 def save(model: Any, folder: Path, dtype: str) -> None:
     """Save a model in a type, with the seed's tokenizer, whose ids are fewer than the shape's."""
     model.to(getattr(torch, dtype)).save_pretrained(folder)
-    for name in _TOKENIZER:
-        if (seed_dir() / name).is_file():
-            shutil.copyfile(seed_dir() / name, folder / name)
+    copy_tokenizer(seed_dir(), folder)

@@ -1,6 +1,5 @@
 """Step 3: a smaller student learns from the teacher's cached log-probabilities; it starts from yesterday's student."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from llmagentos.core.errors import NotFoundError
 from llmagentos.core.records import ModelVersion, RunRecord
 from llmagentos.distill.second_stage import on_policy, text_level
 from llmagentos.models.chat import Renderer
-from llmagentos.models.loading import fresh_model, load_model, parameters
+from llmagentos.models.loading import copy_tokenizer, fresh_model, load_model, parameters
 from llmagentos.registry import released, tracking
 from llmagentos.registry.lineage import code_revision, config_hash
 from llmagentos.registry.versions import Versions
@@ -118,9 +117,7 @@ def _fresh(config: Config, tokenizer: Path, folder: Path) -> Path:
     if (folder / "config.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    for file in tokenizer.iterdir():
-        if file.suffix in (".json", ".jinja", ".model", ".txt") and file.name not in ("config.json", "manifest.json"):
-            shutil.copyfile(file, folder / file.name)
+    copy_tokenizer(tokenizer, folder)
     hidden, layers, feed_forward = config.distill.size
     renderer = Renderer(tokenizer)
     model = fresh_model(renderer.vocab_size, hidden, layers, feed_forward, heads=max(1, hidden // 16), seed=config.update.seed)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SEED = Path(__file__).parent / "seed"
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "generation_config.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
+)  # fmt: skip
 
 
 def seed_dir() -> Path:
@@ -55,6 +60,13 @@ def _fetch(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(f"model.base={hub_id!r} could not be fetched: {error}.") from None
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy what turns text into ids, and what says when an answer ends, from one model's folder into another's."""
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def load_model(folder: str | Path, dtype: str = "float32") -> "PreTrainedModel":

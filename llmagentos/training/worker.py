@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from llmagentos.core.errors import ConfigError
 from llmagentos.models.chat import Renderer
-from llmagentos.models.loading import load_model
+from llmagentos.models.loading import copy_tokenizer, load_model
 from llmagentos.training import attention, checkpoint
 from llmagentos.training.adapters import merged, with_adapters
 from llmagentos.training.annotate import annotate
@@ -29,10 +29,6 @@ from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.rows import Plan, Rows
 from llmagentos.training.terms import Start, Term, make_terms
 
-_TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "generation_config.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
-)  # fmt: skip
 _LOG_EVERY = 10
 
 
@@ -161,10 +157,7 @@ def _save(phase: Phase, model: Any, engine: Engine, rank: int) -> None:
     out = Path(phase.out)
     shutil.rmtree(out, ignore_errors=True)
     model.save_pretrained(str(out), state_dict=weights, safe_serialization=True)
-    for name in _TOKENIZER_FILES:
-        source = Path(phase.init) / name
-        if source.is_file():
-            shutil.copyfile(source, out / name)
+    copy_tokenizer(Path(phase.init), out)
 
 
 class _Log:
