@@ -1,7 +1,7 @@
-"""Who forgets, who learns: every strategy lives the same streams, and the figures of continual learning follow.
+"""Who forgets, who learns: strategies, and the default without each of its parts, live the same streams of stages.
 
-Lives are independent, so `jobs` of them run at once, each in a process of its own. Results are JSON, a table and heat
-maps, and stand in MLflow as the artifacts of one run.
+The figures of continual learning follow. Lives are independent, so `jobs` of them run at once, each in a process of its
+own. Results are JSON, a table and heat maps, and stand in MLflow as the artifacts of one run.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.benchmark import continual
-from llmagentos.benchmark.life import live
+from llmagentos.benchmark.life import live, with_parts
 from llmagentos.config import Config
 from llmagentos.registry import pictures, tracking
 from llmagentos.scenarios.streams.family import FAMILIES, TUNED
@@ -22,6 +22,16 @@ from llmagentos.storage.layout import Home
 REPORTED = tuple(name for name in FAMILIES if name not in TUNED)
 COLUMNS = ("acc", "bwt", "gap_closed", "plasticity", "unseen", "stale", "update", "general_change", "base_change", "seconds")
 BOUNDS = ("naive", "joint")
+ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "without_memory": {"replay": {"memory": 0.0}},
+    "without_general": {"replay": {"general": 0.0}},
+    "without_near": {"replay": {"near": 0.0}},
+    "without_known": {"replay": {"known": 1.0}},
+    "without_wordings": {"replay": {"wordings": 0}},
+    "without_least_steps": {"update": {"min_steps": 1}},
+    "without_sweep": {"update": {"sweep": (1.0,)}},
+}
+"""The configured strategy without one of its parts: what is worse without it earns its place."""
 
 Life = dict[str, Any]
 
@@ -39,6 +49,7 @@ def run(
 ) -> dict[str, Any]:
     """Live `strategies` × `families` × `seeds`, each through `stages` stages; returns {methods, validity, lives, table, run}.
 
+    Beside strategies there are `ABLATIONS`: `-o strategies=replay,without_near`.
     A method's figures are mean, lowest and highest over families and seeds. Without `naive` and `joint` among the
     strategies there is no gap to close. A life that breaks is not averaged away: it raises.
     """
@@ -54,7 +65,7 @@ def _all(
 ) -> list[Life]:
     lives = []
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(live, config, *one, *size) for one in wanted]
+        waiting = [pool.submit(_live, config, *one, *size) for one in wanted]
         try:
             for done in as_completed(waiting):
                 life = done.result()
@@ -65,6 +76,12 @@ def _all(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return lives
+
+
+def _live(config: Config, name: str, family: str, seed: int, scale: float, stages: int) -> Life:
+    if name not in ABLATIONS:
+        return live(config, name, family, seed, scale, stages)
+    return live(with_parts(config, ABLATIONS[name]), config.update.strategy, family, seed, scale, stages) | {"strategy": name}
 
 
 def summarise(lives: Sequence[Life]) -> dict[str, Any]:

@@ -121,6 +121,8 @@ class ReplayConfig(Section):
     """Share of new rows in the mix, by tokens."""
     memory: float = Field(0.2, ge=0)
     """Share of remembered rows in the mix, by tokens."""
+    known: float = Field(0.9, ge=0.5, le=1)
+    """Probability of each token of its answer from which a new row counts as known, and as memory; with 1 none does."""
     near: float = Field(0.5, ge=0, le=1)
     """Share of memory's tokens that goes to the rows that ask most like the new ones; 0 draws all alike."""
     general: float = Field(0.4, ge=0)
@@ -129,6 +131,8 @@ class ReplayConfig(Section):
     """Rows of the pinned general set that one update draws from, others in each; 0 is all of them."""
     wordings: int = Field(20, ge=0)
     """Wordings in which each new question is trained on: those that traffic lacks are made; 0 makes none."""
+    memory_wordings: int = Field(8, ge=0)
+    """Wordings in which each remembered question may be asked again: those that were not said are made, others each time."""
     preference: float = Field(0.1, ge=0)
     """Share of judged rows in the mix, by tokens, where there are any and the strategy reads them."""
 

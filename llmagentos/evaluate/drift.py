@@ -33,9 +33,9 @@ def measure_drift(config: Config, before: Weights, after: Weights, rows: Path) -
 
 
 def sampled(rows: Rows, most: int) -> dict[str, np.ndarray]:
-    """At most `most` row indices of the new rows, as they were said, and of the old rows."""
+    """At most `most` row indices of the new rows and of the old rows, as they were said."""
     sources = np.array(rows.sources, dtype=str)
-    groups = {"new": np.flatnonzero((sources == "new") & ~rows.made), "old": np.flatnonzero(np.isin(sources, OLD))}
+    groups = {name: np.flatnonzero(np.isin(sources, of) & ~rows.made) for name, of in (("new", ("new",)), ("old", OLD))}
     random = np.random.default_rng(0)
     return {name: random.permutation(found)[:most] for name, found in groups.items() if len(found)}
 

@@ -31,7 +31,7 @@ def input_shift(rows: Rows) -> Shift | None:
     """Compare `new` rows, as they were said, with `memory` rows; None where either are too few to compare."""
     sources = np.array(rows.sources)
     prompts = rows.lengths - rows.supervised
-    new, memory = np.flatnonzero((sources == "new") & ~rows.made), np.flatnonzero(sources == "memory")
+    new, memory = (np.flatnonzero((sources == s) & ~rows.made) for s in ("new", "memory"))
     if min(len(new), len(memory)) < _FEW:
         return None
     skills = [s or "default" for s in rows.strata]

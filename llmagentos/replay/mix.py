@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError
-from llmagentos.core.hashing import fraction
+from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.messages import normalised_prompt
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
@@ -128,14 +128,18 @@ def mix_rows(
 ) -> dict[str, int]:
     """Render what an update on `snapshot` may train on: its rows, the memory that still holds, a part of the general rows.
 
-    The new rows also in made wordings (rewording.py), and for a strategy that reads them its judged rows, as `preference`
-    wants them.
+    New and remembered rows also in made wordings (rewording.py), and for a strategy that reads them its judged rows, as
+    `preference` wants them.
     """
     buffer = Buffer(home, config.replay)
     new = [e.model_dump() for e in snapshot.examples()]
+    memory = buffer.rows(kind="memory", without=snapshot.superseded)
+    held, seed = _held(home, snapshot), config.update.seed
+    # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
+    again = rewordings(memory, config.replay.memory_wordings, held=held, seed=digest([snapshot.id, seed]))
     sources = {
-        "new": [*new, *rewordings(new, config.replay.wordings, held=_held(home, snapshot), seed=config.update.seed)],
-        "memory": buffer.rows(kind="memory", without=snapshot.superseded),
+        "new": [*new, *rewordings(new, config.replay.wordings, held=held, seed=seed)],
+        "memory": [*memory, *again],
         "general": _drawn(buffer.rows(kind="general"), config.replay.general_rows, snapshot.id),
     }
     if preference is not None:

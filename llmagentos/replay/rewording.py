@@ -35,7 +35,7 @@ _TOKEN = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W぀-ヿ㐀-鿿가-힯]+|\s+|."
 
 
 def rewordings(
-    rows: Sequence[Row], wanted: int, *, held: Mapping[str | None, Collection[str]], seed: int = 0
+    rows: Sequence[Row], wanted: int, *, held: Mapping[str | None, Collection[str]], seed: int | str = 0
 ) -> list[dict[str, Any]]:
     """Made rows, so that each question of `rows` (one key, one answer) is asked in about `wanted` wordings.
 

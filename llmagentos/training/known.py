@@ -14,18 +14,16 @@ from llmagentos.models.loading import load_model
 from llmagentos.training.batches import answer_logits, row_batches
 from llmagentos.training.rows import ROWS, Rows, open_arrow, write_arrow
 
-_SURE = 0.9
-"""A row is known where the model gives each token of its answer at least this probability."""
 
-
-def set_apart(rows: Path, weights: Path, out: Path, *, batch_tokens: int = 8192) -> Path:
+def set_apart(rows: Path, weights: Path, out: Path, *, sure: float = 0.9, batch_tokens: int = 8192) -> Path:
     """The rows as the model in `weights` should practise them: known new rows as `memory`, their made wordings left out.
 
-    Returns `out` where it wrote such rows, `rows` where none is known. Rows are kept in their order.
+    A row is known where the model gives each token of its answer a probability of at least `sure`. Returns `out` where it
+    wrote such rows, `rows` where none is known. Rows are kept in their order.
     """
     rendered = Rows(rows)
     new = np.flatnonzero((np.array(rendered.sources) == "new") & (rendered.supervised > 0))
-    known = new[_known(rendered, new, weights, batch_tokens)] if len(new) else new
+    known = new[_known(rendered, new, weights, sure, batch_tokens)] if len(new) else new
     if not len(known):
         return rows
     table = open_arrow(rows)
@@ -40,12 +38,12 @@ def set_apart(rows: Path, weights: Path, out: Path, *, batch_tokens: int = 8192)
 
 
 @torch.inference_mode()
-def _known(rows: Rows, indices: np.ndarray, weights: Path, batch_tokens: int) -> np.ndarray:
+def _known(rows: Rows, indices: np.ndarray, weights: Path, sure: float, batch_tokens: int) -> np.ndarray:
     """[len(indices)] whether the model is sure of every supervised token of a row."""
     model = load_model(weights).eval()
-    sure = np.ones(rows.count, dtype=bool)
+    known = np.ones(rows.count, dtype=bool)
     for batch in row_batches(rows, indices, Renderer(weights).pad_id, batch_tokens, model.device):
         likely = answer_logits(model, batch).softmax(dim=-1).gather(-1, batch.targets[:, None])[:, 0]
-        doubted = batch.row_of[likely < _SURE].numpy()
-        sure[np.array(batch.indices)[doubted]] = False
-    return sure[indices]
+        doubted = batch.row_of[likely < sure].numpy()
+        known[np.array(batch.indices)[doubted]] = False
+    return known[indices]

@@ -20,6 +20,8 @@ from llmagentos.training.units import groups
 
 _POOL = 64
 """Micro-batches whose rows are sorted by length together."""
+_MADE = 0.5
+"""How often a remembered question in a made wording is drawn, to one as it was said."""
 _NEAREST = 16
 """Rows of memory that count as near to each new row."""
 _FLOOR = 1 / 3
@@ -154,12 +156,13 @@ def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...]) -> _Items
     # 1/√(rows of its source and skill), so that a skill of few rows is not drowned.
     names = np.array([f"{source}/{stratum}" for source, stratum in zip(rows.sources, rows.strata, strict=True)])
     _, skill, counts = np.unique(names, return_inverse=True, return_counts=True)
+    rare = np.where(rows.made, _MADE, 1.0) / np.sqrt(counts[skill])
     return _Items(
         parts=parts,
         rows=np.array([1] * rows.count + [len(p) for p in parts], dtype=np.int64),
         longest=np.append(lengths, [lengths[p].max() for p in parts]).astype(np.int64),
         tokens=np.append(lengths, [lengths[p].sum() for p in parts]).astype(np.int64),
-        scarce=np.append(1 / np.sqrt(counts[skill]), np.ones(len(parts))),
+        scarce=np.append(rare, np.ones(len(parts))),
         skill=skill,
         even=even,
     )

@@ -44,7 +44,9 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     if not mixed.exists():
         mix_rows(config, home, snapshot, Path(champion.dir), mixed, preference=chosen.preference)
     update, training = config.update, config.training
-    rows = set_apart(mixed, Path(champion.dir), folder / "update" / "rows.arrow") if chosen.replays else mixed
+    rows, sure = mixed, config.replay.known
+    if chosen.replays and sure < 1:
+        rows = set_apart(mixed, Path(champion.dir), folder / "update" / "rows.arrow", sure=sure)
     rendered = Rows(rows)
     tokens = rendered.tokens()
     if rows != mixed and tokens.keys().isdisjoint(("new", PREFERENCE)):

@@ -1,6 +1,10 @@
 """Lives are summed up against the bounds of their own stream."""
 
-from llmagentos.benchmark.forgetting import summarise
+import pytest
+
+from llmagentos.benchmark import forgetting
+from llmagentos.benchmark.forgetting import ABLATIONS, summarise
+from llmagentos.config import Config
 
 
 def life(strategy: str, last: float, seed: int = 1) -> dict:
@@ -24,3 +28,18 @@ def test_without_bounds_there_is_no_gap_and_a_weak_stream_is_named():
     assert "gap_closed" not in summarise([life("replay", 0.9)])["methods"]["replay"]
     found = summarise([life("naive", 0.9), life("joint", 1.0)])
     assert list(found["validity"]) == ["museum 1"]
+
+
+@pytest.mark.parametrize("name", [*ABLATIONS, "naive"])
+def test_an_ablation_lives_as_the_default_without_one_part(config: Config, monkeypatch: pytest.MonkeyPatch, name: str):
+    seen = []
+    monkeypatch.setattr(forgetting, "live", lambda *told: seen.append(told) or {"strategy": told[1], "family": told[2]})
+    lived = forgetting._live(config, name, "museum", 1, 0.5, 2)
+    (settings, strategy, *rest), parts = seen[0], ABLATIONS.get(name, {})
+    assert lived["strategy"] == name
+    assert rest == ["museum", 1, 0.5, 2]
+    assert strategy == (config.update.strategy if parts else name)
+    changed = {(s, k) for s, values in parts.items() for k in values}
+    for section in ("model", "collect", "replay", "training", "update", "evaluate", "gate"):
+        before, after = (getattr(c, section).model_dump() for c in (config, settings))
+        assert {(section, k) for k in before if before[k] != after[k]} == {c for c in changed if c[0] == section}
