@@ -26,6 +26,7 @@ _FIRST_STEPS = 3000
 _STEPS = 150
 _RATE = 0.5
 """Of the learning rate, on every day but the first: some forty rows move less than hundreds."""
+_SWEEP = (0.75, 1.0)
 
 
 def run(
@@ -58,7 +59,7 @@ def _settings(config: Config, root: str) -> Config:
     fresh = settings(config, root, config.update.strategy)
     parts: dict[str, dict[str, Any]] = {
         "gate": {"mode": "enforce"},
-        "update": {"min_steps": _STEPS, "learning_rate": _RATE * config.update.learning_rate},
+        "update": {"min_steps": _STEPS, "learning_rate": _RATE * config.update.learning_rate, "sweep": _SWEEP},
         "evaluate": {"max_retention": 1000, "drift_rows": 50},
         "storage": {"keep_versions": 3},
     }

@@ -119,13 +119,13 @@ class ReplayConfig(Section):
     """Share of the room beyond one row a key that goes to rows the promoted model still finds hard."""
     new: float = Field(0.4, ge=0)
     """Share of new rows in the mix, by tokens."""
-    memory: float = Field(0.2, ge=0)
+    memory: float = Field(0.3, ge=0)
     """Share of remembered rows in the mix, by tokens."""
     known: float = Field(0.9, ge=0.5, le=1)
     """Probability of each token of its answer from which a new row counts as known, and as memory; with 1 none does."""
     near: float = Field(0.5, ge=0, le=1)
     """Share of memory's tokens that goes to the rows that ask most like the new ones; 0 draws all alike."""
-    general: float = Field(0.4, ge=0)
+    general: float = Field(0.3, ge=0)
     """Share of the pinned general set in the mix, by tokens."""
     general_rows: int = Field(6_000, ge=0)
     """Rows of the pinned general set that one update draws from, others in each; 0 is all of them."""
