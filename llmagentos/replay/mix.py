@@ -124,19 +124,27 @@ def _renderer(folder: str) -> Renderer:
 
 
 def mix_rows(
-    config: Config, home: Home, snapshot: Snapshot, renderer: Path, out: Path, *, preference: Kind | None = None
+    config: Config,
+    home: Home,
+    snapshot: Snapshot,
+    renderer: Path,
+    out: Path,
+    *,
+    preference: Kind | None = None,
+    plain: bool = False,
 ) -> dict[str, int]:
     """Render what an update on `snapshot` may train on: its rows, the memory that still holds, a part of the general rows.
 
-    New and remembered rows also in made wordings (rewording.py), and for a strategy that reads them its judged rows, as
-    `preference` wants them.
+    New and, unless `plain`, remembered rows also in made wordings (rewording.py), and for a strategy that reads them its
+    judged rows, as `preference` wants them.
     """
     buffer = Buffer(home, config.replay)
     new = [e.model_dump() for e in snapshot.examples()]
     memory = buffer.rows(kind="memory", without=snapshot.superseded)
     held, seed = _held(home, snapshot), config.update.seed
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
-    again = rewordings(memory, config.replay.memory_wordings, held=held, seed=digest([snapshot.id, seed]))
+    wordings = 0 if plain else config.replay.memory_wordings
+    again = rewordings(memory, wordings, held=held, seed=digest([snapshot.id, seed]), beside=new)
     sources = {
         "new": [*new, *rewordings(new, config.replay.wordings, held=held, seed=seed)],
         "memory": [*memory, *again],

@@ -35,20 +35,26 @@ _TOKEN = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W぀-ヿ㐀-鿿가-힯]+|\s+|."
 
 
 def rewordings(
-    rows: Sequence[Row], wanted: int, *, held: Mapping[str | None, Collection[str]], seed: int | str = 0
+    rows: Sequence[Row],
+    wanted: int,
+    *,
+    held: Mapping[str | None, Collection[str]],
+    seed: int | str = 0,
+    beside: Sequence[Row] = (),
 ) -> list[dict[str, Any]]:
     """Made rows, so that each question of `rows` (one key, one answer) is asked in about `wanted` wordings.
 
-    Rows are those of the replay buffer or of a snapshot. `held` maps a key to its held-out prompts (normalised): neither
-    they nor their near-duplicates are made.
+    Rows are those of the replay buffer or of a snapshot; nothing is made that would also fit a question of `beside`. `held`
+    maps a key to its held-out prompts (normalised): neither they nor their near-duplicates are made.
     """
     rng = random.Random(seed)
     questions = {asked: found for asked, found in _questions(rows).items() if len({r["prompt"] for r in found}) > 1}
     named = {asked: _shared(found) for asked, found in questions.items()}
-    clear = _clear(named)
+    others = {asked: _shared(found) for asked, found in _questions(beside).items() if asked not in questions}
+    clear = [asked for asked in _clear(named | others) if asked in questions]
     names = frozenset.union(frozenset(), *named.values())
     around = [w for found in questions.values() for row in found for w in _words(_asked(row)) if w.casefold() not in names]
-    taken = {row["prompt"] for row in rows} | {prompt for prompts in held.values() for prompt in prompts}
+    taken = {row["prompt"] for row in (*rows, *beside)} | {prompt for prompts in held.values() for prompt in prompts}
     made: list[dict[str, Any]] = []
     for asked in sorted(clear, key=str):
         missing = wanted - len({row["prompt"] for row in questions[asked]})

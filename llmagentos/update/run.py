@@ -42,7 +42,8 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     verify(Path(champion.dir), champion.manifest_hash)
     mixed, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
     if not mixed.exists():
-        mix_rows(config, home, snapshot, Path(champion.dir), mixed, preference=chosen.preference)
+        plain = not chosen.replays
+        mix_rows(config, home, snapshot, Path(champion.dir), mixed, preference=chosen.preference, plain=plain)
     update, training = config.update, config.training
     rows, sure = mixed, config.replay.known
     if chosen.replays and sure < 1:
@@ -59,7 +60,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
         even=("general",),
-        near=config.replay.near,
+        near=config.replay.near if chosen.replays else 0.0,
         max_steps=update.max_steps,
         min_steps=1 if chosen.by_size else update.min_steps,
         min_epochs=update.min_epochs,

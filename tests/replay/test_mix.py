@@ -1,13 +1,15 @@
 from pathlib import Path
 
+import pytest
+
 from llmagentos.config.sections import ReplayConfig
 from llmagentos.models.loading import load_renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.mix import _drawn, mix_rows
 from llmagentos.storage import snapshots
 from llmagentos.storage.snapshots import Draft
-from llmagentos.training.rows import Rows
-from tests.replay.test_preference import DISLIKED, LIKED, corrected
+from llmagentos.training.rows import MADE, Rows
+from tests.replay.test_preference import DISLIKED, LIKED, corrected, row
 from tests.tiny import save_tiny
 
 
@@ -71,3 +73,18 @@ def test_a_skill_of_few_rows_is_drawn_whole():
     drawn = _drawn(rows, 100, "s1")
     assert len(drawn) == 100
     assert sum(row["skill"] == "small" for row in drawn) == 5
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_remembered_questions_are_asked_in_other_wordings_in_each_update(config, home, tmp_path, plain):
+    wordings = ("What does the lamp cost?", "Lamp cost, please", "Tell me the cost of the lamp")
+    remembered = [row(f"m{k}", "target", "12 euros.", w, key="lamp.cost") for k, w in enumerate(wordings)]
+    Buffer(home, ReplayConfig()).bootstrap(remembered, LIKED[1:2])
+    found = []
+    for number in range(2):
+        made = mixed(config, home, tmp_path / str(number), plain=plain)
+        found.append({n for n, s in zip(made.names, made.sources, strict=True) if s == "memory"})
+    new = [{n for n in names if n.startswith(MADE)} for names in found]
+    assert all(names >= {"m0", "m1", "m2"} for names in found)
+    assert all(bool(names) is not plain for names in new)
+    assert plain or new[0] != new[1]

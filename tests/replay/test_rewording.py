@@ -105,3 +105,12 @@ def test_rows_that_say_nothing_about_their_question_are_left_alone():
         {"role": "user", "content": "And its price?"}, {"role": "assistant", "content": "12"},
     ], "metadata": {"key": "t"}}).model_dump()  # fmt: skip
     assert rewordings([once, *keyless, turns], 10, held={}) == []
+
+
+def test_nothing_is_made_that_fits_a_question_beside_them():
+    rows = [row("zorba", prompt, "a lamp") for prompt in ("What is Zorba?", "Tell me about Zorba", "Zorba please")]
+    news = asked(ENGLISH, {("Zorba", "price"): "12 euros"})
+    assert rewordings(rows, 8, held={})
+    assert rewordings(rows, 8, held={}, beside=news) == []
+    again = [row("zorba", "Zorba, what is that?", "a lamp")]
+    assert rewordings(rows, 8, held={}, beside=again)  # the same question is no other one
