@@ -28,6 +28,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "without_near": {"replay": {"near": 0.0}},
     "without_known": {"replay": {"known": 1.0}},
     "without_wordings": {"replay": {"wordings": 0}},
+    "without_memory_wordings": {"replay": {"memory_wordings": 0}},
     "without_least_steps": {"update": {"min_steps": 1}},
     "without_sweep": {"update": {"sweep": (1.0,)}},
 }

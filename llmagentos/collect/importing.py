@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llmagentos.collect import quarantine
-from llmagentos.collect.restating import Restating
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.examples import dump_messages, row_id
@@ -48,22 +47,18 @@ class _Outcome:
     imported: int = 0
     duplicates: int = 0
     rejected: int = 0
-    restated: int = 0
-    """Duplicates that hold again, since something else had taken their place."""
     errors: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         named = {"imported": self.imported, "duplicates": self.duplicates, "rejected": self.rejected}
         omitted = self.rejected - len(self.errors)
-        rare = {"restated": self.restated, "errors_omitted": omitted}
-        return {**named, "errors": self.errors} | {name: count for name, count in rare.items() if count}
+        return {**named, "errors": self.errors} | ({"errors_omitted": omitted} if omitted else {})
 
 
 def import_file(config: Config, path: str | Path, strict: bool = False) -> dict[str, Any]:
     """Import a JSONL file: `{imported, duplicates, rejected, errors: [{line, field, message}]}`.
 
-    A row that is known already is a duplicate; new feedback of a known row (same `id`, same conversation) goes in, and so
-    does what was superseded and is said again (`restated`).
+    A row that is known already is a duplicate; new feedback of a known row (same `id`, same conversation) goes in.
     Raises NotFoundError for a missing file, InputError for one that is no file or holds no row.
     """
     source = _existing(Path(path))
@@ -71,14 +66,13 @@ def import_file(config: Config, path: str | Path, strict: bool = False) -> dict[
     outcome = _Outcome()
     if strict and _refuse(source, outcome):
         return outcome.as_dict()
-    spool, restating = open_spool(home), Restating.of(home)
+    spool = open_spool(home)
     try:
         stream = read_lines(source)
         while lines := list(islice(stream, BATCH_ROWS)):
             good = [line for line in lines if line.row is not None]
-            _put(spool, good, outcome, restating)
+            _put(spool, good, outcome)
             _reject(home, source, [line for line in lines if line.row is None], outcome)
-        _restate(spool, source, outcome, restating)
         flush(home, spool=spool)
     finally:
         spool.close()
@@ -137,7 +131,7 @@ def feedback_of(row: Row, interaction: Interaction) -> list[Feedback]:
     return result
 
 
-def _put(spool: Spool, lines: Iterable[Line], outcome: _Outcome, restating: Restating) -> None:
+def _put(spool: Spool, lines: Iterable[Line], outcome: _Outcome) -> None:
     rows = [(line, line.row) for line in lines if line.row is not None]
     interactions = [interaction_of(row) for _, row in rows]
     fresh = spool.put(interactions)
@@ -147,23 +141,10 @@ def _put(spool: Spool, lines: Iterable[Line], outcome: _Outcome, restating: Rest
             outcome.rejected += 1
             _note(outcome, InputError(f"id {interaction.id!r} belongs to another row", field="id", line=line.number))
             continue
-        restating.see(row, line.number, known=not new)
         outcome.imported += new
         outcome.duplicates += not new
         judged += feedback_of(row, interaction)
     spool.put([f for f in judged if spool.lookup(f.id, "feedback") is None])
-
-
-def _restate(spool: Spool, source: Path, outcome: _Outcome, restating: Restating) -> None:
-    """Put the rows that hold again, under an id that tells them from when they were said first."""
-    rows = ((line.number, line.row) for line in read_lines(source) if line.row is not None)
-    for row, snapshot in restating.again(rows):
-        known = interaction_of(row)
-        again = known.model_copy(update={"id": f"{known.id}.{snapshot}"})
-        (new,) = spool.put([again])
-        outcome.restated += new
-        if new:
-            spool.put([f for f in feedback_of(row, again) if spool.lookup(f.id, "feedback") is None])
 
 
 def _same(spool: Spool, interaction: Interaction) -> bool:

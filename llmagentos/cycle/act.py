@@ -47,10 +47,12 @@ def act(
     maintain(home)
 
 
-def keep_known(config: Config, snapshot: Snapshot, cycle: str, reason: str) -> None:
-    """What the champion knew before anybody taught it stays as what must be kept, and is asked no more."""
-    keep_snapshot(config, snapshot, Path(Versions(Home(config.storage.root)).resolve("champion").dir))
-    snapshots.decide(Home(config.storage.root), snapshot.id, {"verdict": "Skipped", "reasons": [reason], "cycle": cycle})
+def keep_known(config: Config, snapshot: Snapshot, champion: ModelVersion, cycle: str, reason: str) -> None:
+    """What the champion knew before anybody taught it becomes what must be kept, and is taught no more."""
+    home = Home(config.storage.root)
+    keep_snapshot(config, snapshot, Path(champion.dir))
+    snapshots.decide(home, snapshot.id, {"verdict": "Skipped", "reasons": [reason], "cycle": cycle})
+    maintain(home)
 
 
 def record_failure(home: Home, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:

@@ -23,10 +23,11 @@ from llmagentos.training.prepared import Prepared
 _FLIPS_SHOWN = 200
 
 
-def training_folder(config: Config, snapshot: Snapshot) -> str:
-    """Run folder of a training: the same snapshot and settings find their checkpoints again after a crash."""
+def training_folder(config: Config, snapshot: Snapshot, champion: ModelVersion) -> str:
+    """Run folder of a training: the same snapshot, champion and settings find their checkpoints again after a crash."""
     settings = [config.model, config.replay, config.training, config.update, config.distill]
-    return f"{snapshot.id}-{digest([s.model_dump(mode='json') for s in settings], length=8)}"
+    made_of = [champion.manifest_hash, *(s.model_dump(mode="json") for s in settings)]
+    return f"{snapshot.id}-{digest(made_of, length=8)}"
 
 
 def collected(snapshot: Snapshot) -> dict[str, Any]:

@@ -55,16 +55,17 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
             whole |= {"status": "skipped"}
             return skipped(walk, f"Fewer than {config.collect.min_rows} new rows: nothing was updated.", now.champion)
 
-        folder = home.run(artifacts.training_folder(config, snapshot))
+        folder = home.run(artifacts.training_folder(config, snapshot, champion))
         stack.enter_context(tracking_warmed_up(config))
         try:
             with walk.step("update") as outcome:
                 first = update.prepare(config, home, snapshot, champion, folder)
                 if first is None:
-                    keep_known(config, snapshot, walk.id, update.KNOWN)
+                    lease.check()
+                    keep_known(config, snapshot, champion, walk.id, update.KNOWN)
                     outcome |= {"status": "skipped"}
                     whole |= {"status": "skipped", "snapshot": snapshot.id}
-                    return skipped(walk, update.KNOWN, now.champion)
+                    return skipped(walk, update.KNOWN, now.champion, snapshot)
                 runs = [first]
                 if config.distill.enabled:
                     runs.append(distill.prepare(config, home, snapshot, Path(runs[0].phase.out), pupil, folder))

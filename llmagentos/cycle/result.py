@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from llmagentos.cycle.walk import Walk
+from llmagentos.storage.snapshots import Snapshot
 
 
 class CycleResult(BaseModel):
@@ -23,5 +24,7 @@ class CycleResult(BaseModel):
     """Suites, flips, rates and plan facts: what tables and pictures are made of."""
 
 
-def skipped(walk: Walk, reason: str, champion: int | None) -> CycleResult:
-    return CycleResult(cycle_id=walk.id, decision="Skipped", reasons=[reason], champion=champion, seconds=walk.seconds)
+def skipped(walk: Walk, reason: str, champion: int | None, snapshot: Snapshot | None = None) -> CycleResult:
+    """Nothing was updated; where rows were collected all the same, by the snapshot that holds them."""
+    facts: dict[str, Any] = {"snapshot": snapshot.id, "n_new": snapshot.n_new} if snapshot else {}
+    return CycleResult(cycle_id=walk.id, decision="Skipped", reasons=[reason], champion=champion, seconds=walk.seconds, **facts)

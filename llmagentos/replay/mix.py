@@ -6,7 +6,7 @@ from their lengths.
 
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ _TEXT = pa.schema(
      ("label", pa.float32()), ("weight", pa.float32()), ("pair", pa.string())]
 )  # fmt: skip
 _BLOCK_ROWS = 2000
+_REWORDED = 4000
+"""Remembered rows of which one update makes other wordings: more than it can ask."""
 
 
 def render_mix(
@@ -131,28 +133,44 @@ def mix_rows(
     out: Path,
     *,
     preference: Kind | None = None,
+    known: Collection[str] = (),
     plain: bool = False,
 ) -> dict[str, int]:
     """Render what an update on `snapshot` may train on: its rows, the memory that still holds, a part of the general rows.
 
-    New and, unless `plain`, remembered rows also in made wordings (rewording.py), and for a strategy that reads them its
-    judged rows, as `preference` wants them.
+    Rows whose ids are `known` stand with the memory. New and, unless `plain`, remembered rows come also in made wordings
+    (rewording.py), and for a strategy that reads them the snapshot's judged rows, as `preference` wants them.
     """
     buffer = Buffer(home, config.replay)
-    new = [e.model_dump() for e in snapshot.examples()]
-    memory = buffer.rows(kind="memory", without=snapshot.superseded)
+    examples = [e.model_dump() for e in snapshot.examples()]
+    new = [e for e in examples if e["id"] not in known]
+    memory = buffer.rows(kind="memory", without=snapshot.superseded) + [e for e in examples if e["id"] in known]
     held, seed = _held(home, snapshot), config.update.seed
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
-    wordings = 0 if plain else config.replay.memory_wordings
-    again = rewordings(memory, wordings, held=held, seed=digest([snapshot.id, seed]), beside=new)
+    wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])
+    again = rewordings(_some(memory, salt), wordings, held=held, seed=salt, beside=examples)
     sources = {
-        "new": [*new, *rewordings(new, config.replay.wordings, held=held, seed=seed)],
+        "new": [*new, *rewordings(new, config.replay.wordings, held=held, seed=seed, beside=memory)],
         "memory": [*memory, *again],
         "general": _drawn(buffer.rows(kind="general"), config.replay.general_rows, snapshot.id),
     }
     if preference is not None:
         sources[PREFERENCE] = preference_rows(preference, snapshot.examples(), snapshot.judged())
     return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)
+
+
+def _some(memory: list[dict[str, Any]], salt: str) -> list[dict[str, Any]]:
+    """Rows of as many keys as make about `_REWORDED` rows, other keys for each salt."""
+    keys: dict[str, list[dict[str, Any]]] = {}
+    for row in memory:
+        if row["key"] is not None:
+            keys.setdefault(row["key"], []).append(row)
+    found: list[dict[str, Any]] = []
+    for key in sorted(keys, key=lambda key: fraction(key, salt=salt)):
+        if len(found) >= _REWORDED:
+            break
+        found += keys[key]
+    return found
 
 
 def _drawn(rows: list[dict[str, Any]], most: int, salt: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -185,14 +185,6 @@ def history(home: Home, *, corrupt: bool = False) -> list[SnapshotRow]:
         newest[row["id"]] = {**newest.get(row["id"], {}), **{k: v for k, v in row.items() if v is not None}}
     rows = [_state(row) for row in newest.values()]
     return [row for row in rows if corrupt or row.status != "corrupt"]
-
-
-def superseding(home: Home) -> Iterator[tuple[str, Superseded]]:
-    """What each snapshot superseded, oldest first; none for those whose folder is gone."""
-    for row in history(home):
-        path = home.snapshot(row.id) / "superseded.json"
-        if path.exists():
-            yield row.id, json.loads(path.read_text("utf-8"))
 
 
 def latest(home: Home) -> SnapshotRow | None:

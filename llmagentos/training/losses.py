@@ -16,9 +16,9 @@ from llmagentos.training.rows import MicroBatch
 
 @torch.inference_mode()
 def answer_losses(
-    weights: Path, rows: Iterable[Mapping[str, Any]], *, max_length: int, batch_tokens: int = 8192
+    weights: Path, rows: Iterable[Mapping[str, Any]], *, max_length: int, batch_tokens: int = 8192, worst: bool = False
 ) -> dict[str, float]:
-    """Row id -> mean −log p of its supervised tokens, in nats, by the model in `weights`.
+    """Row id -> mean −log p of its supervised tokens, in nats, by the model in `weights`; the largest one if `worst`.
 
     `rows` have `id`, `messages` and `tools`; those that cannot be trained on are left out.
     """
@@ -29,9 +29,9 @@ def answer_losses(
         names, ids, mask = zip(*batch, strict=True)
         made = collate(MicroBatch(0, list(range(len(ids))), list(ids), list(mask), ["memory"] * len(ids), 1), renderer.pad_id)
         losses = F.cross_entropy(answer_logits(model, made), made.targets, reduction="none")
-        sums = torch.zeros(len(ids)).index_add_(0, made.row_of, losses)
-        counts = torch.zeros(len(ids)).index_add_(0, made.row_of, torch.ones_like(losses))
-        found |= dict(zip(names, (sums / counts.clamp_min(1)).tolist(), strict=True))
+        how = "amax" if worst else "mean"
+        values = torch.zeros(len(ids)).scatter_reduce(0, made.row_of, losses, how, include_self=False)
+        found |= dict(zip(names, values.tolist(), strict=True))
     return found
 
 

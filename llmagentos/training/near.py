@@ -34,10 +34,10 @@ def nearest(rows: Rows, new: np.ndarray, memory: np.ndarray, count: int) -> np.n
 
 
 def _pairs(rows: Rows, index: int) -> np.ndarray:
-    """Pairs of neighbouring tokens that are asked, each once, as one number."""
+    """Pairs of neighbouring tokens that are not learned but asked, each once, as one number."""
     ids, mask = rows[index]
-    asked = ids[: int(np.argmax(mask > 0))].astype(np.int64) if (mask > 0).any() else ids.astype(np.int64)
-    return np.unique((asked[:-1] << 32) | asked[1:])
+    asked = (mask[:-1] == 0) & (mask[1:] == 0)
+    return np.unique((ids[:-1].astype(np.int64) << 32 | ids[1:])[asked])
 
 
 def _normed(values: sp.csr_matrix) -> sp.csr_matrix:

@@ -20,6 +20,8 @@ from llmagentos.training.units import groups
 
 _POOL = 64
 """Micro-batches whose rows are sorted by length together."""
+_TWICE = 2
+"""Most times that the rows near to the new ones are asked in one pass over these."""
 _MADE = 0.5
 """How often a remembered question in a made wording is drawn, to one as it was said."""
 _NEAREST = 16
@@ -103,8 +105,8 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     members = {s: np.flatnonzero((sources == s) & (supervised > 0)) for s in recipe.shares}
     members[PREFERENCE] = np.arange(rows.count, len(items.rows))
     if recipe.near and "memory" in members:
-        new = members["new"]
-        close = nearest(rows, new[~rows.made[new]], members["memory"], _NEAREST)
+        new, memory = (members[s][~rows.made[members[s]]] for s in ("new", "memory"))
+        close = nearest(rows, new, memory, _NEAREST)
         items = replace(items, close=close, near=recipe.near if len(close) else 0.0)
     shares = {s: w for s, w in recipe.shares.items() if w > 0 and len(members[s])}
     lead = next((s for s in ("new", PREFERENCE) if s in shares), None)
@@ -192,8 +194,9 @@ def _epoch(
         if source in items.even and source != lead:
             picked.append(_by_quota(members[source], items, wanted, rng))
         elif source == "memory" and items.near:
-            picked.append(_sample(items.close, items.tokens, items.scarce, wanted * items.near, rng))
-            picked.append(_sample(members[source], items.tokens, items.scarce, wanted * (1 - items.near), rng))
+            near = min(wanted * items.near, _TWICE * float(items.tokens[items.close].sum()))
+            picked.append(_sample(items.close, items.tokens, items.scarce, near, rng))
+            picked.append(_sample(members[source], items.tokens, items.scarce, wanted - near, rng))
         elif source != lead:
             picked.append(_sample(members[source], items.tokens, items.scarce, wanted, rng))
     order = rng.permutation(np.concatenate(picked))

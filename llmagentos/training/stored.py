@@ -40,6 +40,7 @@ class Stored:
     def keep(self, answers: Sequence[pa.RecordBatch]) -> None:
         """Add answers about rows that were not known: row, ids, logps, targets."""
         table = pa.Table.from_batches(answers, CACHE)
+        table = table.filter(pa.array(~self._rows.made[table.column("row").to_numpy()]))  # made ones do not come again
         if not table.num_rows:
             return
         keys = pa.array([self._rows.key(i) for i in table.column("row").to_pylist()], pa.string())

@@ -1,5 +1,6 @@
 """Step 2: from a snapshot and the champion's weights to a challenger."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
 from llmagentos.training.annotate import annotation_for
-from llmagentos.training.known import set_apart
 from llmagentos.training.launch import launch
+from llmagentos.training.losses import answer_losses
 from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
@@ -40,17 +41,15 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     make_terms(config.update.terms)  # refuses what no term has, whichever strategy is chosen
     terms = chosen.configured(config.update.terms)
     verify(Path(champion.dir), champion.manifest_hash)
-    mixed, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
-    if not mixed.exists():
-        plain = not chosen.replays
-        mix_rows(config, home, snapshot, Path(champion.dir), mixed, preference=chosen.preference, plain=plain)
+    rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
+    known = _known(config, snapshot, champion) if chosen.replays and not rows.exists() else set()
+    if not rows.exists():
+        asked = {"preference": chosen.preference, "known": known, "plain": not chosen.replays}
+        mix_rows(config, home, snapshot, Path(champion.dir), rows, **asked)
     update, training = config.update, config.training
-    rows, sure = mixed, config.replay.known
-    if chosen.replays and sure < 1:
-        rows = set_apart(mixed, Path(champion.dir), folder / "update" / "rows.arrow", sure=sure)
     rendered = Rows(rows)
     tokens = rendered.tokens()
-    if rows != mixed and tokens.keys().isdisjoint(("new", PREFERENCE)):
+    if chosen.replays and "memory" in tokens and tokens.keys().isdisjoint(("new", PREFERENCE)) and snapshot.examples():
         return None
     mix, usual = chosen.mix(config.replay, tokens), config.replay
     recipe = Recipe(
@@ -95,6 +94,18 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=champion)
 
 
+def _known(config: Config, snapshot: Snapshot, champion: ModelVersion) -> set[str]:
+    """Ids of the new rows that the champion answers already, each token with a probability of `replay.known` at least.
+
+    Practised as memory they take no steps from what is new, and are not pressed on weights that hold them.
+    """
+    if config.replay.known >= 1:
+        return set()
+    rows, most = [e.model_dump() for e in snapshot.examples()], -math.log(config.replay.known)
+    bounds = {"max_length": config.model.max_length, "batch_tokens": config.evaluate.batch_tokens}
+    return {id for id, loss in answer_losses(Path(champion.dir), rows, worst=True, **bounds).items() if loss <= most}
+
+
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:
     """The trained weights and those on the way to them, as `update.sweep` says; one of them becomes the challenger."""
     sweep = config.update.sweep if strategy(config.update.strategy).sweep else (1.0,)
@@ -134,7 +145,7 @@ def register(config: Config, home: Home, prepared: Prepared, cycle: str, chosen:
 def update(config: Config) -> dict[str, Any]:
     """The step by itself: a challenger from the newest snapshot, which is what training left (α = 1).
 
-    Raises NotFoundError where nothing was collected.
+    Raises NotFoundError where nothing was collected, TrainingError where there is nothing to learn.
     """
     home = Home(config.storage.root)
     newest = latest(home)

@@ -37,6 +37,18 @@ def test_it_is_the_mean_over_the_answers_tokens(tmp_path: Path, batch_tokens: in
         assert found[wanted["id"]] == pytest.approx(float(by_hand), rel=1e-4)
 
 
+def test_the_worst_token_counts_where_it_is_asked_for(tmp_path: Path):
+    save_tiny(tmp_path / "tiny")
+    rows = [row("a", "Hi", "It is two years of warranty.")]
+    mean, worst = (answer_losses(tmp_path / "tiny", rows, max_length=256, worst=w)["a"] for w in (False, True))
+    model, example = load_model(tmp_path / "tiny"), Renderer(tmp_path / "tiny").example(rows[0]["messages"], None)
+    ids, mask = torch.tensor(example.ids), torch.tensor(example.mask, dtype=torch.bool)
+    with torch.no_grad():
+        each = F.cross_entropy(model(ids[None]).logits[0][:-1][mask[1:]], ids[1:][mask[1:]], reduction="none")
+    assert worst == pytest.approx(float(each.max()), rel=1e-4)
+    assert mean < worst
+
+
 def test_rows_that_are_too_long_are_left_out(tmp_path: Path):
     save_tiny(tmp_path / "tiny")
     assert answer_losses(tmp_path / "tiny", [row("a", "long " * 50, "y")], max_length=16) == {}

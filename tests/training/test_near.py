@@ -43,6 +43,13 @@ def test_of_more_than_are_wanted_the_likest_are_taken(tmp_path: Path):
     assert found(tmp_path, prompts, 1, 3) == {1, 2, 3}
 
 
+def test_of_a_longer_talk_every_question_counts(tmp_path: Path):
+    talk = {"id": "m", "source": "memory", "ids": [70, 71, 5, 6, 1, 2, 5, 6], "mask": [0, 0, 1, 1, 0, 0, 1, 1]}
+    plain = [{"id": str(k), "source": "x", "ids": [*p, 5, 6], "mask": [0, 0, 1, 1]} for k, p in enumerate([[1, 2], [8, 9]])]
+    write_arrow(tmp_path / "rows", [record_batch([plain[0], talk, plain[1]], ROWS)], ROWS)
+    assert nearest(Rows(tmp_path / "rows"), np.array([0]), np.array([1, 2]), 2).tolist() == [1]
+
+
 def test_what_is_answered_does_not_count(tmp_path: Path):
     assert found(tmp_path, [[1, 2], [3, 4], [30, 31]], 1, 16) == set()  # all are answered 5 6
 

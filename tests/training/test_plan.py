@@ -48,20 +48,33 @@ def test_a_missing_source_gives_its_share_to_the_others(tmp_path: Path):
     assert facts.ratio["new"] == pytest.approx(5 / 9, abs=0.03)
 
 
-def test_the_nearest_rows_of_memory_have_their_share_of_it(tmp_path: Path):
+def near_rows(path: Path, new: int, close: int) -> Rows:
+    """`new` rows, `close` remembered ones that ask the same, and 200 that ask something else."""
+
     def made(name: str, source: str, prompt: list[int]) -> dict[str, object]:
         return {"id": name, "source": source, "stratum": "s", "ids": [*prompt, 1, 2], "mask": [0] * len(prompt) + [1, 1]}
 
-    new = [made(f"n{k}", "new", [500 + k, 600 + k]) for k in range(4)]
-    close = [made(f"c{k}", "memory", [500 + k, 600 + k]) for k in range(4)]
-    far = [made(f"f{k}", "memory", [1000 + k, 3000 + k]) for k in range(200)]
-    write_arrow(tmp_path / "r", [record_batch([*new, *close, *far], ROWS)], ROWS)
-    rows = Rows(tmp_path / "r")
-    for near, least, most in ((0.5, 0.45, 0.6), (0.0, 0.0, 0.05)):
-        make_plan(rows, Recipe(MIX, epochs=200, batch_tokens=64, max_steps=10_000, near=near), tmp_path / "p")
-        counts = Plan(tmp_path / "p").counts()
-        taken = [sum(counts.get(i, 0) for i in span) for span in (range(4, 8), range(8, rows.count))]
-        assert least <= taken[0] / sum(taken) <= most
+    rows = [made(f"n{k}", "new", [500 + k, 600 + k]) for k in range(new)]
+    rows += [made(f"c{k}", "memory", [500 + k, 600 + k]) for k in range(close)]
+    rows += [made(f"f{k}", "memory", [1000 + k, 3000 + k]) for k in range(200)]
+    write_arrow(path, [record_batch(rows, ROWS)], ROWS)
+    return Rows(path)
+
+
+@pytest.mark.parametrize(("near", "least", "most"), [(0.5, 0.45, 0.6), (0.0, 0.0, 0.1)])
+def test_the_nearest_rows_of_memory_have_their_share_of_it(tmp_path: Path, near: float, least: float, most: float):
+    rows = near_rows(tmp_path / "r", new=40, close=12)
+    make_plan(rows, Recipe(MIX, epochs=20, batch_tokens=64, max_steps=10_000, near=near), tmp_path / "p")
+    counts = Plan(tmp_path / "p").counts()
+    taken = [sum(counts.get(i, 0) for i in span) for span in (range(40, 52), range(52, rows.count))]
+    assert least <= taken[0] / sum(taken) <= most
+
+
+def test_few_near_rows_are_asked_twice_a_pass_at_most(tmp_path: Path):
+    rows = near_rows(tmp_path / "r", new=40, close=2)
+    facts = make_plan(rows, Recipe(MIX, epochs=20, batch_tokens=64, max_steps=10_000, near=0.5), tmp_path / "p")
+    counts = Plan(tmp_path / "p").counts()
+    assert max(counts[i] for i in (40, 41)) <= 3 * facts.epochs + 3  # and once more, with all the others
 
 
 def test_the_past_fills_what_a_small_increment_leaves_of_the_least_steps(tmp_path: Path):

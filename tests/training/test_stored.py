@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmagentos.training.rows import ROWS, Rows, record_batch, write_arrow
+from llmagentos.training.rows import MADE, ROWS, Rows, record_batch, write_arrow
 from llmagentos.training.stored import CACHE, Stored
 
 
@@ -43,3 +43,9 @@ def test_nothing_is_nothing(tmp_path: Path):
     store.keep([])
     assert store.read(np.array([0])).num_rows == 0
     assert not (tmp_path / "s").exists()
+
+
+def test_made_rows_are_not_kept_since_they_do_not_come_again(tmp_path: Path):
+    rows = rows_of(tmp_path / "a", "x", f"{MADE}y")
+    Stored(tmp_path / "s", rows).keep(answers(0, 1, value=-0.5))
+    assert Stored(tmp_path / "s", rows).read(np.array([0, 1])).column("row").to_pylist() == [0]

@@ -13,17 +13,19 @@ from llmagentos.config.sections import ReplayConfig
 from llmagentos.core.errors import ConfigError, TrainingError
 from llmagentos.core.examples import example_of_row
 from llmagentos.models.loading import load_model, load_renderer
+from llmagentos.registry.versions import Versions
 from llmagentos.replay.buffer import Buffer
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Draft, Snapshot
 from llmagentos.training.launch import launch
 from llmagentos.training.prepared import Prepared
+from llmagentos.training.rows import Rows
 from llmagentos.training.worker import run_phase
 from llmagentos.update.run import prepare
 from llmagentos.update.strategies import STRATEGIES
 from tests.replay.test_preference import row as judgement
-from tests.tiny import add_tiny
+from tests.tiny import add_tiny, save_tiny
 
 QUICK = (
     "training.workers=0", "training.engine=torch", "update.max_steps=6", "update.min_steps=6", "update.min_epochs=1",
@@ -87,7 +89,7 @@ def test_all_but_joint_take_the_same_number_of_steps(day: tuple[Home, Snapshot],
         made = prepare(load_config(overrides=settings, environment={}), home, snapshot, champion, home.run(name))
         steps[name] = made.facts.steps
     steps.pop("joint")
-    assert len(set(steps.values())) == 1
+    assert max(steps.values()) - min(steps.values()) <= 1  # padding may want one more
 
 
 def test_joint_plans_every_row_there_is_equally_often(day: tuple[Home, Snapshot]):
@@ -166,6 +168,45 @@ def test_what_was_disliked_becomes_less_likely_than_the_other(config, home, stra
     gaps = [logp(folder, ask, "Two years.") - logp(folder, ask, "12 euros.") for folder in (before, after)]
     assert gaps[1] > gaps[0] + 1
     assert logp(after, ask, "12 euros.") < logp(before, ask, "12 euros.")
+
+
+def by_heart(folder: Path, talks: list[list[dict[str, Any]]]) -> Path:
+    """Weights of a tiny model that is sure of these answers."""
+    save_tiny(folder)
+    renderer, model = load_renderer(folder), load_model(folder)
+    rows = [renderer.example(messages) for messages in talks]
+    steps = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(80):
+        steps.zero_grad()
+        for example in rows:
+            ids = torch.tensor([example.ids])
+            model(ids, labels=torch.where(torch.tensor([example.mask]) > 0, ids, -100)).loss.backward()
+        steps.step()
+    model.save_pretrained(folder)
+    return folder
+
+
+WORDINGS = ("How long is the warranty?", "Tell me how long the warranty is", "The warranty, how long is it please?")
+
+
+@pytest.mark.parametrize("sure", [0.9, 1.0])
+def test_what_the_champion_answers_already_is_practised_with_the_past(config, home, tmp_path, sure):
+    facts = [example_of_row({**row(w, "Two years."), "metadata": {"key": "warranty"}}, seq=k) for k, w in enumerate(WORDINGS)]
+    champion = Versions(home).add(by_heart(tmp_path / "sure", [f.messages for f in facts]), role="agent")
+    Buffer(home, ReplayConfig()).bootstrap([judgement("m", "target", "Hello", "Hi")], [judgement("g", "target", "3", "1+2")])
+    news = example_of_row(row("What does the lamp cost?", "12 euros"), seq=9)
+    replay = config.replay.model_copy(update={"known": sure})
+    here = config.model_copy(update={"training": config.training.model_copy(update={"workers": 0}), "replay": replay})
+    mixed = prepare(here, home, snapshots.create(home, Draft(examples=[*facts, news])), champion, home.run("mixed"))
+    of = Rows(mixed.phase.rows)
+    new = {name for name, source in zip(of.names, of.sources, strict=True) if source == "new"}
+    assert {f.id for f in facts} & new == (set() if sure < 1 else {f.id for f in facts})
+    assert news.id in new
+    assert any(of.made[k] for k in range(of.count) if of.sources[k] == "new") is (sure == 1)
+    assert "memory" in mixed.facts.rows
+    only = snapshots.create(home, Draft(examples=facts))
+    for _ in range(2):  # what was begun ends in the same way
+        assert (prepare(here, home, only, champion, home.run("known")) is None) is (sure < 1)
 
 
 def test_judged_rows_alone_are_nothing_to_a_strategy_that_does_not_read_them(config, home):

@@ -22,7 +22,7 @@ def test_without_replay_nothing_old_is_trained_on(name: str):
 
 @pytest.mark.parametrize("name", ["replay", "derpp", "replay_kl", "kto", "dpo"])
 def test_replay_takes_the_mix_of_the_configuration(name: str):
-    assert strategy(name).mix(ReplayConfig(memory=0.5), TOKENS) == {"new": 0.4, "memory": 0.5, "general": 0.4}
+    assert strategy(name).mix(ReplayConfig(memory=0.5), TOKENS) == {"new": 0.4, "memory": 0.5, "general": 0.3}
 
 
 def test_joint_takes_all_there_is_by_its_size():

@@ -8,6 +8,7 @@ one answer), `degenerate` (answers that say nothing) and `empty`.
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmagentos.scenarios.question import Question
@@ -41,7 +42,7 @@ def year(family: str, seed: int, days: int = 365, *, scale: float = 0.5) -> Iter
     world = make_world(material, rng, scale)
     first = Day(0, "work", world=world)
     _teach(first, world, material, rng, sorted(world.facts), list(world.devices), sorted(world.next), 0.0)
-    yield first
+    yield _dated(first)
     for number in range(1, days):
         kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
         day = Day(number, kind, world=world)
@@ -66,7 +67,15 @@ def year(family: str, seed: int, days: int = 365, *, scale: float = 0.5) -> Iter
                 row["messages"][-1]["content"] = rng.choice(("la " * 40, "...", "ok ok ok " * 20))
         if kind not in GOOD:
             day.touched = []
-        yield day
+        yield _dated(day)
+
+
+def _dated(day: Day) -> Day:
+    """The day with its date in every row: what is said again on another day is said anew."""
+    date = (datetime(2030, 1, 1, 12, tzinfo=UTC) + timedelta(days=day.number)).isoformat()
+    for row in day.rows:
+        row["metadata"] = {**row["metadata"], "timestamp": date}
+    return day
 
 
 def exam(world: World, family: str, most: int = 120) -> dict[str, list[Question]]:
