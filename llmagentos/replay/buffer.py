@@ -5,7 +5,7 @@ Prompts that a suite holds out never leave the buffer, whenever the suite was re
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow.dataset as ds
@@ -40,14 +40,20 @@ class Buffer:
         """Version of the table: what a run names as the memory it trained on."""
         return self._tables.version("replay")
 
-    def rows(self, kind: Kind = "memory", without: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
+    def rows(
+        self,
+        kind: Kind = "memory",
+        without: Mapping[str, Mapping[str, Any]] | None = None,
+        choose: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda rows: rows,
+    ) -> list[dict[str, Any]]:
         """Rows of a kind with `messages` and `tools` decoded, in order of seq and id.
 
-        `without` is the `superseded` of a snapshot: rows it takes over from are left out, as are held-out prompts.
+        `without` is the `superseded` of a snapshot: rows it takes over from are left out, as are held-out prompts. `choose`
+        takes some of those that are left, before they are decoded.
         """
         held = suites.heldout_prompts(self.home)
-        found = [row for row in self._all(kind) if row["prompt"] not in held]
-        return [row for row in found if not _gone(row, without or {})]
+        found = choose([row for row in self._coded(kind) if row["prompt"] not in held])
+        return [row for row in map(_decoded, found) if not without or not _gone(row, without)]
 
     def admit(self, snapshot: Snapshot, losses: Losses | None = None) -> int:
         """On promote: forget what the snapshot superseded or withdrew, take in its examples, keep within capacity.
@@ -79,10 +85,10 @@ class Buffer:
         return True
 
     def _all(self, kind: Kind) -> list[dict[str, Any]]:
+        return [_decoded(row) for row in self._coded(kind)]
+
+    def _coded(self, kind: Kind) -> list[dict[str, Any]]:
         rows = self._tables.rows("replay", where=ds.field("kind") == kind)
-        for row in rows:
-            for name in _JSON:
-                row[name] = json.loads(row[name]) if row[name] is not None else None
         return sorted(rows, key=lambda r: (r["seq"], r["id"]))
 
     def _write(self, rows: Iterable[Mapping[str, Any]], expect: dict[str, int], predicate: str | None = None) -> None:
@@ -90,6 +96,10 @@ class Buffer:
             {k: json.dumps(v, ensure_ascii=False) if k in _JSON and v is not None else v for k, v in row.items()} for row in rows
         ]
         self._tables.overwrite("replay", coded, predicate=predicate, expect=expect)
+
+
+def _decoded(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, **{name: json.loads(row[name]) if row[name] is not None else None for name in _JSON}}
 
 
 def _examples(rows: Iterable[Example | Mapping[str, Any]]) -> list[Example]:

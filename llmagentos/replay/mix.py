@@ -152,7 +152,7 @@ def mix_rows(
     sources = {
         "new": [*new, *rewordings(new, config.replay.wordings, held=held, seed=seed, beside=memory)],
         "memory": [*memory, *again],
-        "general": _drawn(buffer.rows(kind="general"), config.replay.general_rows, snapshot.id),
+        "general": buffer.rows(kind="general", choose=lambda rows: _drawn(rows, config.replay.general_rows, snapshot.id)),
     }
     if preference is not None:
         sources[PREFERENCE] = preference_rows(preference, snapshot.examples(), snapshot.judged())
