@@ -78,4 +78,6 @@ def _with_a_cycle(there: Place, asked: Sequence[Asked], rate: float) -> list[Hea
 def _cycle(config: Config) -> None:
     from llmagentos.local import steps
 
-    steps.cycle(config)
+    done = steps.cycle(config)
+    if done["decision"] == "Skipped":
+        raise TrainingError(f"nothing was trained beside the chat: {done['reasons'][0]}")
