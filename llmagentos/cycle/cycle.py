@@ -68,7 +68,8 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
                     return skipped(walk, update.KNOWN, now.champion, snapshot)
                 runs = [first]
                 if config.distill.enabled:
-                    runs.append(distill.prepare(config, home, snapshot, Path(runs[0].phase.out), pupil, folder))
+                    second = distill.prepare(config, home, snapshot, Path(first.phase.out), pupil, folder)
+                    runs += [second] if second else []
                 with training_progress([r.phase for r in runs]):
                     trained = launch([r.phase for r in runs], config.training, folder)
                 choice = choose(config, home, snapshot, update.candidates(config, runs[0]), champion=champion, anchor=anchor)
@@ -76,7 +77,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
                 challenger = update.register(config, home, runs[0], walk.id, choice.candidate)
                 outcome |= artifacts.trained(config, challenger, runs[0], trained, walk.folder("update"))
             student = None
-            if config.distill.enabled:
+            if len(runs) > 1:
                 with walk.step("distill") as outcome:
                     student = distill.register(config, home, runs[1], challenger, walk.id)
                     outcome |= artifacts.trained(config, student, runs[1], trained, walk.folder("distill"))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
-from llmagentos.core.errors import NotFoundError
+from llmagentos.core.errors import NotFoundError, TrainingError
 from llmagentos.core.records import ModelVersion, RunRecord
 from llmagentos.distill.second_stage import on_policy, text_level
 from llmagentos.models.chat import Renderer
@@ -25,8 +25,10 @@ from llmagentos.training.rows import Rows
 
 def prepare(
     config: Config, home: Home, snapshot: Snapshot, teacher: Path, student: ModelVersion | None, folder: Path
-) -> Prepared:
+) -> Prepared | None:
     """Plan a distillation from the weights in `teacher`, which an earlier phase of the same start may still have to make.
+
+    None where nothing is new but judgements: the student stays as it is.
 
     In a cycle these are the trained weights (α = 1), also where a smaller step then becomes the challenger: both phases
     share one start, before anybody is asked. The tokenizer is that of `student`, or of the snapshot's champion where a
@@ -53,6 +55,8 @@ def prepare(
         accumulation=training.accumulation,
         seed=config.update.seed + 1,
     )
+    if "new" not in Rows(rows).tokens():
+        return None
     facts = make_plan(Rows(rows), recipe, plan)
     terms = {
         "teacher_kl": {"weight": 1.0, "temperature": settings.temperature},
@@ -128,7 +132,10 @@ def _fresh(config: Config, tokenizer: Path, folder: Path) -> Path:
 
 
 def distill(config: Config) -> dict[str, Any]:
-    """The step by itself: a student of the newest agent on the newest snapshot. Raises NotFoundError without one."""
+    """The step by itself: a student of the newest agent on the newest snapshot.
+
+    Raises NotFoundError without one, TrainingError where it has nothing to learn.
+    """
     home = Home(config.storage.root)
     newest = latest(home)
     if newest is None:
@@ -141,6 +148,8 @@ def distill(config: Config) -> dict[str, Any]:
     record = RunRecord(id=name, kind="distill", snapshot=snapshot.id, created=time.time())
     with tracking.run(home, record, config) as outcome:
         prepared = prepare(config, home, snapshot, Path(teacher.dir), student, home.run(name))
+        if prepared is None:
+            raise TrainingError("nothing is new but judgements: there is nothing for a student to learn.")
         trained = launch([prepared.phase], config.training, home.run(name))
         version = register(config, home, prepared, teacher, name)
         outcome |= {"version": version.id, "metrics": trained["distill"]}

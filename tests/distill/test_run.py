@@ -15,7 +15,7 @@ from llmagentos.storage import snapshots
 from llmagentos.storage.snapshots import Draft
 from llmagentos.training.launch import launch
 from llmagentos.training.rows import Rows
-from tests.replay.test_preference import LIKED, corrected
+from tests.replay.test_preference import DISLIKED, LIKED, corrected
 from tests.tiny import add_tiny, save_tiny
 
 
@@ -48,6 +48,12 @@ def test_a_student_with_its_teachers_tokens_learns_its_probabilities(here, home,
     assert set(made.phase.terms) == {"teacher_kl", "next_token"}
     assert made.phase.annotation.model == champion.dir
     assert made.phase.rows == str(tmp_path / "run" / "rows.arrow")
+
+
+def test_judgements_alone_leave_the_student_as_it_is(here, home, tmp_path):
+    config, _, champion = here
+    snapshot = snapshots.create(home, Draft(examples=[], judged=DISLIKED))
+    assert prepare(config, home, snapshot, Path(champion.dir), student_of(home, tmp_path, 400), tmp_path / "run") is None
 
 
 def test_a_student_with_other_tokens_gets_rows_of_its_own_and_the_teachers_texts(here, home, tmp_path):
