@@ -173,7 +173,8 @@ def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...]) -> _Items
 def _steps(recipe: Recipe, epoch_tokens: float) -> int:
     # One pass more than planned covers what padding and the cut at the end take away.
     per_epoch = epoch_tokens / recipe.batch_tokens
-    steps = min(max(math.ceil(recipe.epochs * per_epoch), recipe.min_steps), recipe.max_steps)
+    # Rounded: shares that fill `min_steps` come to it exactly, whatever binary fractions make of it.
+    steps = min(max(math.ceil(round(recipe.epochs * per_epoch, 6)), recipe.min_steps), recipe.max_steps)
     return max(steps, math.ceil(recipe.min_epochs * per_epoch), 1)
 
 
@@ -195,8 +196,9 @@ def _epoch(
             picked.append(_by_quota(members[source], items, wanted, rng))
         elif source == "memory" and items.near:
             near = min(wanted * items.near, _TWICE * float(items.tokens[items.close].sum()))
-            picked.append(_sample(items.close, items.tokens, items.scarce, near, rng))
-            picked.append(_sample(members[source], items.tokens, items.scarce, wanted - near, rng))
+            close = _sample(items.close, items.tokens, items.scarce, near, rng)
+            left = wanted - float(items.tokens[close].sum())
+            picked += [close, _sample(members[source], items.tokens, items.scarce, left, rng)]
         elif source != lead:
             picked.append(_sample(members[source], items.tokens, items.scarce, wanted, rng))
     order = rng.permutation(np.concatenate(picked))
