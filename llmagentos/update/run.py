@@ -42,10 +42,12 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     terms = chosen.configured(config.update.terms)
     verify(Path(champion.dir), champion.manifest_hash)
     rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
-    known = _known(config, snapshot, champion) if chosen.replays and not rows.exists() else set()
     if not rows.exists():
-        asked = {"preference": chosen.preference, "known": known, "plain": not chosen.replays}
-        mix_rows(config, home, snapshot, Path(champion.dir), rows, **asked)
+        known = _known(config, snapshot, champion) if chosen.replays else set()
+        mix_rows(
+            config, home, snapshot, Path(champion.dir), rows,
+            preference=chosen.preference, known=known, plain=not chosen.replays,
+        )  # fmt: skip
     update, training = config.update, config.training
     rendered = Rows(rows)
     tokens = rendered.tokens()

@@ -4,8 +4,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 import llmagentos
 from llmagentos.scenarios.question import Question
 from llmagentos.update.pretrain import _spared
@@ -28,13 +26,12 @@ def test_what_is_not_pinned_is_held_out_whole():
     assert _spared(held, [asked("3+4", "7")]) == held
 
 
-@pytest.mark.parametrize("suite", ["general_held_out"])
-def test_of_every_answer_that_the_seed_repeats_most_wordings_are_left_for_practice(suite: str):
+def test_of_every_answer_that_the_seed_repeats_most_wordings_are_left_for_practice():
     def rows(path: Path) -> list[tuple[str, str]]:
         messages = [json.loads(line)["messages"] for line in path.read_text("utf-8").split("\n") if line]
         return [(m[0]["content"], m[-1].get("content")) for m in messages]
 
-    held = {prompt for prompt, _ in rows(SEED / "suites" / f"{suite}.jsonl")}
+    held = {prompt for prompt, _ in rows(SEED / "suites" / "general_held_out.jsonl")}
     pinned = set(rows(SEED / "general.jsonl"))
     wordings = Counter(answer for _, answer in pinned)
     barred = Counter(answer for prompt, answer in pinned if prompt in held)
