@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from llmagentos.benchmark.life import teach
 from llmagentos.benchmark.serve_bare import Asked
 from llmagentos.benchmark.serve_client import Heard
-from llmagentos.benchmark.serve_figures import Figure, Found, quantile, ratios
+from llmagentos.benchmark.serve_figures import Figure, Found, alternate, quantile, ratios
 from llmagentos.benchmark.serve_overload import slowest
 from llmagentos.benchmark.serve_place import Place
 from llmagentos.config import Config
@@ -26,18 +26,15 @@ def measure(there: Place, asked: Sequence[Asked], rounds: int, rate: float, seco
     """In turn: `rate` questions a second for `seconds` alone, and for as long as a cycle takes. Raises TrainingError."""
     there.share()
     there.client.send(there.load(asked, rate=rate, seconds=seconds / 4))
-    idle: list[list[Heard]] = []
-    beside: list[list[Heard]] = []
-    for number in range(rounds):
-        teach(there.config, _day(number))
-        sides = [
-            lambda: idle.append(there.client.send(there.load(asked, rate=rate, seconds=seconds))),
-            lambda: beside.append(_with_a_cycle(there, asked, rate)),
-        ]
-        for side in sides[:: 1 if number % 2 == 0 else -1]:
-            side()
+    days = map(_day, range(rounds))
+    sides = {
+        "idle": lambda: there.client.send(there.load(asked, rate=rate, seconds=seconds)),
+        "cycle": lambda: _with_a_cycle(there, asked, rate, next(days)),
+    }
+    phases: dict[str, list[list[Heard]]] = alternate(rounds, sides, warm=False)
     there.pin()
-    slow = {name: [slowest(heard) for heard in each] for name, each in (("idle", idle), ("cycle", beside))}
+    slow = {name: [slowest(heard) for heard in each] for name, each in phases.items()}
+    beside = phases["cycle"]
     failed = [sum(not one.ok for one in heard) for heard in beside]
     figures = [
         Figure("chat p99 beside a cycle over idle", ratios(slow["cycle"], slow["idle"]), most=_SLOWER),
@@ -45,10 +42,10 @@ def measure(there: Place, asked: Sequence[Asked], rounds: int, rate: float, seco
     ]
     facts = {
         "requests_per_second": rate,
-        "asked": {"idle": [len(heard) for heard in idle], "cycle": [len(heard) for heard in beside]},
+        "asked": {name: [len(heard) for heard in each] for name, each in phases.items()},
         "p50_ms": {
             name: [round(1000 * quantile((one.seconds for one in heard), 0.5), 1) for heard in each]
-            for name, each in (("idle", idle), ("cycle", beside))
+            for name, each in phases.items()
         },
         "p99_ms": {name: [round(1000 * value, 1) for value in values] for name, values in slow.items()},
         "cycle_seconds": [round(max(h.sent for h in heard) - min(h.sent for h in heard), 1) for heard in beside],
@@ -63,7 +60,8 @@ def _day(number: int) -> list[dict[str, object]]:
     return [v.question.row(session_id=v.session) for v in visits if v.question.key and v.mistaken is None][:_ROWS]
 
 
-def _with_a_cycle(there: Place, asked: Sequence[Asked], rate: float) -> list[Heard]:
+def _with_a_cycle(there: Place, asked: Sequence[Asked], rate: float, day: list[dict[str, object]]) -> list[Heard]:
+    teach(there.config, day)
     process = multiprocessing.get_context("spawn").Process(target=_cycle, args=(there.config,))
     with there.client.sending(there.load(asked, rate=rate, seconds=_ENDLESS)) as heard:
         process.start()

@@ -70,9 +70,9 @@ def quantile(values: Iterable[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def alternate(rounds: int, sides: dict[str, Callable[[], Any]]) -> dict[str, list[Any]]:
-    """What each side gave, round by round, after one round to warm up; every second round the other way about."""
-    for side in sides.values():
+def alternate(rounds: int, sides: dict[str, Callable[[], Any]], *, warm: bool = True) -> dict[str, list[Any]]:
+    """What each side gave, round by round, unless not `warm` after one to warm up; every second one the other way about."""
+    for side in sides.values() if warm else ():
         side()
     found: dict[str, list[Any]] = {name: [] for name in sides}
     for number in range(rounds):

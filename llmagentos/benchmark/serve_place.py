@@ -65,22 +65,22 @@ class Place:
 
     def pin(self) -> None:
         """Give the engines their core, and everything else of this home the others."""
-        known = processes.read(self.home)
-        for process in processes.family(self.home, known.processes if known else ()):
-            pin(process.pid, self.cores.others)
-        pin(self.client.pid, self.cores.others)
+        for pid in (*self._family(), self.client.pid):
+            pin(pid, self.cores.others)
         pin_self(self.cores.others)
         for pid in self._replicas():
             pin_replica(pid, self.cores)
 
     def share(self) -> None:
         """Let everything of this home, client and all, run on any core; `pin` takes that back."""
-        known = processes.read(self.home)
-        told = [process.pid for process in processes.family(self.home, known.processes if known else ())]
         below_replicas = [pid for replica in self._replicas() for each in below(replica) for pid in each]
-        for pid in (*told, *self._replicas(), *below_replicas, self.client.pid):
+        for pid in (*self._family(), *self._replicas(), *below_replicas, self.client.pid):
             pin(pid, self.cores.all)
         pin_self(self.cores.all)
+
+    def _family(self) -> list[int]:
+        known = processes.read(self.home)
+        return [process.pid for process in processes.family(self.home, known.processes if known else ())]
 
     def _replicas(self) -> list[int]:
         told = (int(said["pid"]) for said in confirmations(self.home).values())
