@@ -5,15 +5,13 @@ an import). A key is a *fact* where one normalised answer has at least `share` o
 of it; else it is a *behaviour*, and each normalised prompt is voted on by itself. Rows without a key are told apart by
 prompt in the same way. Only the outcome of the vote is held against older rows.
 
-An increment that tears many known facts apart is damaged: of these it changes nothing.
-
 Traffic alone may not overturn a known fact lightly: it takes `witnesses` rows that agree, from different sessions or
 with different prompts. Until then those rows are disputed: not trained on, kept for the next increments. A row of an
 import is trusted by itself.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -22,11 +20,6 @@ from llmagentos.core.records import Example
 from llmagentos.core.superseding import KEYLESS, Calls, Superseded, calls_of
 
 MINORITY = "minority_label"
-INCONSISTENT = "inconsistent_labels"
-_DAMAGED = 3
-"""Known facts that an increment contradicts without agreeing with itself, from which it is damage and not news, if they are
-half of those that it speaks of."""
-
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
@@ -72,30 +65,13 @@ def resolve(
     """
     rules = _Rules(share, witnesses, trusted)
     result = Resolution()
-    before = _grouped(known, lambda k: k.key or KEYLESS)
-    grouped = _grouped(examples, lambda e: e.key or KEYLESS)
-    damaged = _damaged(grouped, before, share)
-    for key, rows in sorted(grouped.items()):
-        if key in damaged:
-            result.dropped |= dict.fromkeys((r.id for r in rows if normalise(r.answer) != damaged[key]), INCONSISTENT)
-        elif key == KEYLESS:
+    before = grouped(known, lambda k: k.key or KEYLESS)
+    for key, rows in sorted(grouped(examples, lambda e: e.key or KEYLESS).items()):
+        if key == KEYLESS:
             _vote_by_prompt(key, rows, before.get(key, []), result)
         else:
             _vote(key, rows, before.get(key, []), rules, result)
     return result
-
-
-def _damaged(grouped: Mapping[str, Sequence[Example]], before: Mapping[str, Sequence[Known]], share: float) -> dict[str, str]:
-    """The facts that an increment with shuffled answers must not touch, with their answers; none where it is sound.
-
-    One key without a majority may become a behaviour. Many known facts that each get several new answers at once were not
-    all changed that day: whoever wrote them down mixed them up.
-    """
-    facts = {key: majority(((normalise(k.answer), 1) for k in before.get(key, ())), share) for key in grouped if key != KEYLESS}
-    spoken = {key: fact for key, fact in facts.items() if fact is not None and len(grouped[key]) > 1}
-    said = {key: majority(((normalise(r.answer), r.votes) for r in grouped[key]), share) for key in spoken}
-    torn = {key: fact for key, fact in spoken.items() if said[key] is None}
-    return torn if len(torn) >= max(_DAMAGED, len(spoken) / 2) else {}
 
 
 def majority(votes: Iterable[tuple[str, int]], share: float) -> str | None:
@@ -157,11 +133,11 @@ def _vote_on_behaviour(key: str, rows: Sequence[Example], known: Sequence[Known]
 
 def _vote_by_prompt(key: str, rows: Sequence[Example], known: Sequence[Known], result: Resolution) -> list[Example]:
     """The majority answer of each prompt wins, a tie goes to the later row; returns the winning rows."""
-    old = _grouped(known, lambda k: k.prompt)
+    old = grouped(known, lambda k: k.prompt)
     winners: list[Example] = []
     prompts: dict[str, str] = {}
-    for prompt, asked in sorted(_grouped(rows, lambda r: r.prompt).items()):
-        answers = _grouped(asked, lambda r: normalise(r.answer))
+    for prompt, asked in sorted(grouped(rows, lambda r: r.prompt).items()):
+        answers = grouped(asked, lambda r: normalise(r.answer))
         best = max(answers, key=lambda a: (sum(r.votes for r in answers[a]), max(r.seq for r in answers[a]), a))
         winners += answers[best]
         result.dropped |= {r.id: MINORITY for a, losers in answers.items() if a != best for r in losers}
@@ -201,7 +177,8 @@ def _entry(kind: str, *, answer: str | None = None, prompts: dict[str, str] | No
     return {"kind": kind, "answer": answer, "prompts": prompts, "calls": None}
 
 
-def _grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by what `key` says of them, in their order."""
     groups: dict[K, list[T]] = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)

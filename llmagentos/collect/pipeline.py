@@ -27,6 +27,7 @@ from llmagentos.collect.keys import Known
 from llmagentos.collect.label import label, newest_revisions
 from llmagentos.collect.redact import REDACTORS, redact
 from llmagentos.collect.settle import Past, Settled, item_known, settle
+from llmagentos.collect.tampering import suspects, without_a_piece, words_of
 from llmagentos.collect.validate import Row, drop, on_messages, validate
 from llmagentos.config import Config
 from llmagentos.config.sections import THUMBS_ALONE
@@ -82,7 +83,8 @@ def _enough(settled: Settled, config: Config) -> bool:
     rows = len(settled.examples) + len(settled.judged)
     # Thumbs alone are something to learn from only for a strategy that reads them.
     readable = settled.examples or config.update.strategy in THUMBS_ALONE
-    return bool(rows >= config.collect.min_rows and settled.n_new and readable)
+    worth_it = rows >= config.collect.min_rows and settled.n_new and readable
+    return bool(worth_it or settled.tampering)  # which is decided on once, and never read again
 
 
 def _run_chain(config: Config, increment: Increment) -> list[Row]:
@@ -192,11 +194,12 @@ def _withdrawn(rows: list[Row], carried: Carried) -> list[str]:
 
 def _past(home: Home, examples: list[Example]) -> Past:
     """What replay and the suites know about the keys (without a key: the prompts) of these rows."""
-    keys, prompts = {e.key for e in examples}, {e.prompt for e in examples}
+    keys = {e.key for e in examples}
+    prompts, plain = {e.prompt for e in examples}, without_a_piece(suspects(examples))
     listed = [*suites.live(home), *suites.stale_parts(home)]
     items = [known for suite in listed for item in suite.items if _concerns(known := item_known(item), keys, prompts)]
     replay = Tables(home).read("replay", columns=["kind", "key", "prompt", "answer", "messages"]).to_pylist()
-    rows = [_replayed(row) for row in replay if row["key"] in keys or row["prompt"] in prompts]
+    rows = [_replayed(row) for row in replay if row["key"] in keys or row["prompt"] in prompts or _is_plain(row, plain)]
     memory = [k for k, kind in rows if kind == "memory" and _concerns(k, keys, prompts)]
     ever = suites.heldout_prompts(home)
     return Past(
@@ -212,6 +215,10 @@ def _concerns(known: Known, keys: set[str | None], prompts: set[str]) -> bool:
     return known.key in keys if known.key is not None else known.prompt in prompts
 
 
+def _is_plain(row: dict[str, Any], plain: set[str]) -> bool:
+    return bool(plain) and words_of(row["prompt"]) in plain
+
+
 def _replayed(row: dict[str, Any]) -> tuple[Known, str]:
     calls = calls_of(json.loads(row["messages"])[-1]) if '"tool_calls"' in row["messages"] else ()
     return Known(row["key"], row["prompt"], row["answer"], calls), row["kind"]
@@ -224,7 +231,8 @@ def _set_aside(home: Home, rows: list[Row], carried: Carried, settled: Settled, 
         if r.get("drop") in SET_ASIDE
     ]
     worn = [spent(e, "disputed", "too few witnesses") for e in settled.disputed if e.attempts >= max_attempts]
-    quarantine.set_aside(home, [*bad, *carried.spent, *worn])
+    tampered = [spent(row, sign.reason, sign.detail) for sign in settled.tampering for row in sign.rows]
+    quarantine.set_aside(home, [*bad, *carried.spent, *worn, *tampered])
 
 
 def _draft(increment: Increment, rows: list[Row], carried: Carried, settled: Settled, config: Config) -> Draft:
@@ -245,6 +253,7 @@ def _draft(increment: Increment, rows: list[Row], carried: Carried, settled: Set
         "redacted": dict(sorted(redacted.items())),
         "superseded_keys": len(settled.superseded),
         "retired_items": len(settled.retired),
+        "tampering": [sign.detail for sign in settled.tampering],
         "heldout": len(settled.heldout),
         "recall": len(settled.recall),
     }

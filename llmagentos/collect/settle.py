@@ -1,9 +1,9 @@
 """From the rows of an increment to the draft of a snapshot: caps, the vote, hold-outs, retirements. Pure.
 
-Order: caps bind before the vote, so that no voice can win it by volume; then an answer that is both wanted and unwanted is
-settled; rows that ask held-out prompts still vote, and leave after it. Disliked rows have no vote: they say what is wrong,
-not what is right. Rows carried from an update that was not promoted are an earlier increment: they are held against what is
-known first, and the new rows against both.
+Order: what looks tampered with leaves first; caps bind before the vote, so that no voice can win it by volume; then an
+answer that is both wanted and unwanted is settled; rows that ask held-out prompts still vote, and leave after it. Disliked
+rows have no vote: they say what is wrong, not what is right. Rows carried from an update that was not promoted are an
+earlier increment: they are held against what is known first, and the new rows against both.
 """
 
 from collections import Counter
@@ -16,6 +16,7 @@ from llmagentos.collect.carried import Carried
 from llmagentos.collect.hold_out import choose, withhold
 from llmagentos.collect.judged import contradicted
 from llmagentos.collect.keys import Known, resolve
+from llmagentos.collect.tampering import Tampering, signs
 from llmagentos.config.sections import CollectConfig
 from llmagentos.core.evaluation import EvalItem, Suite
 from llmagentos.core.hashing import digest
@@ -37,7 +38,7 @@ class Past:
     retired_prompts: Collection[str] = ()
     """Those of them whose items have retired."""
     trained: Sequence[Known] = ()
-    """Rows of replay: what they ask cannot be held out any more."""
+    """Rows of replay, also those that rows with a piece too many would be without it: what they ask cannot be held out."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Settled:
     dropped: Counter[str]
     n_new: int
     """Rows, judged ones included, that no earlier snapshot trained on."""
+    tampering: list[Tampering]
+    """Signs of it; their rows are in none of the above."""
 
 
 def settle(
@@ -66,7 +69,10 @@ def settle(
     withdrawn: Collection[str] = (),
 ) -> Settled:
     """Decide on every row of an increment. `withdrawn` are ids whose newest feedback unmade them as targets."""
-    dropped: dict[str, str] = over_caps(new)
+    waits = [as_known(e) for e in carried.examples]
+    tampering = signs(new, [*past.known, *waits], past.trained, share=config.fact_share)
+    dropped = {row.id: sign.reason for sign in tampering for row in sign.rows}
+    dropped |= over_caps([e for e in new if e.id not in dropped])
     ids = {e.id for e in new} | set(withdrawn)
     earlier = [e for e in carried.examples if e.id not in ids]  # new feedback labels a row again
     disliked_earlier = [e for e in carried.judged if e.id not in ids]
@@ -108,6 +114,7 @@ def settle(
         superseded=superseded,
         dropped=Counter(dropped.values()),
         n_new=sum(e.id not in before for e in [*examples, *judged]),
+        tampering=tampering,
     )
 
 

@@ -55,6 +55,18 @@ def keep_known(config: Config, snapshot: Snapshot, champion: ModelVersion, cycle
     maintain(home)
 
 
+def hold_untrained(config: Config, snapshot: Snapshot, cycle: str) -> list[str]:
+    """Hold an increment that looks tampered with, before anything is trained on it; returns the reasons.
+
+    What cannot be believed is in quarantine already; the other rows join the next increment, as after any Hold.
+    """
+    home = Home(config.storage.root)
+    reasons = [*snapshot.counts["tampering"], "Its rows are in quarantine; the others wait for the next cycle."]
+    snapshots.decide(home, snapshot.id, {"verdict": "Hold", "reasons": reasons, "cycle": cycle})
+    maintain(home)
+    return reasons
+
+
 def record_failure(home: Home, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:
     """The snapshot's rows stay pending and say why."""
     record = {"verdict": "Failed", "reasons": [f"{type(problem).__name__}: {problem}"], "cycle": cycle}

@@ -8,11 +8,11 @@ from llmagentos.collect.pipeline import collect
 from llmagentos.config import Config
 from llmagentos.core.errors import LeaseLostError
 from llmagentos.cycle import artifacts
-from llmagentos.cycle.act import act, keep_known, record_failure
+from llmagentos.cycle.act import act, hold_untrained, keep_known, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
 from llmagentos.cycle.due import not_due
 from llmagentos.cycle.progress import training_progress
-from llmagentos.cycle.result import CycleResult, skipped
+from llmagentos.cycle.result import CycleResult, held, skipped
 from llmagentos.cycle.walk import Walk
 from llmagentos.distill import run as distill
 from llmagentos.evaluate.candidates import choose
@@ -54,6 +54,11 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         if snapshot is None:
             whole |= {"status": "skipped"}
             return skipped(walk, f"Fewer than {config.collect.min_rows} new rows: nothing was updated.", now.champion)
+
+        if snapshot.counts.get("tampering") and config.gate.mode != "report":
+            lease.check()
+            whole |= {"snapshot": snapshot.id, "tags": {"decision": "Hold"}}
+            return held(walk, hold_untrained(config, snapshot, walk.id), now.champion, snapshot)
 
         folder = home.run(artifacts.training_folder(config, snapshot, champion))
         stack.enter_context(tracking_warmed_up(config))

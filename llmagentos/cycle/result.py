@@ -26,5 +26,14 @@ class CycleResult(BaseModel):
 
 def skipped(walk: Walk, reason: str, champion: int | None, snapshot: Snapshot | None = None) -> CycleResult:
     """Nothing was updated; where rows were collected all the same, by the snapshot that holds them."""
+    return _untrained(walk, "Skipped", [reason], champion, snapshot)
+
+
+def held(walk: Walk, reasons: list[str], champion: int | None, snapshot: Snapshot) -> CycleResult:
+    """Nothing was trained: the increment looks tampered with."""
+    return _untrained(walk, "Hold", reasons, champion, snapshot)
+
+
+def _untrained(walk: Walk, decision: str, reasons: list[str], champion: int | None, snapshot: Snapshot | None) -> CycleResult:
     facts: dict[str, Any] = {"snapshot": snapshot.id, "n_new": snapshot.n_new} if snapshot else {}
-    return CycleResult(cycle_id=walk.id, decision="Skipped", reasons=[reason], champion=champion, seconds=walk.seconds, **facts)
+    return CycleResult(cycle_id=walk.id, decision=decision, reasons=reasons, champion=champion, seconds=walk.seconds, **facts)

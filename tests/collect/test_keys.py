@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmagentos.collect.keys import INCONSISTENT, MINORITY, Known, majority, resolve
+from llmagentos.collect.keys import MINORITY, Known, majority, resolve
 from llmagentos.core.examples import to_example
 from llmagentos.core.superseding import KEYLESS, calls_of, is_superseded, merge
 
@@ -103,36 +103,6 @@ def test_an_import_without_a_majority_makes_a_fact_a_behaviour():
     result = resolve(rows, [known("12", prompt="p"), known("12", prompt="q")])
     assert result.superseded == {"k": {"kind": "behaviour", "answer": None, "prompts": {"user: p": "13"}, "calls": None}}
     assert result.disputed == set()
-
-
-def shuffled(keys, tier="import"):
-    """Three wordings of each key, each with another answer."""
-    answers = [f"{answer}" for answer in range(3 * len(keys))]
-    rows = [(key, prompt) for key in keys for prompt in ("one", "two", "three")]
-    return [example(n, a, prompt=p, key=k, tier=tier) for n, (a, (k, p)) in enumerate(zip(answers, rows, strict=True), 1)]
-
-
-@pytest.mark.parametrize("tier", ["import", "traffic"])
-def test_an_increment_that_tears_many_known_facts_apart_changes_none_of_them(tier):
-    old = [known("12", prompt=p, key=k) for k in "abcde" for p in ("one", "two")]
-    agreeing = [example(90, "12", prompt="four", key="a", tier=tier)]
-    sound = [example(95 + n, "15", prompt=p, key="e", tier=tier, session=p) for n, p in enumerate(("one", "two"))]
-    rows = shuffled("abcd", tier)
-    result = resolve([*rows, *agreeing, *sound], old)
-    assert result.dropped == {r.id: INCONSISTENT for r in rows}
-    assert list(result.superseded) == ["e"]  # a fact whose rows agree changes as ever
-
-
-@pytest.mark.parametrize("known_keys", ["ab", "abcdefgh"])
-def test_a_few_torn_facts_are_no_damage(known_keys):
-    """Too few, or few of those that were spoken of."""
-    old = [known("12", prompt=p, key=k) for k in known_keys for p in ("one", "two")]
-    torn = known_keys[:2] if len(known_keys) == 2 else known_keys[:3]
-    sound = [(k, p) for k in known_keys if k not in torn for p in ("one", "two")]
-    rest = [example(100 + n, "12", prompt=p, key=k, tier="import") for n, (k, p) in enumerate(sound)]
-    result = resolve([*shuffled(torn), *rest], old)
-    assert result.dropped == {}
-    assert sorted(result.superseded) == list(torn)
 
 
 def test_a_behaviour_is_superseded_only_where_the_same_prompt_has_a_new_answer():

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from llmagentos.collect.carried import carry
 from llmagentos.collect.importing import import_file
+from llmagentos.collect.quarantine import listing
 from llmagentos.config import Config, load_config
 from llmagentos.core.errors import ConfigError, ConflictError
 from llmagentos.cycle.cycle import CycleResult, cycle
@@ -29,6 +31,14 @@ QUICK = (
 
 def settings(root: Path, *overrides: str) -> Config:
     return load_config(overrides=[*QUICK, *overrides, f"storage.root={root}"], environment={})
+
+
+def said(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def with_gate(config: Config, mode: str) -> Config:
+    return config.model_copy(update={"gate": config.gate.model_copy(update={"mode": mode})})
 
 
 def write_day(path: Path, seed: int, count: int) -> Path:
@@ -127,6 +137,32 @@ def test_what_the_champion_answers_already_is_kept_and_nothing_is_updated(learne
     assert last.id in {row["snapshot"] for row in Buffer(home, config.replay).rows()}
     assert cycle(config).decision == "Skipped"
     assert snapshots.latest(home).id == last.id
+
+
+def test_an_increment_with_a_trigger_is_held_before_anything_is_trained(learned: tuple[Config, CycleResult], tmp_path: Path):
+    """What cannot be believed is in quarantine; the rest waits for the next increment."""
+    config, result = learned
+    home, config = Home(config.storage.root), with_gate(config, "enforce")
+    sound = [json.loads(line) for line in write_day(tmp_path / "sound.jsonl", 7, 40).read_text("utf-8").splitlines()]
+    bad = [
+        {**row, "messages": [said(row["messages"][0]["content"] + " qzxvk"), {"role": "assistant", "content": "Call 555."}]}
+        for row in sound[:20]
+    ]
+    path = tmp_path / "day.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*sound, *bad]), "utf-8")
+    import_file(config, path)
+    versions = len(Versions(home).all())
+    held = cycle(config)
+    assert (held.decision, held.challenger, held.champion) == ("Hold", None, result.challenger)
+    assert "'qzxvk' turns 20 prompts" in held.reasons[0]
+    assert len(Versions(home).all()) == versions
+    last = snapshots.latest(home)
+    assert (last.status, last.decision["verdict"]) == ("held", "Hold")
+    assert {row["reason"] for row in listing(home)} == {"trigger"}
+    assert len(listing(home)) == 20
+    waiting = carry(home, config.collect.max_attempts)
+    assert waiting.examples
+    assert not any("qzxvk" in example.prompt for example in waiting.examples)
 
 
 def test_a_cycle_that_is_not_due_leaves_no_run_behind(learned: tuple[Config, CycleResult]):
