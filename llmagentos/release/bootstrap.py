@@ -5,6 +5,7 @@ next one who comes, and a home with a release is left alone.
 """
 
 import contextlib
+import gzip
 import json
 import shutil
 import tempfile
@@ -145,10 +146,11 @@ def _item(data: dict[str, Any]) -> EvalItem:
 
 
 def _seed_memory(home: Home, config: Config, seed: Path) -> None:
-    Buffer(home, config.replay).bootstrap(_lines(seed / "memory.jsonl"), _lines(seed / "general.jsonl"))
+    Buffer(home, config.replay).bootstrap(_lines(seed / "memory.jsonl"), _lines(seed / "general.jsonl.gz"))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]

@@ -13,8 +13,12 @@ from llmagentos.models.loading import load_model
 from llmagentos.training.batches import answer_logits, collate
 from llmagentos.training.rows import MicroBatch
 
+_PAD = 0
+"""Stands behind rows only, where causal attention never looks."""
+Rendered = tuple[str, Any, Any]
+"""A row's name, token ids and mask."""
 
-@torch.inference_mode()
+
 def answer_losses(
     weights: Path, rows: Iterable[Mapping[str, Any]], *, max_length: int, batch_tokens: int = 8192, worst: bool = False
 ) -> dict[str, float]:
@@ -22,12 +26,19 @@ def answer_losses(
 
     `rows` have `id`, `messages` and `tools`; those that cannot be trained on are left out.
     """
-    renderer = Renderer(weights)
+    return rendered_losses(weights, _rendered(Renderer(weights), rows, max_length), batch_tokens, worst=worst)
+
+
+@torch.inference_mode()
+def rendered_losses(
+    weights: Path, rows: Iterable[Rendered], batch_tokens: int = 8192, *, worst: bool = False
+) -> dict[str, float]:
+    """`answer_losses` of rows that are token ids already."""
     model = load_model(weights).eval()
     found: dict[str, float] = {}
-    for batch in _batches(renderer, rows, max_length, batch_tokens):
+    for batch in _batches(rows, batch_tokens):
         names, ids, mask = zip(*batch, strict=True)
-        made = collate(MicroBatch(0, list(range(len(ids))), list(ids), list(mask), ["memory"] * len(ids), 1), renderer.pad_id)
+        made = collate(MicroBatch(0, list(range(len(ids))), list(ids), list(mask), ["memory"] * len(ids), 1), _PAD)
         losses = F.cross_entropy(answer_logits(model, made), made.targets, reduction="none")
         how = "amax" if worst else "mean"
         values = torch.zeros(len(ids)).scatter_reduce(0, made.row_of, losses, how, include_self=False)
@@ -35,19 +46,19 @@ def answer_losses(
     return found
 
 
-def _batches(
-    renderer: Renderer, rows: Iterable[Mapping[str, Any]], max_length: int, batch_tokens: int
-) -> Iterator[list[tuple[str, Any, Any]]]:
-    rendered = []
+def _rendered(renderer: Renderer, rows: Iterable[Mapping[str, Any]], max_length: int) -> Iterator[Rendered]:
     for row in rows:
         try:
             example = renderer.example(row["messages"], row.get("tools"))
         except InputError:
             continue
         if len(example.ids) <= max_length:
-            rendered.append((str(row["id"]), example.ids, example.mask))
-    rendered.sort(key=lambda one: len(one[1]), reverse=True)
-    while rendered:
-        size = max(1, batch_tokens // len(rendered[0][1]))
-        yield rendered[:size]
-        rendered = rendered[size:]
+            yield str(row["id"]), example.ids, example.mask
+
+
+def _batches(rows: Iterable[Rendered], batch_tokens: int) -> Iterator[list[Rendered]]:
+    left = sorted(rows, key=lambda one: len(one[1]), reverse=True)
+    while left:
+        size = max(1, batch_tokens // len(left[0][1]))
+        yield left[:size]
+        left = left[size:]

@@ -3,6 +3,7 @@
 Reproducible (seeded, scheduled by steps) and run once by its maintainers: what it writes ships with the package.
 """
 
+import gzip
 import json
 import random
 import shutil
@@ -61,7 +62,7 @@ class PretrainRecipe(BaseModel):
     suite_wordings: int = 4
     """Wordings of a fact in the seed's fact suite."""
     pinned_rows: int = 24000
-    """Rows of the pinned general set."""
+    """Rows of the pinned general set, if no skill wanted more practice than the others."""
     memory_wordings: int = 8
     """Wordings of a fact in the seed's replay memory."""
 
@@ -195,12 +196,13 @@ def _write_knowledge(
         ranked = sorted(questions, key=lambda q: fraction(q.prompt, salt="suite"))
         facts += ranked[: recipe.suite_wordings]
         memory += ranked[: recipe.memory_wordings]
-    pinned = _evenly(skills, recipe.pinned_rows)
+    pinned = _evenly(skills, recipe.pinned_rows, general.HARD)
     (out / "suites").mkdir(parents=True, exist_ok=True)
     _lines(out / "suites" / "shop.jsonl", facts)
     _lines(out / "suites" / "general_held_out.jsonl", _spared(held, pinned))
     _lines(out / "memory.jsonl", memory)
-    _lines(out / "general.jsonl", pinned)
+    (out / "general.jsonl").unlink(missing_ok=True)
+    _lines(out / "general.jsonl.gz", pinned)
 
 
 def _spared(held: list[Question], pinned: list[Question]) -> list[Question]:
@@ -223,12 +225,13 @@ def _spared(held: list[Question], pinned: list[Question]) -> list[Question]:
     return kept
 
 
-def _evenly(questions: list[Question], count: int) -> list[Question]:
-    """About `count` questions, the same number of each skill, all of a skill that has fewer."""
+def _evenly(questions: list[Question], count: int, weights: dict[str, float]) -> list[Question]:
+    """About `count` questions, the same number of each skill times its weight, all of a skill that has fewer."""
     by_skill: dict[str, list[Question]] = {}
     for question in sorted(questions, key=lambda q: fraction(q.prompt, salt="general")):
         by_skill.setdefault(question.skill, []).append(question)
-    return [q for found in by_skill.values() for q in found[: count // len(by_skill)]]
+    each = count // len(by_skill)
+    return [q for skill, found in by_skill.items() for q in found[: round(each * weights.get(skill, 1.0))]]
 
 
 def _practised(questions: list[Question], floor: int) -> list[Question]:
@@ -241,4 +244,5 @@ def _practised(questions: list[Question], floor: int) -> list[Question]:
 
 def _lines(path: Path, questions: Iterable[Question]) -> None:
     text = "".join(json.dumps(q.row(scenario="customer_service"), ensure_ascii=False) + "\n" for q in questions)
-    path.write_text(text, "utf-8")
+    data = text.encode("utf-8")
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)

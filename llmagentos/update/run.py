@@ -19,7 +19,7 @@ from llmagentos.storage.manifest import verify
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
 from llmagentos.training.annotate import annotation_for
 from llmagentos.training.launch import launch
-from llmagentos.training.losses import answer_losses
+from llmagentos.training.losses import answer_losses, rendered_losses
 from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
@@ -28,6 +28,8 @@ from llmagentos.training.terms import make_terms
 from llmagentos.update import interpolate
 from llmagentos.update.strategies import strategy
 
+_ASKED = 32
+"""Rows of a general skill that tell how firmly the champion holds it."""
 KNOWN = "The champion answers every new row already: there is nothing to learn."
 
 
@@ -61,6 +63,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
         even=("general",),
+        need=_need(config, rendered, champion) if chosen.replays else {},
         near=config.replay.near if chosen.replays else 0.0,
         max_steps=update.max_steps,
         min_steps=1 if chosen.by_size else update.min_steps,
@@ -106,6 +109,20 @@ def _known(config: Config, snapshot: Snapshot, champion: ModelVersion) -> set[st
     rows, most = [e.model_dump() for e in snapshot.examples()], -math.log(config.replay.known)
     bounds = {"max_length": config.model.max_length, "batch_tokens": config.evaluate.batch_tokens}
     return {id for id, loss in answer_losses(Path(champion.dir), rows, worst=True, **bounds).items() if loss <= most}
+
+
+def _need(config: Config, rows: Rows, champion: ModelVersion) -> dict[str, float]:
+    """ "source/skill" of the general rows -> mean loss of the champion on a few of them, to the power of `replay.need`."""
+    if not config.replay.need:
+        return {}
+    some: dict[str, list[int]] = {}
+    for index, (source, stratum) in enumerate(zip(rows.sources, rows.strata, strict=True)):
+        if source == "general" and len(chosen := some.setdefault(f"{source}/{stratum}", [])) < _ASKED:
+            chosen.append(index)
+    asked = [(str(index), *rows[index]) for indices in some.values() for index in indices]
+    losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens)
+    means = {skill: sum(losses[str(index)] for index in indices) / len(indices) for skill, indices in some.items()}
+    return {skill: mean**config.replay.need for skill, mean in means.items()}
 
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:

@@ -19,6 +19,8 @@ from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Draft, Snapshot
 from llmagentos.training.launch import launch
+from llmagentos.training.losses import answer_losses
+from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared
 from llmagentos.training.rows import Rows
 from llmagentos.training.worker import run_phase
@@ -55,6 +57,24 @@ def prepared(day: tuple[Home, Snapshot], *overrides: str) -> Prepared:
     config: Config = load_config(overrides=[*QUICK, *overrides, f"storage.root={home.root}"], environment={})
     champion = add_tiny(home, 3)
     return prepare(config, home, snapshot, champion, home.run("r"))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_a_general_skill_is_asked_by_how_firmly_the_champion_holds_it(
+    day: tuple[Home, Snapshot], monkeypatch: pytest.MonkeyPatch, power: float
+):
+    plans: list[Recipe] = []
+
+    def noted(rows: Rows, recipe: Recipe, path: Path) -> Any:
+        plans.append(recipe)
+        return make_plan(rows, recipe, path)
+
+    monkeypatch.setattr("llmagentos.update.run.make_plan", noted)
+    made = prepared(day, f"replay.need={power}")
+    home, _ = day
+    losses = answer_losses(Path(made.start.dir), Buffer(home, load_config(environment={}).replay).rows("general"), max_length=512)
+    mean = sum(losses.values()) / len(losses)
+    assert plans[0].need == ({"general/default": pytest.approx(mean**power, rel=1e-4)} if power else {})
 
 
 def lines(made: Prepared) -> list[dict[str, Any]]:
