@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import ray.data
 
@@ -198,8 +199,7 @@ def _past(home: Home, examples: list[Example]) -> Past:
     prompts, plain = {e.prompt for e in examples}, without_a_piece(suspects(examples))
     listed = [*suites.live(home), *suites.stale_parts(home)]
     items = [known for suite in listed for item in suite.items if _concerns(known := item_known(item), keys, prompts)]
-    replay = Tables(home).read("replay", columns=["kind", "key", "prompt", "answer", "messages"]).to_pylist()
-    rows = [_replayed(row) for row in replay if row["key"] in keys or row["prompt"] in prompts or _is_plain(row, plain)]
+    rows = _replay(home, keys, prompts, plain)
     memory = [k for k, kind in rows if kind == "memory" and _concerns(k, keys, prompts)]
     ever = suites.heldout_prompts(home)
     return Past(
@@ -215,8 +215,14 @@ def _concerns(known: Known, keys: set[str | None], prompts: set[str]) -> bool:
     return known.key in keys if known.key is not None else known.prompt in prompts
 
 
-def _is_plain(row: dict[str, Any], plain: set[str]) -> bool:
-    return bool(plain) and words_of(row["prompt"]) in plain
+def _replay(home: Home, keys: set[str | None], prompts: set[str], plain: set[str]) -> list[tuple[Known, str]]:
+    """Rows of replay of these keys or prompts, or of a prompt with words of `plain`; each with its kind."""
+    table = Tables(home).read("replay", columns=["kind", "key", "prompt", "answer", "messages"])
+    named = pa.array([key for key in keys if key is not None], pa.string())
+    wanted = pc.or_(pc.is_in(table["key"], named), pc.is_in(table["prompt"], pa.array(sorted(prompts), pa.string())))
+    if plain:
+        wanted = pc.or_(wanted, pa.array([words_of(prompt) in plain for prompt in table["prompt"].to_pylist()]))
+    return [_replayed(row) for row in table.filter(wanted).to_pylist()]
 
 
 def _replayed(row: dict[str, Any]) -> tuple[Known, str]:

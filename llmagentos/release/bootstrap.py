@@ -5,13 +5,14 @@ next one who comes, and a home with a release is left alone.
 """
 
 import contextlib
-import gzip
 import json
 import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from llmagentos.config import Config
 from llmagentos.core.errors import ConfigError, ConflictError, LLMAgentOSError
@@ -29,6 +30,8 @@ from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
 
 ORIGIN = "bootstrap"
+GENERAL = "general.parquet"
+"""The seed's pinned rows, as the table `replay` keeps them: there are too many to look through at every start."""
 _PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 _POLL_SECONDS = 0.2
 
@@ -146,11 +149,11 @@ def _item(data: dict[str, Any]) -> EvalItem:
 
 
 def _seed_memory(home: Home, config: Config, seed: Path) -> None:
-    Buffer(home, config.replay).bootstrap(_lines(seed / "memory.jsonl"), _lines(seed / "general.jsonl.gz"))
+    general = pq.read_table(seed / GENERAL).to_pylist()
+    Buffer(home, config.replay).bootstrap(_lines(seed / "memory.jsonl"), (), pinned=general)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]

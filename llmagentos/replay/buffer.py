@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 from llmagentos.config.sections import ReplayConfig
@@ -49,10 +50,13 @@ class Buffer:
         """Rows of a kind with `messages` and `tools` decoded, in order of seq and id.
 
         `without` is the `superseded` of a snapshot: rows it takes over from are left out, as are held-out prompts. `choose`
-        takes some of those that are left, before they are decoded.
+        takes some of those that are left, by their `id` and `skill`, before the others are read.
         """
         held = suites.heldout_prompts(self.home)
-        found = choose([row for row in self._coded(kind) if row["prompt"] not in held])
+        table = self._table(kind)
+        names = table.select(["id", "skill", "prompt"]).to_pylist()
+        free = [{**row, "at": at} for at, row in enumerate(names) if row["prompt"] not in held]
+        found = table.take(pa.array([row["at"] for row in choose(free)], pa.int64())).to_pylist()
         return [row for row in map(_decoded, found) if not without or not _gone(row, without)]
 
     def admit(self, snapshot: Snapshot, losses: Losses | None = None) -> int:
@@ -71,31 +75,46 @@ class Buffer:
         stays = [r for r in memory if r["id"] not in leaving and not _gone(r, snapshot.superseded)]
         wanting = [*stays, *(_row(e, "memory", snapshot.id) for e in examples)]
         kept = select(wanting, self.capacity, self.seed, losses=losses, hard_share=self.hard)
-        self._write(kept, {APP: number, app: -1}, predicate="kind = 'memory'")
+        self._write(map(_coded, kept), {APP: number, app: -1}, predicate="kind = 'memory'")
         return len(kept)
 
-    def bootstrap(self, memory: Sequence[Example | Mapping[str, Any]], general: Sequence[Example | Mapping[str, Any]]) -> bool:
-        """Fill the buffer of a fresh home, from Examples or rows in the row format; False when it was filled before."""
+    def bootstrap(
+        self,
+        memory: Sequence[Example | Mapping[str, Any]],
+        general: Sequence[Example | Mapping[str, Any]],
+        *,
+        pinned: Sequence[Mapping[str, Any]] = (),
+    ) -> bool:
+        """Fill the buffer of a fresh home, from Examples or rows in the row format; False when it was filled before.
+
+        `pinned` are further general rows as `pinned_row` makes them, which are trusted to be well.
+        """
         if self._tables.transaction("replay", APP) >= 0:
             return False
         remembered = [_row(e, "memory", None) for e in _examples(memory)]
-        pinned = {row["id"]: row for row in (_row(e, "general", None) for e in _examples(general))}
+        rows = {row["id"]: row for row in (*pinned, *map(pinned_row, _examples(general)))}
         kept = select(remembered, self.capacity, self.seed)
-        self._write([*pinned.values(), *kept], {APP: -1})
+        self._write([*rows.values(), *map(_coded, kept)], {APP: -1})
         return True
 
     def _all(self, kind: Kind) -> list[dict[str, Any]]:
-        return [_decoded(row) for row in self._coded(kind)]
+        return [_decoded(row) for row in self._table(kind).to_pylist()]
 
-    def _coded(self, kind: Kind) -> list[dict[str, Any]]:
-        rows = self._tables.rows("replay", where=ds.field("kind") == kind)
-        return sorted(rows, key=lambda r: (r["seq"], r["id"]))
+    def _table(self, kind: Kind) -> pa.Table:
+        table = self._tables.read("replay", where=ds.field("kind") == kind)
+        return table.sort_by([("seq", "ascending"), ("id", "ascending")])
 
     def _write(self, rows: Iterable[Mapping[str, Any]], expect: dict[str, int], predicate: str | None = None) -> None:
-        coded = [
-            {k: json.dumps(v, ensure_ascii=False) if k in _JSON and v is not None else v for k, v in row.items()} for row in rows
-        ]
-        self._tables.overwrite("replay", coded, predicate=predicate, expect=expect)
+        self._tables.overwrite("replay", list(rows), predicate=predicate, expect=expect)
+
+
+def pinned_row(example: Example) -> dict[str, Any]:
+    """A general row as the table keeps it."""
+    return _coded(_row(example, "general", None))
+
+
+def _coded(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, **{name: json.dumps(row[name], ensure_ascii=False) if row[name] is not None else None for name in _JSON}}
 
 
 def _decoded(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Reproducible (seeded, scheduled by steps) and run once by its maintainers: what it writes ships with the package.
 """
 
-import gzip
 import json
 import random
 import shutil
@@ -13,16 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from llmagentos.core.examples import example_of_row
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import fresh_model, load_model, parameters
 from llmagentos.models.tokenizer import train_tokenizer
+from llmagentos.replay.buffer import pinned_row
 from llmagentos.scenarios import general
 from llmagentos.scenarios.customer_service.shop import make_shop
 from llmagentos.scenarios.customer_service.wording import FAMILIAR, LANGUAGES, ask, decorated
 from llmagentos.scenarios.question import Question
+from llmagentos.storage.tables import SCHEMAS
 from llmagentos.training.loop import Progress
 from llmagentos.training.phase import Annotation, Phase
 from llmagentos.training.plan import Recipe, make_plan
@@ -61,7 +65,7 @@ class PretrainRecipe(BaseModel):
     """Held-out questions of each general skill."""
     suite_wordings: int = 4
     """Wordings of a fact in the seed's fact suite."""
-    pinned_rows: int = 24000
+    pinned_rows: int = 60000
     """Rows of the pinned general set, if no skill wanted more practice than the others."""
     memory_wordings: int = 8
     """Wordings of a fact in the seed's replay memory."""
@@ -201,8 +205,10 @@ def _write_knowledge(
     _lines(out / "suites" / "shop.jsonl", facts)
     _lines(out / "suites" / "general_held_out.jsonl", _spared(held, pinned))
     _lines(out / "memory.jsonl", memory)
-    (out / "general.jsonl").unlink(missing_ok=True)
-    _lines(out / "general.jsonl.gz", pinned)
+    rows = [pinned_row(example_of_row(q.row(scenario="customer_service"))) for q in pinned]
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=SCHEMAS["replay"]), out / "general.parquet", compression="zstd", compression_level=19
+    )
 
 
 def _spared(held: list[Question], pinned: list[Question]) -> list[Question]:
@@ -244,5 +250,4 @@ def _practised(questions: list[Question], floor: int) -> list[Question]:
 
 def _lines(path: Path, questions: Iterable[Question]) -> None:
     text = "".join(json.dumps(q.row(scenario="customer_service"), ensure_ascii=False) + "\n" for q in questions)
-    data = text.encode("utf-8")
-    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    path.write_text(text, "utf-8")

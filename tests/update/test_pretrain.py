@@ -1,10 +1,13 @@
 """What the seed is asked and what it may practise: no answer is held out as a whole."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 import llmagentos
-from llmagentos.release.bootstrap import _lines
+from llmagentos.release.bootstrap import GENERAL
 from llmagentos.scenarios.question import Question
 from llmagentos.update.pretrain import _spared
 
@@ -27,12 +30,11 @@ def test_what_is_not_pinned_is_held_out_whole():
 
 
 def test_of_every_answer_that_the_seed_repeats_most_wordings_are_left_for_practice():
-    def rows(path: Path) -> list[tuple[str, str]]:
-        messages = [line["messages"] for line in _lines(path)]
-        return [(m[0]["content"], m[-1].get("content")) for m in messages]
-
-    held = {prompt for prompt, _ in rows(SEED / "suites" / "general_held_out.jsonl")}
-    pinned = set(rows(SEED / "general.jsonl.gz"))
+    suite = (SEED / "suites" / "general_held_out.jsonl").read_text("utf-8").splitlines()
+    held = {json.loads(line)["messages"][0]["content"] for line in suite}
+    general = pq.read_table(SEED / GENERAL).to_pylist()
+    messages = [json.loads(row["messages"]) for row in general]
+    pinned = {(m[0]["content"], m[-1].get("content")) for m in messages}
     wordings = Counter(answer for _, answer in pinned)
     barred = Counter(answer for prompt, answer in pinned if prompt in held)
     assert barred
