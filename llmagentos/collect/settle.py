@@ -70,7 +70,8 @@ def settle(
 ) -> Settled:
     """Decide on every row of an increment. `withdrawn` are ids whose newest feedback unmade them as targets."""
     waits = [as_known(e) for e in carried.examples]
-    tampering = signs(new, [*past.known, *waits], past.trained, share=config.fact_share)
+    wanted = [e for e in new if e.label != "disliked"]
+    tampering = signs(wanted, [*past.known, *waits], past.trained, share=config.fact_share)
     dropped = {row.id: sign.reason for sign in tampering for row in sign.rows}
     dropped |= over_caps([e for e in new if e.id not in dropped])
     ids = {e.id for e in new} | set(withdrawn)

@@ -48,7 +48,7 @@ class Tampering:
 
 
 def signs(rows: Sequence[Example], known: Sequence[Known], plain: Sequence[Known], *, share: float) -> list[Tampering]:
-    """What looks tampered with in the new rows of an increment, held against what was `known` of their keys before it.
+    """What looks tampered with in what an increment wants learned, held against what was `known` of its keys before it.
 
     `plain` are older rows of any key whose prompts are what rows of the increment would be without a piece.
     """
@@ -76,13 +76,25 @@ def suspects(rows: Sequence[Example]) -> list[Example]:
 def _torn(rows: Sequence[Example], known: Iterable[Known], share: float) -> Tampering | None:
     before = grouped((k for k in known if k.key), lambda k: k.key)
     now = grouped((r for r in rows if r.key in before), lambda r: r.key)
-    facts = {key: same for key, same in now.items() if len(same) > 1 and _settled(before[key], share)}
-    pairs = sum(math.comb(len(same), 2) for same in facts.values())
-    agree = sum(math.comb(n, 2) for same in facts.values() for n in Counter(normalise(r.answer) for r in same).values())
-    if len(facts) < _FACTS or pairs < _PAIRS or agree > _AGREE * pairs:
+    facts = [votes for key, same in now.items() if _pairs(votes := _votes(same)) and _settled(before[key], share)]
+    if len(facts) < _FACTS or sum(_pairs(votes) for votes in facts) < _PAIRS:
         return None
-    detail = f"{agree} of {pairs} pairs of rows about one of {len(facts)} known facts agree: their answers look mixed up."
+    agree = sum(sum(math.comb(n, 2) for n in votes.values()) / _pairs(votes) for votes in facts) / len(facts)
+    if agree > _AGREE:
+        return None
+    detail = f"{agree:.0%} of pairs of rows about one of {len(facts)} known facts agree: their answers look mixed up."
     return Tampering(TORN, detail, tuple(rows))
+
+
+def _votes(rows: Iterable[Example]) -> Counter[str]:
+    votes: Counter[str] = Counter()
+    for row in rows:
+        votes[normalise(row.answer)] += row.votes
+    return votes
+
+
+def _pairs(votes: Counter[str]) -> int:
+    return math.comb(votes.total(), 2)
 
 
 def _settled(known: Sequence[Known], share: float) -> bool:

@@ -172,8 +172,8 @@ class TrainingConfig(Section):
     """Optimiser steps between resumable checkpoints."""
     max_failures: int = Field(2, ge=0)
     """Times Ray Train restarts a broken worker group."""
-    nice: int = Field(5, ge=0, le=19)
-    """Niceness of train workers, so that serving comes first."""
+    nice: int = Field(19, ge=0, le=19)
+    """Niceness of train workers and of each step's own process, so that serving comes first."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Collectives between workers; auto is nccl with GPUs, else gloo."""
 

@@ -13,6 +13,7 @@ import psutil
 
 from llmagentos.config import Config
 from llmagentos.local import ports, processes
+from llmagentos.local.priority import sessions_apart
 from llmagentos.storage.layout import Home
 
 _GB = 2**30
@@ -30,7 +31,16 @@ class Check(NamedTuple):
 def doctor(config: Config) -> dict[str, Any]:
     """{"ok": no check failed, "checks": [{name, state, found, todo}]}."""
     home = Home(config.storage.root)
-    groups: list[Callable[[Config, Home], Iterator[Check]]] = [_python, _packages, _room, _home, _ports, _left_over, _model]
+    groups: list[Callable[[Config, Home], Iterator[Check]]] = [
+        _python,
+        _packages,
+        _room,
+        _home,
+        _ports,
+        _left_over,
+        _priority,
+        _model,
+    ]
     checks = [check for group in groups for check in group(config, home)]
     return {"ok": all(c.state != "fail" for c in checks), "checks": [c._asdict() for c in checks]}
 
@@ -125,6 +135,13 @@ def _left_over(config: Config, home: Home) -> Iterator[Check]:
         yield Check("processes", "warn", f"{len(everyone)} of a start that did not end well", "Run `llmagentos down`.")
     else:
         yield Check("processes", "ok", "none running")
+
+
+def _priority(config: Config, home: Home) -> Iterator[Check]:
+    apart = sessions_apart() and config.training.nice > 0
+    todo = "Beside a cycle from another session, answers take longer; `sysctl kernel.sched_autogroup_enabled=0` mends it."
+    found = "priorities do not reach beyond a session" if apart else "learning gives way to serving"
+    yield Check("priorities", "warn" if apart else "ok", found, todo if apart else "")
 
 
 def _model(config: Config, home: Home) -> Iterator[Check]:

@@ -4,7 +4,6 @@ Heavy packages are imported inside, so that a command pays only for what it does
 """
 
 import logging
-import os
 import re
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 from llmagentos.config import Config
 from llmagentos.core.errors import ConfigError
 from llmagentos.core.hashing import digest
+from llmagentos.local.priority import give_way
 from llmagentos.storage.layout import Home
 
 _CONFIRM_SECONDS = 10.0
@@ -29,6 +29,7 @@ def collect(config: Config) -> dict[str, Any]:
     from llmagentos.local.ray import connect
     from llmagentos.registry.tracking import new_run
 
+    give_way(config.training.nice)
     _begin(config)
     with connect(config):
         snapshot = run(config, new_run("collect").id)
@@ -43,6 +44,7 @@ def update(config: Config) -> dict[str, Any]:
     from llmagentos.local.ray import connect
     from llmagentos.update.run import update as run
 
+    give_way(config.training.nice)
     _begin(config)
     with connect(config):
         made = as_dict(run(config))
@@ -55,6 +57,7 @@ def distill(config: Config) -> dict[str, Any]:
     from llmagentos.distill.run import distill as run
     from llmagentos.local.ray import connect
 
+    give_way(config.training.nice)
     _begin(config)
     with connect(config):
         made = as_dict(run(config))
@@ -66,6 +69,7 @@ def evaluate(config: Config, **options: Any) -> dict[str, Any]:
     """A version's accuracy on a suite: `suite`, `version`, `rows`, `register`."""
     from llmagentos.evaluate.run import evaluate as run
 
+    give_way(config.training.nice)
     _begin(config)
     return as_dict(run(config, **options))
 
@@ -91,10 +95,10 @@ def rollback(config: Config, *, reason: str = "") -> dict[str, Any]:
 
 
 def cycle(config: Config, *, say: Callable[[str], None] = log.info) -> dict[str, Any]:
-    """The whole walk once, at the niceness of train workers: whoever is asking comes first."""
+    """The whole walk once."""
     from llmagentos.cycle.cycle import cycle as run
 
-    os.nice(max(0, config.training.nice - os.nice(0)))
+    give_way(config.training.nice)
     return as_dict(run(config, say=say))
 
 

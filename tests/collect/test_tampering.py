@@ -56,7 +56,7 @@ def test_answers_that_are_mixed_up_are_no_news(tier):
     (found,) = look([*rows, *sound])
     assert found.reason == TORN
     assert ids(found.rows) == ids(rows)  # rows from elsewhere are not to blame
-    assert found.detail == "0 of 24 pairs of rows about one of 4 known facts agree: their answers look mixed up."
+    assert found.detail == "0% of pairs of rows about one of 4 known facts agree: their answers look mixed up."
 
 
 def test_facts_that_change_are_news_even_with_noise():
@@ -69,6 +69,17 @@ def test_facts_that_change_are_news_even_with_noise():
 @pytest.mark.parametrize("names", [NAMES[:2], NAMES[:1]])
 def test_a_few_facts_that_become_behaviours_are_none(names):
     assert look(mixed_up(names)) == []
+
+
+def test_what_was_said_often_counts_as_often():
+    """A question asked by many, with a few wrong answers of which each stands once."""
+    rows = [
+        row(WORDINGS[0].format(name), answer, f"tea of {name}").model_copy(update={"votes": votes})
+        for name, tea in TEAS.items()
+        for answer, votes in ((tea, 9), ("soup", 1), ("juice", 1))
+    ]
+    assert look(rows) == []
+    assert look([r.model_copy(update={"votes": 1}) for r in rows]) != []
 
 
 def test_sound_facts_beside_torn_ones_speak_for_an_increment():

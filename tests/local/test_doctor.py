@@ -34,3 +34,10 @@ def test_a_taken_port_fails_and_names_its_setting(tmp_path):
 def test_what_is_missing_fails_with_what_to_do(tmp_path, override, name):
     failed = {c["name"]: c["todo"] for c in examine(tmp_path, override)["checks"] if c["state"] == "fail"}
     assert failed.get(name)
+
+
+@pytest.mark.parametrize(("apart", "nice", "state"), [(True, 19, "warn"), (False, 19, "ok"), (True, 0, "ok")])
+def test_priorities_that_reach_nowhere_are_told(tmp_path, monkeypatch, apart, nice, state):
+    monkeypatch.setattr("llmagentos.local.doctor.sessions_apart", lambda: apart)
+    (found,) = (c for c in examine(tmp_path, f"training.nice={nice}")["checks"] if c["name"] == "priorities")
+    assert (found["state"], "sysctl" in found["todo"]) == (state, state == "warn")
