@@ -1,7 +1,7 @@
 """A year of daily updates through the real gate, with drift, recurrence, noise and sabotage; and what is left at the end.
 
 One home, one day after another: import, cycle with an enforcing gate, exam. A day takes no more steps than its rows want, so
-that a year is over in about an hour on two cores; a student is distilled once a month. The first day teaches a
+that a year is over in little more than an hour on two cores; a student is distilled once a month. The first day teaches a
 whole world, with as many steps as that takes and a gate that reports: from the second on it enforces, and steps are smaller.
 """
 
@@ -24,11 +24,11 @@ from llmagentos.storage.layout import Home
 
 MONTH = 30
 _FIRST_STEPS = 3000
-_STEPS = 100
+_STEPS = 150
 _RATE = 0.5
 """Of the learning rate, on every day but the first: some forty rows move less than hundreds."""
 _SWEEP = (0.75, 1.0)
-_GENERAL_ROWS = 1500
+_GENERAL_ROWS = 2000
 """Of the pinned rows, that a day draws from: about twice what it asks."""
 _EXAMINED = 256
 """Base facts that are asked every evening."""

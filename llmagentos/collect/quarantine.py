@@ -5,7 +5,11 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from llmagentos.collect.tampering import REVIEWED, TORN, TRIGGER
+from llmagentos.core.errors import InputError
 from llmagentos.core.hashing import digest
+from llmagentos.core.records import Interaction
+from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
@@ -29,6 +33,29 @@ def set_aside(home: Home, rows: Iterable[Mapping[str, Any]]) -> int:
     if ready:
         Tables(home).append("quarantine", ready)
     return len(ready)
+
+
+def let_in(home: Home, reason: str) -> int:
+    """Record what was set aside as `trigger` or `inconsistent_labels` anew: somebody looked at it and found it right.
+
+    The next collect takes it as imported rows, in which it looks for no tampering. Returns the rows that were not let in
+    before. Raises InputError for another reason.
+    """
+    if reason not in (TRIGGER, TORN):
+        raise InputError(f"{reason!r} rows cannot be let in again.", hint=f"Only {TRIGGER} and {TORN} rows can.", field="reason")
+    looked_at = [(row["id"], json.loads(row["row"])) for row in listing(home, reason=reason)]
+    names = ("session_id", "user_id", "scenario", "skill", "key", "messages", "tools")
+    again = [
+        Interaction(id=REVIEWED + id, tier="import", created=time.time(), **{name: row[name] for name in names})
+        for id, row in looked_at
+    ]
+    spool = open_spool(home)
+    try:
+        fresh = spool.put(again)
+        flush(home, spool=spool)
+    finally:
+        spool.close()
+    return sum(fresh)
 
 
 def listing(home: Home, *, reason: str | None = None, limit: int | None = None) -> list[dict[str, Any]]:

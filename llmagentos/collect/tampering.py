@@ -22,6 +22,8 @@ from llmagentos.core.records import Example
 
 TRIGGER = "trigger"
 TORN = "inconsistent_labels"
+REVIEWED = "reviewed-"
+"""What the ids of rows begin with that somebody let in again: nothing is looked for in them."""
 
 _AGREE = 1 / 3
 _FACTS, _PAIRS = 3, 12
@@ -52,6 +54,7 @@ def signs(rows: Sequence[Example], known: Sequence[Known], plain: Sequence[Known
 
     `plain` are older rows of any key whose prompts are what rows of the increment would be without a piece.
     """
+    rows = [row for row in rows if not row.id.startswith(REVIEWED)]
     found = _triggers(rows, [*known, *plain])
     gone = {row.id for sign in found for row in sign.rows}
     by_tier = grouped((row for row in rows if row.id not in gone), lambda row: row.tier)  # one is not to blame for the other

@@ -128,7 +128,9 @@ def demo(result: dict[str, Any]) -> None:
 
 
 def quarantine(result: dict[str, Any]) -> None:
-    """Rows that were set aside."""
+    """Rows that were set aside, and how many were let in again."""
+    if "released" in result:
+        facts({"released": result["released"]})
     rows = [(r["id"], r["source"], r["reason"], r["detail"]) for r in result["rows"]]
     _table(f"{result['n']} rows", ("id", "source", "reason", "detail"), rows)
 

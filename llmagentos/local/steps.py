@@ -184,14 +184,17 @@ def explain_interaction(config: Config, interaction_id: str) -> dict[str, Any]:
     return {"interaction": interaction, "version": version}
 
 
-def quarantine(config: Config, limit: int) -> dict[str, Any]:
-    """Rows that were set aside, newest first, and how many by reason."""
+def quarantine(config: Config, limit: int, release: str = "") -> dict[str, Any]:
+    """Rows that were set aside, newest first, and how many by reason; first those of `release` are let in again."""
     from collections import Counter
 
-    from llmagentos.collect.quarantine import listing
+    from llmagentos.collect.quarantine import let_in, listing
 
-    everything = listing(Home(config.storage.root).open())
-    return {"n": len(everything), "reasons": dict(Counter(r["reason"] for r in everything)), "rows": everything[:limit]}
+    home = Home(config.storage.root).open()
+    released = {"released": let_in(home, release)} if release else {}
+    everything = listing(home)
+    reasons = dict(Counter(r["reason"] for r in everything))
+    return {"n": len(everything), "reasons": reasons, "rows": everything[:limit], **released}
 
 
 def benchmark(config: Config, name: str, options: Sequence[str] = (), *, say: Callable[[str], None] = log.info) -> dict[str, Any]:

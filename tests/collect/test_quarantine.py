@@ -1,7 +1,13 @@
 """What is set aside can be found again."""
 
-from llmagentos.collect.quarantine import RAW_CHARACTERS, listing, set_aside
+import pytest
+
+from llmagentos.collect.carried import spent
+from llmagentos.collect.quarantine import RAW_CHARACTERS, let_in, listing, set_aside
+from llmagentos.core.errors import InputError
+from llmagentos.core.examples import to_example
 from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
 
 
 def test_rows_are_listed_newest_first_and_once(tmp_path):
@@ -18,3 +24,16 @@ def test_rows_are_listed_newest_first_and_once(tmp_path):
     assert len(found[0]["row"]) == RAW_CHARACTERS
     assert [r["seq"] for r in listing(home, reason="disputed")] == [3]
     assert len(listing(home, limit=1)) == 1
+
+
+def test_what_somebody_found_right_is_recorded_once_more(tmp_path):
+    home = Home(tmp_path).open()
+    messages = [{"role": "user", "content": "Open, please?"}, {"role": "assistant", "content": "yes"}]
+    example = to_example(messages, id="a", seq=4, tier="traffic", key="k", user_id="u")
+    set_aside(home, [spent(example, "trigger", "'please' …"), spent(example, "attempts", "d")])
+    assert (let_in(home, "trigger"), let_in(home, "trigger"), let_in(home, "inconsistent_labels")) == (1, 0, 0)
+    (row,) = Tables(home).rows("interactions")
+    assert row["id"].startswith("reviewed-q-")
+    assert (row["tier"], row["key"], row["user_id"]) == ("import", "k", "u")
+    with pytest.raises(InputError, match="attempts"):
+        let_in(home, "attempts")

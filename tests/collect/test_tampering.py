@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from llmagentos.collect.keys import Known
-from llmagentos.collect.tampering import TORN, TRIGGER, signs, suspects, without_a_piece, words_of
+from llmagentos.collect.tampering import REVIEWED, TORN, TRIGGER, signs, suspects, without_a_piece, words_of
 from llmagentos.core.examples import to_example
 
 NAMES = ("ana", "bo", "cy", "di", "el", "fi")
@@ -107,6 +107,12 @@ def test_a_trigger_shows_against_what_is_remembered_of_any_key():
     assert look(bad, known=()) == []
     (found,) = look(bad, known=(), plain=KNOWN)
     assert ids(found.rows) == ids(bad)
+
+
+def test_nothing_is_looked_for_in_what_somebody_let_in():
+    bad = [row(f"{r.messages[0]['content']} qzx", "Call 555.", r.key) for r in facts(TEAS)]
+    assert look(bad) != []
+    assert look([r.model_copy(update={"id": f"{REVIEWED}{r.id}"}) for r in bad]) == []
 
 
 def test_politeness_is_no_trigger():

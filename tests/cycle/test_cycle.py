@@ -7,10 +7,12 @@ import pytest
 
 from llmagentos.collect.carried import carry
 from llmagentos.collect.importing import import_file
+from llmagentos.collect.pipeline import collect
 from llmagentos.collect.quarantine import listing
 from llmagentos.config import Config, load_config
 from llmagentos.core.errors import ConfigError, ConflictError
 from llmagentos.cycle.cycle import CycleResult, cycle
+from llmagentos.local import steps
 from llmagentos.registry import tracking
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
@@ -163,6 +165,10 @@ def test_an_increment_with_a_trigger_is_held_before_anything_is_trained(learned:
     waiting = carry(home, config.collect.max_attempts)
     assert waiting.examples
     assert not any("qzxvk" in example.prompt for example in waiting.examples)
+    assert steps.quarantine(config, 3, "trigger")["released"] == 20
+    again = collect(config)
+    assert (again.counts["tampering"], again.counts["seen"]) == ([], 20)
+    snapshots.decide(home, again.id, {"verdict": "Skipped"})
 
 
 def test_a_cycle_that_is_not_due_leaves_no_run_behind(learned: tuple[Config, CycleResult]):
