@@ -35,7 +35,7 @@ Version = Annotated[str, typer.Argument(help="number or alias")]
 Interaction = Annotated[str, typer.Argument(help="interaction id")]
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="as it was added")]
 Limit = Annotated[int, typer.Option(min=1, help="newest rows to show")]
-Again = Annotated[str, typer.Option("--release", help="let in again: trigger or inconsistent_labels")]
+Free = Annotated[str, typer.Option("--release", help="let in again: trigger or inconsistent_labels")]
 
 _line: output.Line | None = None
 
@@ -343,13 +343,11 @@ def keys_revoke(name: KeyName, overrides: Overrides = None, config: File = None,
 
 
 @app.command()
-def quarantine(
-    overrides: Overrides = None, limit: Limit = 50, again: Again = "", config: File = None, json: Json = False
-) -> None:
+def quarantine(overrides: Overrides = None, limit: Limit = 50, free: Free = "", config: File = None, json: Json = False) -> None:
     """Rows that were set aside, and why."""
     from llmagentos.local import show, steps
 
-    _tell(steps.quarantine(_config(config, overrides), limit, again), show.quarantine)
+    _tell(steps.quarantine(_config(config, overrides), limit, free), show.quarantine)
 
 
 @app.command()
