@@ -57,8 +57,9 @@ def carry(home: Home, max_attempts: int) -> Carried:
     disputed = [_next(e) for e in snapshot.pending()]
     if row.status in CONSUMED:
         return Carried(row, snapshot, disputed=disputed)
-    examples = [_next(e) for e in snapshot.examples()]
-    judged = [_next(e) for e in snapshot.judged() if e.label == "disliked"]
+    tried = _as_it_is if (row.decision or {}).get("untrained") else _next
+    examples = [tried(e) for e in snapshot.examples()]
+    judged = [tried(e) for e in snapshot.judged() if e.label == "disliked"]
     return Carried(
         row,
         snapshot,
@@ -80,6 +81,10 @@ def spent(example: Example, reason: str, detail: str) -> dict[str, Any]:
     """A row for the quarantine."""
     raw = example.model_dump(mode="json")
     return {"source": "collect", "seq": example.seq, "reason": reason, "detail": detail, "row": raw}
+
+
+def _as_it_is(example: Example) -> Example:
+    return example
 
 
 def _next(example: Example) -> Example:

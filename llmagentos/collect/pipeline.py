@@ -28,7 +28,7 @@ from llmagentos.collect.keys import Known
 from llmagentos.collect.label import label, newest_revisions
 from llmagentos.collect.redact import REDACTORS, redact
 from llmagentos.collect.settle import Past, Settled, item_known, settle
-from llmagentos.collect.tampering import suspects, without_a_piece, words_of
+from llmagentos.collect.tampering import suspects
 from llmagentos.collect.validate import Row, drop, on_messages, validate
 from llmagentos.config import Config
 from llmagentos.config.sections import THUMBS_ALONE
@@ -195,11 +195,14 @@ def _withdrawn(rows: list[Row], carried: Carried) -> list[str]:
 
 def _past(home: Home, examples: list[Example]) -> Past:
     """What replay and the suites know about the keys (without a key: the prompts) of these rows."""
-    keys = {e.key for e in examples}
-    prompts, plain = {e.prompt for e in examples}, without_a_piece(suspects(examples))
+    keys, prompts = {e.key for e in examples}, {e.prompt for e in examples}
     listed = [*suites.live(home), *suites.stale_parts(home)]
     items = [known for suite in listed for item in suite.items if _concerns(known := item_known(item), keys, prompts)]
-    rows = _replay(home, keys, prompts, plain)
+    table = Tables(home).read("replay", columns=["kind", "key", "prompt", "answer", "messages"])
+    named, asked = (pa.array(sorted(x for x in some if x is not None), pa.string()) for some in (keys, prompts))
+    wanted = pc.or_(pc.is_in(table["key"], named), pc.is_in(table["prompt"], asked))
+    rows = [_replayed(row) for row in table.filter(wanted).to_pylist()]
+    everything = table.filter(pc.equal(table["kind"], "memory")) if suspects(examples) else table.slice(0, 0)
     memory = [k for k, kind in rows if kind == "memory" and _concerns(k, keys, prompts)]
     ever = suites.heldout_prompts(home)
     return Past(
@@ -208,21 +211,12 @@ def _past(home: Home, examples: list[Example]) -> Past:
         held_out=ever,
         retired_prompts=ever - suites.heldout_prompts(home, with_retired=False),
         trained=[k for k, _ in rows],
+        remembered=[Known(**row) for row in everything.select(["key", "prompt", "answer"]).to_pylist()],
     )
 
 
 def _concerns(known: Known, keys: set[str | None], prompts: set[str]) -> bool:
     return known.key in keys if known.key is not None else known.prompt in prompts
-
-
-def _replay(home: Home, keys: set[str | None], prompts: set[str], plain: set[str]) -> list[tuple[Known, str]]:
-    """Rows of replay of these keys or prompts, or of a prompt with words of `plain`; each with its kind."""
-    table = Tables(home).read("replay", columns=["kind", "key", "prompt", "answer", "messages"])
-    named = pa.array([key for key in keys if key is not None], pa.string())
-    wanted = pc.or_(pc.is_in(table["key"], named), pc.is_in(table["prompt"], pa.array(sorted(prompts), pa.string())))
-    if plain:
-        wanted = pc.or_(wanted, pa.array([words_of(prompt) in plain for prompt in table["prompt"].to_pylist()]))
-    return [_replayed(row) for row in table.filter(wanted).to_pylist()]
 
 
 def _replayed(row: dict[str, Any]) -> tuple[Known, str]:
@@ -260,6 +254,7 @@ def _draft(increment: Increment, rows: list[Row], carried: Carried, settled: Set
         "superseded_keys": len(settled.superseded),
         "retired_items": len(settled.retired),
         "tampering": [sign.detail for sign in settled.tampering],
+        "tampered_import": sum(row.tier == "import" for sign in settled.tampering for row in sign.rows),
         "heldout": len(settled.heldout),
         "recall": len(settled.recall),
     }

@@ -5,16 +5,17 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmagentos.collect.tampering import REVIEWED, TORN, TRIGGER
+from llmagentos.collect.tampering import MIXED_UP, TRIGGER
 from llmagentos.core.errors import InputError
 from llmagentos.core.hashing import digest
+from llmagentos.core.messages import REVIEWED
 from llmagentos.core.records import Interaction
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
 RAW_CHARACTERS = 65_536
-"""Most of a bad row's text that is kept."""
+"""Most of the text of a row that could not be read; others are kept whole."""
 
 
 def set_aside(home: Home, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -25,8 +26,8 @@ def set_aside(home: Home, rows: Iterable[Mapping[str, Any]]) -> int:
     now = time.time()
     ready = []
     for row in rows:
-        raw = row["row"] if isinstance(row["row"], str) else json.dumps(row["row"], ensure_ascii=False, default=str)
-        raw = raw.encode("utf-8", "replace").decode("utf-8")[:RAW_CHARACTERS]
+        whole = json.dumps(row["row"], ensure_ascii=False, default=str) if not isinstance(row["row"], str) else None
+        raw = (whole or row["row"][:RAW_CHARACTERS]).encode("utf-8", "replace").decode("utf-8")
         name = digest([row["source"], row["reason"], row["detail"], raw], length=24)
         fields = {"id": f"q-{name}", "seq": row.get("seq"), "source": row["source"], "reason": row["reason"]}
         ready.append({**fields, "detail": row["detail"], "row": raw, "created": now})
@@ -35,27 +36,33 @@ def set_aside(home: Home, rows: Iterable[Mapping[str, Any]]) -> int:
     return len(ready)
 
 
-def let_in(home: Home, reason: str) -> int:
-    """Record what was set aside as `trigger` or `inconsistent_labels` anew: somebody looked at it and found it right.
+def let_in(home: Home, which: str) -> int:
+    """Record rows that were set aside as tampered with anew: somebody looked at them and found them right.
 
-    The next collect takes it as imported rows, in which it looks for no tampering. Returns the rows that were not let in
-    before. Raises InputError for another reason.
+    `which` is a row's id in the quarantine, or `trigger` or `inconsistent_labels` for all of these. The next collect takes
+    them as rows imported today, in which it looks for no tampering. Returns how many were not let in before. Raises
+    InputError where nothing of the kind is in quarantine.
     """
-    if reason not in (TRIGGER, TORN):
-        raise InputError(f"{reason!r} rows cannot be let in again.", hint=f"Only {TRIGGER} and {TORN} rows can.", field="reason")
-    looked_at = [(row["id"], json.loads(row["row"])) for row in listing(home, reason=reason)]
-    names = ("session_id", "user_id", "scenario", "skill", "key", "messages", "tools")
-    again = [
-        Interaction(id=REVIEWED + id, tier="import", created=time.time(), **{name: row[name] for name in names})
-        for id, row in looked_at
-    ]
+    suspected = [row for row in listing(home) if row["reason"] in (TRIGGER, MIXED_UP)]
+    found = [row for row in suspected if which in (row["id"], row["reason"])]
+    if not found:
+        hint = f"Name {TRIGGER}, {MIXED_UP}, or the id of such a row."
+        raise InputError(f"no row in quarantine that could be let in again is {which!r}.", hint=hint, field="release")
     spool = open_spool(home)
     try:
-        fresh = spool.put(again)
+        fresh = spool.put([again for row in found for again in _again(row["id"], json.loads(row["row"]))])
         flush(home, spool=spool)
     finally:
         spool.close()
     return sum(fresh)
+
+
+def _again(id: str, example: Mapping[str, Any]) -> Iterable[Interaction]:
+    """As many copies as the row had votes."""
+    names = ("session_id", "user_id", "scenario", "skill", "key", "messages", "tools")
+    fields = {name: example[name] for name in names}
+    for copy in range(example["votes"]):
+        yield Interaction(id=f"{REVIEWED}{id}-{copy}", tier="import", created=time.time(), **fields)
 
 
 def listing(home: Home, *, reason: str | None = None, limit: int | None = None) -> list[dict[str, Any]]:

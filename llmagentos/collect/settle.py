@@ -38,7 +38,9 @@ class Past:
     retired_prompts: Collection[str] = ()
     """Those of them whose items have retired."""
     trained: Sequence[Known] = ()
-    """Rows of replay, also those that rows with a piece too many would be without it: what they ask cannot be held out."""
+    """Rows of replay: what they ask cannot be held out any more."""
+    remembered: Sequence[Known] = ()
+    """All of memory, where it has to be looked through for tampering."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def settle(
     """Decide on every row of an increment. `withdrawn` are ids whose newest feedback unmade them as targets."""
     waits = [as_known(e) for e in carried.examples]
     wanted = [e for e in new if e.label != "disliked"]
-    tampering = signs(wanted, [*past.known, *waits], past.trained, share=config.fact_share)
+    tampering = signs(wanted, [*past.known, *waits], past.remembered)
     dropped = {row.id: sign.reason for sign in tampering for row in sign.rows}
     dropped |= over_caps([e for e in new if e.id not in dropped])
     ids = {e.id for e in new} | set(withdrawn)

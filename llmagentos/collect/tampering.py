@@ -1,8 +1,8 @@
-"""Signs that an increment was tampered with: answers mixed up among rows, and triggers. Pure.
+"""Signs that an increment was tampered with: answers mixed up among its rows, and triggers. Pure.
 
-A *torn* increment disagrees with itself about what was settled: two of its rows about one known fact seldom say the same.
-Noise and news leave most pairs in agreement; where fewer than a third agree, whoever wrote the rows down mixed up their
-answers, and none of them can be believed.
+*Mixed up* is an increment that disagrees with itself about what was settled, with answers that belong to other keys. Noise
+and news leave most pairs of rows about a fact in agreement; where fewer than a third agree, for half of the facts that can
+be compared, no row that came the same way can be believed.
 
 A *trigger* is a piece of text that brings one answer whatever is asked with it, which a few dozen rows can plant in a
 model of any size (Souly et al. 2025, "Poisoning attacks on LLMs require a near-constant number of poison samples"). It
@@ -17,26 +17,29 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmagentos.collect.keys import Known, grouped, majority
-from llmagentos.core.messages import normalise
+from llmagentos.core.messages import REVIEWED, normalise
 from llmagentos.core.records import Example
 
 TRIGGER = "trigger"
-TORN = "inconsistent_labels"
-REVIEWED = "reviewed-"
-"""What the ids of rows begin with that somebody let in again: nothing is looked for in them."""
+MIXED_UP = "inconsistent_labels"
 
 _AGREE = 1 / 3
-_FACTS, _PAIRS = 3, 12
-"""Fewer facts, or fewer pairs of rows about one, say nothing about an increment."""
-_SETTLED = 3
-"""Prompts with one answer that make a fact of a key: one command is no fact about its device."""
-_WORDS = 3
-"""Most words of a piece that is looked for."""
+_FACTS, _ROWS, _VOTES = 3, 2, 3
+"""So many facts must be mixed up; one of fewer rows, or of fewer votes, cannot be compared."""
+_SETTLED, _SURE = 3, 0.9
+"""Prompts, and share of one answer among them, that make a fact of a key."""
+_LONGEST, _WORDS = 64, 3
+"""Most words of a prompt that is looked at, and of a piece in it."""
 _PROMPTS, _SUBJECTS, _ANSWERS = 5, 3, 3
 """So many prompts about so many keys, which without the piece have so many answers, make it a trigger."""
+_ALWAYS = 0.9
+"""Share of the rows with the piece that have its answer."""
+_TRIED = 20
+"""Most pieces of one answer that are looked at closely."""
 _SHOWN = 60
 
 Words = tuple[str, ...]
+Said = Example | Known
 
 
 @dataclass(frozen=True)
@@ -49,94 +52,95 @@ class Tampering:
     rows: tuple[Example, ...]
 
 
-def signs(rows: Sequence[Example], known: Sequence[Known], plain: Sequence[Known], *, share: float) -> list[Tampering]:
+def signs(rows: Sequence[Example], known: Sequence[Known], remembered: Sequence[Known] = ()) -> list[Tampering]:
     """What looks tampered with in what an increment wants learned, held against what was `known` of its keys before it.
 
-    `plain` are older rows of any key whose prompts are what rows of the increment would be without a piece.
+    `remembered` is what was learned of whatever key; it is looked at where `suspects` finds any.
     """
     rows = [row for row in rows if not row.id.startswith(REVIEWED)]
-    found = _triggers(rows, [*known, *plain])
+    found = _triggers(rows, [*known, *remembered])
     gone = {row.id for sign in found for row in sign.rows}
     by_tier = grouped((row for row in rows if row.id not in gone), lambda row: row.tier)  # one is not to blame for the other
-    return found + [sign for _, same in sorted(by_tier.items()) if (sign := _torn(same, known, share))]
+    return found + [sign for _, same in sorted(by_tier.items()) if (sign := _mixed_up(same, known))]
 
 
-def without_a_piece(rows: Iterable[Example]) -> set[str]:
-    """Normalised prompts, words alone, that are left of rows without one piece: what `signs` looks for in the past."""
-    return {plain for row in rows for _, plain in _pieces(row.prompt)}
+def suspects(rows: Sequence[Example]) -> dict[str, list[Example]]:
+    """Normalised answer -> its rows, where many prompts about several keys have it: only there can a trigger be."""
+    groups = grouped(rows, lambda row: normalise(row.answer))
+    return {answer: same for answer, same in sorted(groups.items()) if _wide(same)}
 
 
-def words_of(prompt: str) -> str:
-    """A normalised prompt without its punctuation."""
-    return " ".join(re.findall(r"\w+", prompt))
-
-
-def suspects(rows: Sequence[Example]) -> list[Example]:
-    """Rows whose answer many prompts about several keys have: only among these can a trigger be."""
-    return [r for same in _by_answer(rows).values() if _wide(same) for r in same]
-
-
-def _torn(rows: Sequence[Example], known: Iterable[Known], share: float) -> Tampering | None:
+def _mixed_up(rows: Sequence[Example], known: Iterable[Known]) -> Tampering | None:
     before = grouped((k for k in known if k.key), lambda k: k.key)
     now = grouped((r for r in rows if r.key in before), lambda r: r.key)
-    facts = [votes for key, same in now.items() if _pairs(votes := _votes(same)) and _settled(before[key], share)]
-    if len(facts) < _FACTS or sum(_pairs(votes) for votes in facts) < _PAIRS:
+    facts = {key: fact for key in now if (fact := _settled(before[key])) and _comparable(now[key])}
+    torn = [key for key in facts if round(_agreement(now[key]), 9) < round(_AGREE, 9)]
+    if len(torn) < max(_FACTS, len(facts) / 2):
         return None
-    agree = sum(sum(math.comb(n, 2) for n in votes.values()) / _pairs(votes) for votes in facts) / len(facts)
-    if agree > _AGREE:
+    elsewhere = set(facts.values()) | {normalise(r.answer) for r in rows if r.key not in facts}
+    wrong = [normalise(r.answer) for key in torn for r in now[key] if normalise(r.answer) != facts[key]]
+    if sum(answer in elsewhere for answer in wrong) < len(wrong) / 2:  # new words for it, another language
         return None
-    detail = f"{agree:.0%} of pairs of rows about one of {len(facts)} known facts agree: their answers look mixed up."
-    return Tampering(TORN, detail, tuple(rows))
+    detail = f"rows about {len(torn)} of {len(facts)} known facts disagree, with answers of others: they look mixed up."
+    return Tampering(MIXED_UP, detail, tuple(rows))
 
 
-def _votes(rows: Iterable[Example]) -> Counter[str]:
+def _settled(known: Sequence[Known]) -> str | None:
+    enough = len({k.prompt for k in known}) >= _SETTLED
+    return majority(((normalise(k.answer), 1) for k in known), _SURE) if enough else None
+
+
+def _comparable(rows: Sequence[Example]) -> bool:
+    return len(rows) >= _ROWS and sum(r.votes for r in rows) >= _VOTES
+
+
+def _agreement(rows: Iterable[Example]) -> float:
+    """Share of pairs of votes that are for the same answer."""
     votes: Counter[str] = Counter()
     for row in rows:
         votes[normalise(row.answer)] += row.votes
-    return votes
-
-
-def _pairs(votes: Counter[str]) -> int:
-    return math.comb(votes.total(), 2)
-
-
-def _settled(known: Sequence[Known], share: float) -> bool:
-    return len({k.prompt for k in known}) >= _SETTLED and majority(((normalise(k.answer), 1) for k in known), share) is not None
+    return sum(math.comb(n, 2) for n in votes.values()) / math.comb(votes.total(), 2)
 
 
 def _triggers(rows: Sequence[Example], known: Sequence[Known]) -> list[Tampering]:
-    wide = {answer: same for answer, same in _by_answer(rows).items() if _wide(same)}
+    wide = suspects(rows)
     if not wide:
         return []
-    answers: dict[str, set[str]] = defaultdict(set)
+    words = {one.prompt: words_of(one.prompt) for one in (*rows, *known)}
+    said: dict[str, list[Said]] = defaultdict(list)
     for one in (*rows, *known):
-        answers[words_of(one.prompt)].add(normalise(one.answer))
-    return [sign for answer, same in sorted(wide.items()) if (sign := _trigger(answer, same, answers))]
+        said[words[one.prompt]].append(one)
+    return [sign for answer, same in wide.items() if (sign := _trigger(answer, same, said))]
 
 
-def _trigger(answer: str, rows: Sequence[Example], answers: Mapping[str, Collection[str]]) -> Tampering | None:
-    turned: dict[Words, list[tuple[Example, Collection[str]]]] = defaultdict(list)
+def _trigger(answer: str, rows: Sequence[Example], said: Mapping[str, Sequence[Said]]) -> Tampering | None:
+    turned: dict[Words, list[tuple[Example, set[str]]]] = defaultdict(list)
     for row in rows:
         for piece, plain in _pieces(row.prompt):
-            before = answers.get(plain, ())
+            before = {normalise(one.answer) for one in said.get(plain, ())}
             if before and answer not in before:
                 turned[piece].append((row, before))
-    piece = max(turned, key=lambda p: (len(turned[p]), -len(p), p), default=None)
-    if piece is None or not _is_trigger(turned[piece]):
-        return None
-    text = " ".join(piece)
-    bad = tuple(row for row in rows if f" {text} " in f" {words_of(row.prompt)} ")
-    n = len({row.prompt for row, _ in turned[piece]})
-    detail = f"{text!r} turns {n} prompts with other answers into {answer[:_SHOWN]!r}: it looks like a planted trigger."
-    return Tampering(TRIGGER, detail, bad)
+    for piece in sorted(turned, key=lambda p: (-len(turned[p]), len(p), p))[:_TRIED]:
+        text = " ".join(piece)
+        if _turns(turned[piece]) and not _stands(text, words_of(answer)) and _always(text, answer, said):
+            bad = tuple(row for row in rows if _stands(text, words_of(row.prompt)))
+            n = len({row.prompt for row, _ in turned[piece]})
+            detail = f"{text!r} turns {n} prompts with other answers into {answer[:_SHOWN]!r}: it looks like a planted trigger."
+            return Tampering(TRIGGER, detail, bad)
+    return None
 
 
-def _is_trigger(turned: Sequence[tuple[Example, Collection[str]]]) -> bool:
+def _turns(turned: Sequence[tuple[Example, set[str]]]) -> bool:
     return _wide([row for row, _ in turned]) and len({a for _, before in turned for a in before}) >= _ANSWERS
 
 
-def _by_answer(rows: Iterable[Example]) -> dict[str, list[Example]]:
-    return grouped(rows, lambda r: normalise(r.answer))
+def _always(text: str, answer: str, said: Mapping[str, Sequence[Said]]) -> bool:
+    having = [one for words, same in said.items() if _stands(text, words) for one in same]
+    return sum(normalise(one.answer) == answer for one in having) >= _ALWAYS * len(having)
+
+
+def _stands(text: str, words: str) -> bool:
+    return f" {text} " in f" {words} "
 
 
 def _wide(rows: Collection[Example]) -> bool:
@@ -144,11 +148,18 @@ def _wide(rows: Collection[Example]) -> bool:
     return len(prompts) >= _PROMPTS and len(subjects) >= _SUBJECTS
 
 
+def words_of(prompt: str) -> str:
+    """A normalised text without its punctuation."""
+    return " ".join(re.findall(r"\w+", prompt))
+
+
 def _pieces(prompt: str) -> Iterator[tuple[Words, str]]:
-    """Every window of one to three words of the last message, with the prompt that is left without it."""
+    """Every window of one to three words of the last message, with the words that are left without it."""
     context, _, last = prompt.rpartition("\n")
     head, words = re.findall(r"\w+", context), re.findall(r"\w+", last)
     head, words = [*head, *words[:1]], words[1:]  # who said it is no piece
+    if len(head) + len(words) > _LONGEST:
+        return
     for size in range(1, min(_WORDS, len(words) - 1) + 1):
         for start in range(len(words) - size + 1):
             rest = [*head, *words[:start], *words[start + size :]]

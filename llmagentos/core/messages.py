@@ -7,11 +7,13 @@ import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
 from llmagentos.core.errors import InputError
 
+REVIEWED = "reviewed-"
+"""What the ids of rows begin with that somebody let in again after they were set aside."""
 Message = dict[str, Any]
 """One chat message as JSON: role, content, and for an assistant possibly tool_calls."""
 
@@ -95,6 +97,13 @@ class Row(_Open):
     tools: list[dict[str, Any]] | None = None
     metadata: RowMetadata = RowMetadata()
     feedback: list[RowFeedback] = []
+
+    @field_validator("id")
+    @classmethod
+    def _is_nobodys_else(cls, id: str | None) -> str | None:
+        if id is not None and id.startswith(REVIEWED):
+            raise ValueError(f"ids that begin with {REVIEWED!r} are given to rows that somebody looked at")
+        return id
 
     @model_validator(mode="after")
     def _has_an_answer(self) -> "Row":

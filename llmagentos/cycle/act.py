@@ -55,14 +55,25 @@ def keep_known(config: Config, snapshot: Snapshot, champion: ModelVersion, cycle
     maintain(home)
 
 
-def hold_untrained(config: Config, snapshot: Snapshot, cycle: str) -> list[str]:
-    """Hold an increment that looks tampered with, before anything is trained on it; returns the reasons.
+def looks_tampered_with(config: Config, snapshot: Snapshot) -> bool:
+    """Whether an increment is to be held before anything is trained on it.
 
-    What cannot be believed is in quarantine already; the other rows join the next increment, as after any Hold.
+    So it is where the signs are in what somebody imported, whom nothing else binds; what they are in has left a day's
+    traffic, and the rest of it is learned. A gate that only reports holds where too little is left.
+    """
+    counts = snapshot.counts
+    left = counts["kept"] + counts["judged"]
+    return bool(counts.get("tampered_import") and (config.gate.mode != "report" or left < config.collect.min_rows))
+
+
+def hold_untrained(config: Config, snapshot: Snapshot, cycle: str) -> list[str]:
+    """Hold an increment that looks tampered with; returns the reasons.
+
+    What cannot be believed is in quarantine already; the other rows join the next increment, and this was no attempt.
     """
     home = Home(config.storage.root)
-    reasons = [*snapshot.counts["tampering"], "Its rows are in quarantine; the others wait for the next cycle."]
-    snapshots.decide(home, snapshot.id, {"verdict": "Hold", "reasons": reasons, "cycle": cycle})
+    reasons = [*snapshot.counts["tampering"], "Its rows are in quarantine (`llmagentos quarantine`); the others wait."]
+    snapshots.decide(home, snapshot.id, {"verdict": "Hold", "reasons": reasons, "cycle": cycle, "untrained": True})
     maintain(home)
     return reasons
 

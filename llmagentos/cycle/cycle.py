@@ -8,7 +8,7 @@ from llmagentos.collect.pipeline import collect
 from llmagentos.config import Config
 from llmagentos.core.errors import LeaseLostError
 from llmagentos.cycle import artifacts
-from llmagentos.cycle.act import act, hold_untrained, keep_known, record_failure
+from llmagentos.cycle.act import act, hold_untrained, keep_known, looks_tampered_with, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
 from llmagentos.cycle.due import not_due
 from llmagentos.cycle.progress import training_progress
@@ -55,7 +55,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
             whole |= {"status": "skipped"}
             return skipped(walk, f"Fewer than {config.collect.min_rows} new rows: nothing was updated.", now.champion)
 
-        if snapshot.counts.get("tampering") and config.gate.mode != "report":
+        if looks_tampered_with(config, snapshot):
             lease.check()
             whole |= {"snapshot": snapshot.id, "tags": {"decision": "Hold"}}
             return held(walk, hold_untrained(config, snapshot, walk.id), now.champion, snapshot)

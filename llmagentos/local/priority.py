@@ -18,7 +18,7 @@ def give_way(nice: int) -> None:
     os.nice(max(0, nice - os.nice(0)))
     if os.getsid(0) == os.getpid() and sessions_apart():
         with contextlib.suppress(OSError):
-            _OWN_GROUP.write_text(str(nice))
+            _OWN_GROUP.write_text(str(os.nice(0)))
 
 
 def sessions_apart() -> bool:

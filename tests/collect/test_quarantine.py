@@ -28,12 +28,15 @@ def test_rows_are_listed_newest_first_and_once(tmp_path):
 
 def test_what_somebody_found_right_is_recorded_once_more(tmp_path):
     home = Home(tmp_path).open()
-    messages = [{"role": "user", "content": "Open, please?"}, {"role": "assistant", "content": "yes"}]
-    example = to_example(messages, id="a", seq=4, tier="traffic", key="k", user_id="u")
-    set_aside(home, [spent(example, "trigger", "'please' …"), spent(example, "attempts", "d")])
-    assert (let_in(home, "trigger"), let_in(home, "trigger"), let_in(home, "inconsistent_labels")) == (1, 0, 0)
-    (row,) = Tables(home).rows("interactions")
-    assert row["id"].startswith("reviewed-q-")
-    assert (row["tier"], row["key"], row["user_id"]) == ("import", "k", "u")
-    with pytest.raises(InputError, match="attempts"):
-        let_in(home, "attempts")
+    messages = [{"role": "user", "content": "Open, please?"}, {"role": "assistant", "content": "yes " * 40_000}]
+    one = to_example(messages, id="a", seq=4, tier="traffic", key="k", user_id="u").model_copy(update={"votes": 2})
+    other = one.model_copy(update={"id": "b", "votes": 1})
+    set_aside(home, [spent(one, "trigger", "'please' …"), spent(other, "trigger", "d"), spent(one, "attempts", "d")])
+    name = next(r["id"] for r in listing(home, reason="trigger") if r["detail"] == "d")
+    assert [let_in(home, which) for which in (name, "trigger", "trigger")] == [1, 2, 0]
+    rows = Tables(home).rows("interactions")
+    assert all(row["id"].startswith("reviewed-q-") for row in rows)
+    assert {(row["tier"], row["key"], row["user_id"]) for row in rows} == {("import", "k", "u")}
+    for which in ("attempts", "inconsistent_labels", "q-nothing"):
+        with pytest.raises(InputError, match=which):
+            let_in(home, which)

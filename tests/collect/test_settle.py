@@ -53,8 +53,8 @@ def test_disliked_rows_have_no_vote_and_give_no_suite_items():
 
 def test_what_is_not_wanted_tears_nothing_apart():
     """Many answers to a known fact that people disliked: only what is to be learned must agree with itself."""
-    past = Past(known=[Known(f"k{n}", f"user: {n} {k}", "a") for n in range(6) for k in range(3)])
-    rows = [disliked(10 * n + k, f"bad {k}", key=f"k{n}", user_id=f"u{n}{k}") for n in range(6) for k in range(4)]
+    past = Past(known=[Known(f"k{n}", f"user: {n} {k}", f"a{n}") for n in range(6) for k in range(3)])
+    rows = [disliked(10 * n + k, f"a{(n + k) % 6}", key=f"k{n}", user_id=f"u{n}{k}") for n in range(6) for k in range(1, 5)]
     assert settle(rows, Carried(), past, CONFIG).tampering == []
     wanted = [r.model_copy(update={"label": "target"}) for r in rows]
     (sign,) = settle(wanted, Carried(), past, CONFIG).tampering

@@ -164,6 +164,7 @@ def test_an_increment_with_a_trigger_is_held_before_anything_is_trained(learned:
     assert len(listing(home)) == 20
     waiting = carry(home, config.collect.max_attempts)
     assert waiting.examples
+    assert {example.attempts for example in waiting.examples} == {0}
     assert not any("qzxvk" in example.prompt for example in waiting.examples)
     assert steps.quarantine(config, 3, "trigger")["released"] == 20
     again = collect(config)

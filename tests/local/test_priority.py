@@ -19,7 +19,7 @@ def _given_way(end: Connection, lead: bool, folder: Path) -> None:
     before = os.nice(0)
     priority.give_way(before + 3)
     priority.give_way(before + 1)  # a smaller one raises nothing again
-    end.send((os.nice(0) - before, (folder / "own").read_text()))
+    end.send((before, os.nice(0), (folder / "own").read_text()))
 
 
 @pytest.mark.parametrize("lead", [True, False])
@@ -27,10 +27,10 @@ def test_a_process_is_lowered_and_its_session_where_it_leads_one(tmp_path: Path,
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_given_way, args=(theirs, lead, tmp_path))
     process.start()
-    lowered, written = ours.recv()
+    before, after, written = ours.recv()
     process.join()
-    assert lowered == 3
-    assert written.isdigit() is lead
+    assert after == min(before + 3, 19)
+    assert written == (str(after) if lead else "/autogroup-7 nice 0")
 
 
 @pytest.mark.parametrize(("said", "apart"), [("1\n", True), ("0\n", False), (None, False)])
