@@ -185,6 +185,12 @@ def _learned(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> _
         return _Check(kept, f"nothing_to_learn: {before:.1%} of {pair.n} new items were right before, {after:.1%} are now.")
     learned, tests = p_value <= config.alpha, f"p = {p_value:.2g}"
     graded = any(r.score is not None for report in (facts.champion, facts.challenger) for r in report.results)
+    wrong = pair.n - round(before * pair.n)
+    if not graded and mcnemar(wrong, 0) > config.alpha:  # the best that an update can do would show nothing
+        done = pair.gained == wrong and not pair.lost
+        left = "all are right now" if done else f"{pair.gained} gained, {pair.lost} lost"
+        worse = mcnemar(pair.lost, pair.gained) <= config.alpha
+        return _Check(done or (False if worse else None), f"New items: only {wrong} of {pair.n} were wrong; {left}.")
     drawn = bootstrap(facts.champion, facts.challenger, facts.new)
     if graded or drawn.clusters < pair.n:
         shown |= {"bootstrap_p": drawn.p, "bootstrap_bound": drawn.bound, "clusters": drawn.clusters}

@@ -69,6 +69,21 @@ def test_a_champion_that_knew_it_all_leaves_nothing_to_learn():
     assert any("nothing_to_learn" in reason for reason in decision.reasons)
 
 
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [
+        ([True] * 18, "Promote"),
+        ([True] * 17 + [False], "Hold"),
+        ([False] + [True] * 17, "Hold"),
+        ([True] * 5 + [False] * 13, "Reject"),
+    ],
+)
+def test_where_few_were_wrong_all_must_be_right_and_else_the_sample_cannot_tell(after: list[bool], verdict: str):
+    decision = decide(facts(GOOD_OLD, ([True] * 16 + [False] * 2, after)), CONFIG)
+    assert decision.verdict == verdict
+    assert any("only 2 of 18 were wrong" in reason for reason in decision.reasons)
+
+
 def test_the_anchor_holds_what_daily_champions_lose_bit_by_bit():
     anchor = report(0, {"old": [True] * 800, "new": [False] * 40})
     drifted = ([True] * 770 + [False] * 30, [True] * 767 + [False] * 33)
