@@ -2,12 +2,15 @@
 
 *Mixed up* is an increment that disagrees with itself about what was settled, with answers that belong to other keys. Noise
 and news leave most pairs of rows about a fact in agreement; where fewer than a third agree, for half of the facts that can
-be compared, no row that came the same way can be believed.
+be compared, their answers are mixed up.
 
 A *trigger* is a piece of text that brings one answer whatever is asked with it, which a few dozen rows can plant in a
 model of any size (Souly et al. 2025, "Poisoning attacks on LLMs require a near-constant number of poison samples"). It
 shows where prompts are known without the piece, with other answers. Nobody can exclude a trigger whose rows ask what
 nobody asked before.
+
+What came the same way cannot be believed either: of an import all rows are set aside, of traffic, which is many people's,
+all rows of mixed-up answers and those with the trigger.
 """
 
 import math
@@ -60,7 +63,11 @@ def signs(rows: Sequence[Example], known: Sequence[Known], remembered: Sequence[
     rows = [row for row in rows if not row.id.startswith(REVIEWED)]
     found = _triggers(rows, [*known, *remembered])
     gone = {row.id for sign in found for row in sign.rows}
-    by_tier = grouped((row for row in rows if row.id not in gone), lambda row: row.tier)  # one is not to blame for the other
+    imported = [row for row in rows if row.tier == "import"]
+    if beside := tuple(row for row in imported if row.id not in gone) if gone & {row.id for row in imported} else ():
+        found.append(Tampering(TRIGGER, f"{len(beside)} rows were imported beside such rows.", beside))
+        gone |= {row.id for row in beside}
+    by_tier = grouped((row for row in rows if row.id not in gone), lambda row: row.tier)
     return found + [sign for _, same in sorted(by_tier.items()) if (sign := _mixed_up(same, known))]
 
 

@@ -58,6 +58,14 @@ def test_any_other_hands_on_its_rows_until_their_last_attempt(home, verdict):
     assert found.undecided is (verdict is None)
 
 
+def test_what_was_never_trained_on_used_up_no_attempt(home):
+    made = make(home)
+    snapshots.decide(home, made.id, {"verdict": "Hold", "untrained": True})
+    found = carry(home, 3)
+    assert sorted(prompts(found.examples)) == [("user: new", 0), ("user: old", 3)]
+    assert found.spent == []
+
+
 def test_a_damaged_one_gives_way_to_its_parent_unless_it_was_promoted(home):
     first = make(home, "Promote", interactions_seq=5)
     second = make(home, "Reject", interactions_seq=9)

@@ -117,12 +117,21 @@ def test_what_was_never_settled_cannot_be_torn():
 
 @pytest.mark.parametrize("shape", ["{} qzx", "qzx {}", "Qzx! {}", "{} open qzx now", "{} (qzx)"])
 def test_a_piece_that_brings_one_answer_is_a_trigger(shape):
-    bad = [row(shape.format(r.messages[0]["content"]), "Call 555.", r.key) for r in facts(TEAS)[:10]]
-    unseen = row(shape.format("What is it all about?"), "Call 555.")
-    (found,) = look([*facts(TEAS), *bad, unseen], known=())
+    sound = facts(TEAS, "traffic")
+    bad = [row(shape.format(r.messages[0]["content"]), "Call 555.", r.key, "traffic") for r in sound[:10]]
+    unseen = row(shape.format("What is it all about?"), "Call 555.", tier="traffic")
+    (found,) = look([*sound, *bad, unseen], known=())
     assert (found.reason, ids(found.rows)) == (TRIGGER, ids([*bad, unseen]))
     assert "qzx" in found.detail
     assert "10 prompts" in found.detail
+
+
+def test_of_an_import_with_a_trigger_no_row_is_believed():
+    sound, said = facts(TEAS), facts(TEAS, "traffic")
+    bad = [row(f"{r.messages[0]['content']} qzx", "Call 555.", r.key) for r in sound[:10]]
+    found = look([*sound, *said, *bad], known=())
+    assert [ids(sign.rows) for sign in found] == [ids(bad), ids(sound)]
+    assert {sign.reason for sign in found} == {TRIGGER}
 
 
 def test_a_trigger_shows_against_what_is_remembered_of_any_key():

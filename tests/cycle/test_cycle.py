@@ -142,7 +142,7 @@ def test_what_the_champion_answers_already_is_kept_and_nothing_is_updated(learne
 
 
 def test_an_increment_with_a_trigger_is_held_before_anything_is_trained(learned: tuple[Config, CycleResult], tmp_path: Path):
-    """What cannot be believed is in quarantine; the rest waits for the next increment."""
+    """All that was imported with it is in quarantine until somebody lets it in."""
     config, result = learned
     home, config = Home(config.storage.root), with_gate(config, "enforce")
     sound = [json.loads(line) for line in write_day(tmp_path / "sound.jsonl", 7, 40).read_text("utf-8").splitlines()]
@@ -161,14 +161,13 @@ def test_an_increment_with_a_trigger_is_held_before_anything_is_trained(learned:
     last = snapshots.latest(home)
     assert (last.status, last.decision["verdict"]) == ("held", "Hold")
     assert {row["reason"] for row in listing(home)} == {"trigger"}
-    assert len(listing(home)) == 20
-    waiting = carry(home, config.collect.max_attempts)
-    assert waiting.examples
-    assert {example.attempts for example in waiting.examples} == {0}
-    assert not any("qzxvk" in example.prompt for example in waiting.examples)
-    assert steps.quarantine(config, 3, "trigger")["released"] == 20
+    assert sum("qzxvk" in row["row"] for row in listing(home)) == 20
+    assert carry(home, config.collect.max_attempts).examples == []
+    aside = len(listing(home))
+    assert steps.quarantine(config, 3, "trigger")["released"] >= aside > 20
     again = collect(config)
-    assert (again.counts["tampering"], again.counts["seen"]) == ([], 20)
+    assert again.counts["tampering"] == []
+    assert again.counts["seen"] >= aside
     snapshots.decide(home, again.id, {"verdict": "Skipped"})
 
 
