@@ -1,8 +1,8 @@
 """Learning gives way: whoever is answered on the same cores must not feel it.
 
-A small lead in niceness is not enough. Generating a token wakes several threads one after the other, and each of them
-waits for its turn: beside two busy processes at niceness 5 an answer took twenty times as long as alone, beside two at 19
-hardly longer.
+Ray lowers its workers to niceness 15, so replicas are set back to 0 (serve/app.py): generating a token wakes several
+threads one after the other, and each waits for its turn. Beside two busy processes that came before them, an answer took
+twenty times as long as alone; beside two at 19, hardly longer.
 """
 
 import contextlib

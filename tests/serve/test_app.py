@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from llmagentos.core.errors import ConfigError
@@ -326,6 +327,17 @@ def test_one_version_per_answer_while_versions_change_under_load(served: Served)
         assert {version for _, version in seen[after_rollback:]} == {1}
         for id, version in seen[:: max(1, len(seen) // 20)]:
             assert client.get(f"/v1/interactions/{id}").json()["model_version"] == version
+
+
+@pytest.mark.ray
+def test_answers_come_before_whatever_else_a_worker_does(served: Served):
+    import ray
+
+    with served.client() as client:
+        replica = psutil.Process(client.get("/healthz").json()["pid"])
+    usual = ray.get(ray.remote(num_cpus=0)(os.nice).remote(0))
+    assert replica.nice() == os.nice(0) < usual
+    assert os.nice(0) in [one.nice() for one in replica.children(recursive=True)]  # the engine's process
 
 
 @pytest.mark.ray
