@@ -335,7 +335,7 @@ def test_answers_come_before_whatever_else_a_worker_does(served: Served):
 
     with served.client() as client:
         replica = psutil.Process(client.get("/healthz").json()["pid"])
-    usual = ray.get(ray.remote(num_cpus=0)(os.nice).remote(0))
+    usual = ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote())
     assert replica.nice() == os.nice(0) < usual
     assert os.nice(0) in [one.nice() for one in replica.children(recursive=True)]  # the engine's process
 
