@@ -57,9 +57,9 @@ def carry(home: Home, max_attempts: int) -> Carried:
     disputed = [_next(e) for e in snapshot.pending()]
     if row.status in CONSUMED:
         return Carried(row, snapshot, disputed=disputed)
-    tried = _as_it_is if (row.decision or {}).get("untrained") else _next
-    examples = [tried(e) for e in snapshot.examples()]
-    judged = [tried(e) for e in snapshot.judged() if e.label == "disliked"]
+    examples, judged = snapshot.examples(), [e for e in snapshot.judged() if e.label == "disliked"]
+    if not (row.decision or {}).get("untrained"):
+        examples, judged = ([_next(e) for e in rows] for rows in (examples, judged))
     return Carried(
         row,
         snapshot,
@@ -81,10 +81,6 @@ def spent(example: Example, reason: str, detail: str) -> dict[str, Any]:
     """A row for the quarantine."""
     raw = example.model_dump(mode="json")
     return {"source": "collect", "seq": example.seq, "reason": reason, "detail": detail, "row": raw}
-
-
-def _as_it_is(example: Example) -> Example:
-    return example
 
 
 def _next(example: Example) -> Example:

@@ -113,10 +113,7 @@ def _triggers(rows: Sequence[Example], known: Sequence[Known]) -> list[Tampering
     wide = suspects(rows)
     if not wide:
         return []
-    words = {one.prompt: words_of(one.prompt) for one in (*rows, *known)}
-    said: dict[str, list[Said]] = defaultdict(list)
-    for one in (*rows, *known):
-        said[words[one.prompt]].append(one)
+    said: dict[str, list[Said]] = grouped((*rows, *known), lambda one: words_of(one.prompt))
     return [sign for answer, same in wide.items() if (sign := _trigger(answer, same, said))]
 
 
