@@ -21,6 +21,11 @@ def save_tiny(folder: Path, seed: int = 0, vocabulary: int = 400) -> None:
     """Save a model and its tokenizer; other seeds give other answers, another vocabulary other ids."""
     folder.mkdir(parents=True)
     train_tokenizer(TEXTS, vocabulary, folder)
+    tiny_llama(seed, vocabulary).save_pretrained(folder)
+
+
+def tiny_llama(seed: int = 0, vocabulary: int = 400) -> LlamaForCausalLM:
+    """The model alone."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -36,7 +41,7 @@ def save_tiny(folder: Path, seed: int = 0, vocabulary: int = 400) -> None:
         eos_token_id=1,
         bos_token_id=None,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    return LlamaForCausalLM(config)
 
 
 def add_tiny(home: Home, seed: int, **fields: object) -> ModelVersion:

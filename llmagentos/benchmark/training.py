@@ -4,8 +4,8 @@
 with a padding collator on the same rows; (c) a distillation step from cached teacher values and a cross-entropy step, both
 of the student. A ratio is of rounds run one after the other in one process; a peak is of a side's own process.
 
-At a stated shape also (d) packed rows through flash attention and through masks, and (e) our two engines; there a pair is
-in memory by itself, and each side's rate comes with its share of what the device can do.
+At a stated shape also (d) packed rows through flash attention and through masks, (e) layers compiled and not, and (f) our
+two engines; there a pair is in memory by itself, and each side's rate comes with its share of what the device can do.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ from llmagentos.config import Config
 from llmagentos.training import attention
 
 PAIRS = {"engine/plain": ("engine", "plain"), "engine/trainer": ("engine", "trainer"), "distill/cross_entropy": ("kd", "ce")}
-SIZED = {"flash/masked": ("engine", "masked"), "engine/deepspeed": ("engine", "deepspeed")}
+SIZED = {"flash/masked": ("engine", "masked"), "compiled/eager": ("engine", "eager"), "engine/deepspeed": ("engine", "deepspeed")}
 """And these at a stated shape, where the device and the installation have them."""
 QUESTIONS = "questions of the shop's customers and general skills, one turn each"
 CONVERSATIONS = "conversations of log-normal lengths"
@@ -118,6 +118,7 @@ def _pairs(setting: Setting) -> dict[str, tuple[str, str]]:
     """Those that this device and this installation have."""
     flash = setting.packing == "packed" and setting.precision == "bf16" and device().type == "cuda"
     there = {
+        "compiled/eager": setting.compile and device().type == "cuda",
         "flash/masked": flash and attention.varlen_attn is not None,
         "engine/deepspeed": importlib.util.find_spec("deepspeed"),
     }

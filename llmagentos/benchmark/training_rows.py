@@ -46,6 +46,7 @@ class Setting:
     packing: str
     precision: str = "fp32"
     zero_stage: int = 0
+    compile: bool = False
     shape: str = SEED
     longest: int = 2048
 
@@ -54,7 +55,7 @@ class Setting:
         """With what the configuration says of training; one round more, to warm up."""
         return cls(
             folder, steps, rounds + 1, training.threads, training.batch_tokens, training.packing, training.precision,
-            training.zero_stage, shape, longest,
+            training.zero_stage, training.compile, shape, longest,
         )  # fmt: skip
 
     @property

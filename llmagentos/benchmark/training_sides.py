@@ -21,6 +21,7 @@ from llmagentos.benchmark.training_rows import Setting, teacher
 from llmagentos.models.loading import load_model
 from llmagentos.training import attention
 from llmagentos.training.batches import batches, collate
+from llmagentos.training.compiled import compile_layers
 from llmagentos.training.engine import ENGINES
 from llmagentos.training.loop import train
 from llmagentos.training.packing import pack
@@ -34,13 +35,19 @@ _NEXT: dict[str, dict[str, Any]] = {"next_token": {}}
 _DISTILL: dict[str, dict[str, Any]] = {"teacher_kl": {}, "next_token": {"weight": 0.5}}
 
 
-def ours(setting: Setting, base: Path, terms: dict[str, dict[str, Any]], *, engine: str = "torch", flash: bool = True) -> Side:
-    """The product's own loop, collating as it goes; without `flash` packed rows are attended to through masks."""
+def ours(
+    setting: Setting, base: Path, terms: dict[str, dict[str, Any]], *, engine: str = "torch", flash: bool = True,
+    compiled: bool = True,
+) -> Side:  # fmt: skip
+    """The product's own loop, collating as it goes; without `flash` packed rows are attended to through masks, and layers
+    are compiled where both the setting and `compiled` say so."""
     if engine == "deepspeed" and not dist.is_initialized():
         own_group()
     model = load_model(base, setting.dtype).to(device())
     if flash and setting.packing == "packed":
         attention.install(model)
+    if setting.compile and compiled and device().type == "cuda":
+        compile_layers(model)
     stepped = ENGINES[engine](model, setting.phase(engine), setting.steps * setting.rounds)
     made = make_terms(terms)
     attach = teacher(setting).attach if "teacher_kl" in terms else lambda batch: None
@@ -159,6 +166,7 @@ SIDES: dict[str, Callable[[Setting], Side]] = {
     "trainer": trainer,
     "kd": lambda setting: ours(setting, setting.student, _DISTILL),
     "ce": lambda setting: ours(setting, setting.student, _NEXT),
+    "eager": lambda setting: ours(setting, setting.model, _NEXT, compiled=False),
     "masked": lambda setting: ours(setting, setting.model, _NEXT, flash=False),
     "deepspeed": lambda setting: ours(setting, setting.model, _NEXT, engine="deepspeed"),
 }

@@ -17,6 +17,8 @@ try:
 except ImportError:  # of a torch that does not have it yet
     varlen_attn = None
 
+_GROUPED = {"enable_gqa": True} if varlen_attn and "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+"""Query heads may share a key head; torch 2.11 takes that unasked."""
 NAME = "rows_end_to_end"
 """transformers asks of a name with `flash` in it that it be a package of kernels."""
 _PROBE = "rows_end_to_end_probe"
@@ -83,14 +85,9 @@ def attend(
     # The token itself is one of the window.
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
     attended = varlen_attn(
-        *flat, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, window_size=window, **_grouped()
+        *flat, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, window_size=window, **_GROUPED
     )
     return attended.unflatten(0, (rows, length)), None
-
-
-def _grouped() -> dict[str, bool]:
-    """Query heads may share a key head; torch 2.11 takes that unasked."""
-    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 def _suits(model: Any) -> bool:

@@ -48,6 +48,8 @@ class Phase(BaseModel):
     precision: Literal["fp32", "bf16"] = "fp32"
     packing: Literal["bucketed", "packed"] = "bucketed"
     """How a micro-batch becomes tensors; the plan is made for the same."""
+    compile: bool = False
+    """Compile the layers, where the device is a GPU and ZeRO leaves every rank whole weights."""
     lora_rank: int = 0
     """0 trains every weight."""
     lora_alpha: float = 64.0

@@ -27,6 +27,7 @@ def engine_settings(training: TrainingConfig) -> dict[str, object]:
         "zero_stage": training.zero_stage,
         "precision": training.precision,
         "packing": training.packing,
+        "compile": training.compile,
         "threads": training.threads,
         "checkpoint_steps": training.checkpoint_steps,
     }

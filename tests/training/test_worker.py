@@ -180,3 +180,26 @@ def test_on_a_gpu_a_phase_goes_on_from_its_checkpoint(tmp_path: Path):
     run_phase(phase)
     resumed = run_phase(phase)
     assert resumed["resumed_at"] >= 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"packing": "bucketed"},
+        {"packing": "packed"},
+        {"packing": "packed", "lora_rank": 4},
+        {"packing": "packed", "engine": "deepspeed", "zero_stage": 2},
+    ],
+    ids=lambda fields: "-".join(str(value) for value in fields.values()),
+)
+def test_on_a_gpu_compiled_layers_learn_the_same(tmp_path: Path, fields: dict[str, object]):
+    if "engine" in fields:
+        pytest.importorskip("deepspeed")
+    both = {"precision": "bf16", "learning_rate": 5e-3, **fields}
+    eager, compiled = (prepare(tmp_path, name, compile=name == "compiled", **both) for name in ("eager", "compiled"))
+    for phase in (eager, compiled):
+        run_phase(phase)
+    assert losses(compiled)[0] == pytest.approx(losses(eager)[0], rel=0.01)
+    assert losses(compiled)[-1] == pytest.approx(losses(eager)[-1], rel=0.1)
+    assert weights(compiled).keys() == weights(eager).keys()

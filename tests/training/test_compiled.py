@@ -1,0 +1,23 @@
+import torch
+
+from llmagentos.training.compiled import compile_layers
+from tests.tiny import tiny_llama
+
+
+def test_compiled_layers_say_the_same_for_any_length_and_keep_their_names():
+    model = tiny_llama()
+    asked = [torch.arange(length)[None] % 50 for length in (7, 12, 31)]
+    with torch.no_grad():
+        before = [model(ids).logits for ids in asked]
+    names = list(model.state_dict())
+    assert compile_layers(model, backend="aot_eager") == 2
+    with torch.no_grad():
+        after = [model(ids).logits for ids in asked]
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert list(model.state_dict()) == names
+    assert all(layer._compiled_call_impl is not None for layer in model.model.layers)
+
+
+def test_a_model_without_layers_that_are_known_stays_as_it_is():
+    assert compile_layers(torch.nn.Linear(2, 2)) == 0
