@@ -52,6 +52,7 @@ def ray_cluster() -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=8,
+        num_gpus=1,  # a number that tasks can reserve; nobody looks whether it is there
         include_dashboard=False,
         object_store_memory=200_000_000,
         log_to_driver=False,

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from llmagentos.config import Config
-from llmagentos.engines.batch import generate_greedy, generate_sampled
+from llmagentos.engines.batch import greedy_from, sampled_from
 from llmagentos.models.chat import Renderer
-from llmagentos.models.loading import load_model
 from llmagentos.training.launch import launch
 from llmagentos.training.phase import Annotation, Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import engine_settings
+from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import ROWS, Rows, open_arrow, record_batch, write_arrow
 
 Said = tuple[int, list[int]]
@@ -68,7 +68,8 @@ def _chosen(config: Config, asked: Rows, seed: int) -> list[int]:
 
 def _own_answers(config: Config, student: Path, asked: Rows, chosen: Sequence[int], seed: int) -> list[Said]:
     renderer = Renderer(student)
-    answers = generate_sampled(load_model(student), [_prompt(asked, i) for i in chosen], **_limits(config, renderer), seed=seed)
+    prompts = [_prompt(asked, i) for i in chosen]
+    answers = reserved(config.evaluate.gpus, sampled_from, student, prompts, **_limits(config, renderer), seed=seed)
     return [(index, answer.ids) for index, answer in zip(chosen, answers, strict=True)]
 
 
@@ -78,7 +79,7 @@ def _teacher_answers(config: Config, student: Path, teacher: Path, asked: Rows, 
     place = {name: i for i, name in enumerate(theirs.names)}
     chosen = [i for i in _chosen(config, asked, seed) if asked.names[i] in place]
     prompts = [_prompt(theirs, place[asked.names[i]]) for i in chosen]
-    answers = generate_greedy(load_model(teacher), prompts, **_limits(config, other))
+    answers = reserved(config.evaluate.gpus, greedy_from, teacher, prompts, **_limits(config, other))
     ended = [(i, ids) for i, ids in zip(chosen, answers, strict=True) if ids and ids[-1] in other.stop_ids]
     return [(i, _in_tokens(own, other.answer(ids))) for i, ids in ended]
 

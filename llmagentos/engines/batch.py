@@ -6,9 +6,12 @@ answer does not keep a full batch computing.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from llmagentos.models.loading import load_model
 
 _KEEP = 0.67
 """Share of running rows below which a batch is made smaller."""
@@ -62,6 +65,16 @@ def generate_sampled(
         return chosen[:, 0], logps.gather(-1, chosen)[:, 0]
 
     return _generate(model, prompts, frozenset(stop_ids), pad_id, max_new_tokens, batch_tokens, draw)
+
+
+def greedy_from(folder: Path, prompts: Sequence[list[int]], *, device: str = "cpu", **limits: Any) -> list[list[int]]:
+    """`generate_greedy` by the weights in a folder."""
+    return generate_greedy(load_model(folder).to(device), prompts, **limits)  # type: ignore[arg-type]
+
+
+def sampled_from(folder: Path, prompts: Sequence[list[int]], *, device: str = "cpu", **limits: Any) -> list[Sampled]:
+    """`generate_sampled` by the weights in a folder."""
+    return generate_sampled(load_model(folder).to(device), prompts, **limits)  # type: ignore[arg-type]
 
 
 Choose = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

@@ -16,6 +16,7 @@ from llmagentos.evaluate.ask import Weights, load_weights
 from llmagentos.evaluate.drift import sampled
 from llmagentos.models.loading import load_renderer
 from llmagentos.training.batches import answer_logits, row_batches
+from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import Rows
 
 
@@ -24,13 +25,17 @@ def measure_agreement(config: Config, teacher: Weights, student: Weights, rows: 
 
     Nothing where the two have different tokenizers: their tokens do not compare. `rows` are in the teacher's tokens.
     """
+    return reserved(config.evaluate.gpus, _measured, config, teacher, student, rows)
+
+
+def _measured(config: Config, teacher: Weights, student: Weights, rows: Path, device: str) -> dict[str, float]:
     renderer = load_renderer(teacher.dir)
     if load_renderer(student.dir).hash != renderer.hash:
         return {}
     torch.set_num_threads(config.evaluate.threads)
     rendered = Rows(rows)
     chosen = np.concatenate([np.zeros(0, dtype=np.int64), *sampled(rendered, config.evaluate.drift_rows).values()])
-    models = load_weights(config, teacher), load_weights(config, student)
+    models = load_weights(config, teacher, device), load_weights(config, student, device)
     return agreement(*models, rendered, chosen, pad_id=renderer.pad_id, batch_tokens=config.evaluate.batch_tokens)
 
 

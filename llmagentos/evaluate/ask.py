@@ -7,11 +7,12 @@ from typing import Any, Protocol
 import torch
 
 from llmagentos.config import Config
-from llmagentos.core.evaluation import EvalReport, Suite
+from llmagentos.core.evaluation import EvalReport, ItemResult, Suite
 from llmagentos.evaluate.score import ScoreCache, score
 from llmagentos.models.loading import load_model, load_renderer
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify
+from llmagentos.training.reserved import reserved
 
 
 class Weights(Protocol):
@@ -29,13 +30,18 @@ def ask(config: Config, weights: Weights, suites: Sequence[Suite], *, generate: 
 
     Raises IntegrityError for weights that are not as they were written.
     """
+    results = reserved(config.evaluate.gpus, _results, config, weights, list(suites), generate)
+    return EvalReport(version=getattr(weights, "id", None), results=results, suites={s.name: s.hash for s in suites})
+
+
+def _results(config: Config, weights: Weights, suites: list[Suite], generate: bool, device: str) -> list[ItemResult]:
     home = Home(config.storage.root)
     torch.set_num_threads(config.evaluate.threads)
 
     def load() -> tuple[Any, Any]:
-        return load_weights(config, weights), load_renderer(weights.dir)
+        return load_weights(config, weights, device), load_renderer(weights.dir)
 
-    results = score(
+    return score(
         load,
         suites,
         cache=ScoreCache(home.cache("answers", weights.manifest_hash)),
@@ -43,10 +49,9 @@ def ask(config: Config, weights: Weights, suites: Sequence[Suite], *, generate: 
         max_new_tokens=config.evaluate.max_new_tokens,
         generate=generate,
     )
-    return EvalReport(version=getattr(weights, "id", None), results=results, suites={s.name: s.hash for s in suites})
 
 
-def load_weights(config: Config, weights: Weights) -> Any:
+def load_weights(config: Config, weights: Weights, device: str = "cpu") -> Any:
     """The model of a folder that is as its manifest says. Raises IntegrityError."""
     verify(Path(weights.dir), weights.manifest_hash)
-    return load_model(weights.dir, config.model.dtype)
+    return load_model(weights.dir, config.model.dtype).to(device)  # type: ignore[arg-type]

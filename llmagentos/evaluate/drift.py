@@ -14,6 +14,7 @@ from llmagentos.config import Config
 from llmagentos.evaluate.ask import Weights, load_weights
 from llmagentos.models.loading import load_renderer
 from llmagentos.training.batches import answer_logits, row_batches
+from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import OLD, Rows
 
 
@@ -22,8 +23,12 @@ def measure_drift(config: Config, before: Weights, after: Weights, rows: Path) -
 
     A group without rows is left out. `rows` are rendered with the tokenizer of `before`.
     """
+    return reserved(config.evaluate.gpus, _measured, config, before, after, rows)
+
+
+def _measured(config: Config, before: Weights, after: Weights, rows: Path, device: str) -> dict[str, float]:
     torch.set_num_threads(config.evaluate.threads)
-    models = load_weights(config, before), load_weights(config, after)
+    models = load_weights(config, before, device), load_weights(config, after, device)
     pad_id = load_renderer(before.dir).pad_id
     rendered = Rows(rows)
     return {

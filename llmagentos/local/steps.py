@@ -3,6 +3,7 @@
 Heavy packages are imported inside, so that a command pays only for what it does.
 """
 
+import contextlib
 import logging
 import re
 import threading
@@ -68,10 +69,12 @@ def distill(config: Config) -> dict[str, Any]:
 def evaluate(config: Config, **options: Any) -> dict[str, Any]:
     """A version's accuracy on a suite: `suite`, `version`, `rows`, `register`."""
     from llmagentos.evaluate.run import evaluate as run
+    from llmagentos.local.ray import connect
 
     give_way(config.training.nice)
     _begin(config)
-    return as_dict(run(config, **options))
+    with connect(config) if config.evaluate.gpus else contextlib.nullcontext():
+        return as_dict(run(config, **options))
 
 
 def release(config: Config, version: str = "challenger", *, force: bool = False, reason: str = "") -> dict[str, Any]:

@@ -64,7 +64,8 @@ def _losses(config: Config, weights: Path) -> Losses:
     def measure(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         from llmagentos.training.losses import answer_losses
 
-        return answer_losses(weights, rows, max_length=config.model.max_length, batch_tokens=config.evaluate.batch_tokens)
+        asked = config.evaluate
+        return answer_losses(weights, rows, max_length=config.model.max_length, batch_tokens=asked.batch_tokens, gpus=asked.gpus)
 
     return measure
 

@@ -11,6 +11,7 @@ from llmagentos.core.errors import InputError
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model
 from llmagentos.training.batches import answer_logits, collate
+from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import MicroBatch
 
 _PAD = 0
@@ -20,28 +21,35 @@ Rendered = tuple[str, Any, Any]
 
 
 def answer_losses(
-    weights: Path, rows: Iterable[Mapping[str, Any]], *, max_length: int, batch_tokens: int = 8192, worst: bool = False
-) -> dict[str, float]:
+    weights: Path, rows: Iterable[Mapping[str, Any]], *, max_length: int, batch_tokens: int = 8192, worst: bool = False,
+    gpus: float = 0.0,
+) -> dict[str, float]:  # fmt: skip
     """Row id -> mean −log p of its supervised tokens, in nats, by the model in `weights`; the largest one if `worst`.
 
-    `rows` have `id`, `messages` and `tools`; those that cannot be trained on are left out.
+    `rows` have `id`, `messages` and `tools`; those that cannot be trained on are left out. `gpus` as in `reserved`.
     """
-    return rendered_losses(weights, _rendered(Renderer(weights), rows, max_length), batch_tokens, worst=worst)
+    rendered = _rendered(Renderer(weights), rows, max_length)
+    return rendered_losses(weights, rendered, batch_tokens, worst=worst, gpus=gpus)
+
+
+def rendered_losses(
+    weights: Path, rows: Iterable[Rendered], batch_tokens: int = 8192, *, worst: bool = False, gpus: float = 0.0
+) -> dict[str, float]:
+    """`answer_losses` of rows that are token ids already."""
+    return reserved(gpus, _losses, weights, list(rows), batch_tokens, worst)
 
 
 @torch.inference_mode()
-def rendered_losses(
-    weights: Path, rows: Iterable[Rendered], batch_tokens: int = 8192, *, worst: bool = False
-) -> dict[str, float]:
-    """`answer_losses` of rows that are token ids already."""
-    model = load_model(weights).eval()
+def _losses(weights: Path, rows: list[Rendered], batch_tokens: int, worst: bool, device: str) -> dict[str, float]:
+    model = load_model(weights).to(device)
     found: dict[str, float] = {}
     for batch in _batches(rows, batch_tokens):
         names, ids, mask = zip(*batch, strict=True)
-        made = collate(MicroBatch(0, list(range(len(ids))), list(ids), list(mask), ["memory"] * len(ids), 1), _PAD)
+        micro = MicroBatch(0, list(range(len(ids))), list(ids), list(mask), ["memory"] * len(ids), 1)
+        made = collate(micro, _PAD, device)
         losses = F.cross_entropy(answer_logits(model, made), made.targets, reduction="none")
         how = "amax" if worst else "mean"
-        values = torch.zeros(len(ids)).scatter_reduce(0, made.row_of, losses, how, include_self=False)
+        values = torch.zeros(len(ids), device=device).scatter_reduce(0, made.row_of, losses, how, include_self=False)
         found |= dict(zip(names, values.tolist(), strict=True))
     return found
 

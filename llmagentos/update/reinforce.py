@@ -17,9 +17,8 @@ from typing import Any
 from llmagentos.config import Config
 from llmagentos.core.errors import ConfigError
 from llmagentos.core.messages import Message
-from llmagentos.engines.batch import Sampled, generate_sampled
+from llmagentos.engines.batch import Sampled, sampled_from
 from llmagentos.models.chat import Renderer
-from llmagentos.models.loading import load_model
 from llmagentos.replay.mix import render_mix
 from llmagentos.scenarios.question import Question
 from llmagentos.training.annotate import annotation_for
@@ -27,6 +26,7 @@ from llmagentos.training.launch import launch
 from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import engine_settings
+from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import ROWS, Rows, open_arrow, record_batch, write_arrow
 from llmagentos.training.terms import make_terms
 from llmagentos.update.advantages import ADVANTAGES, has_spread
@@ -124,8 +124,10 @@ def _ask(
     number: int,
 ) -> list[_Group]:  # fmt: skip
     prompts = [renderer.prompt([{"role": "user", "content": q.prompt}], list(q.tools) or None) for q in asked]
-    answers = generate_sampled(
-        load_model(weights),
+    answers = reserved(
+        config.evaluate.gpus,
+        sampled_from,
+        weights,
         [prompt for prompt in prompts for _ in range(settings.group)],
         stop_ids=renderer.stop_ids,
         pad_id=renderer.pad_id,

@@ -109,8 +109,11 @@ def _known(config: Config, snapshot: Snapshot, champion: ModelVersion) -> set[st
     if config.replay.known >= 1:
         return set()
     rows, most = [e.model_dump() for e in snapshot.examples()], -math.log(config.replay.known)
-    bounds = {"max_length": config.model.max_length, "batch_tokens": config.evaluate.batch_tokens}
-    return {id for id, loss in answer_losses(Path(champion.dir), rows, worst=True, **bounds).items() if loss <= most}
+    losses = answer_losses(
+        Path(champion.dir), rows, worst=True, max_length=config.model.max_length,
+        batch_tokens=config.evaluate.batch_tokens, gpus=config.evaluate.gpus,
+    )  # fmt: skip
+    return {id for id, loss in losses.items() if loss <= most}
 
 
 def _need(config: Config, rows: Rows, champion: ModelVersion, path: Path) -> dict[str, float]:
@@ -127,7 +130,7 @@ def _need(config: Config, rows: Rows, champion: ModelVersion, path: Path) -> dic
     if not some or not config.replay.need or not config.replay.general:
         return {}
     asked = [(str(index), *rows[index]) for indices in some.values() for index in indices]
-    losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens)
+    losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens, gpus=config.evaluate.gpus)
     means = {skill: sum(losses[str(index)] for index in indices) / len(indices) for skill, indices in some.items()}
     need = {skill: mean**config.replay.need for skill, mean in means.items()}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,25 @@ def test_changed_weights_are_not_asked(config: Config, home: Home):
     (Path(version.dir) / "config.json").write_text("{}")
     with pytest.raises(IntegrityError):
         ask(config, version, [SUITE])
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_answers_are_the_same(config: Config, tmp_path: Path):
+    save_tiny(tmp_path / "made", 1)
+    candidate = Candidate(alpha=1.0, dir=str(tmp_path / "made"), manifest_hash=write_manifest(tmp_path / "made"))
+    told = []
+    for gpus in (0, 1):
+        settings = {"evaluate": config.evaluate.model_copy(update={"max_new_tokens": 8, "gpus": gpus})}
+        own = {"storage": config.storage.model_copy(update={"root": tmp_path / str(gpus)})}  # else the cache would answer
+        told.append(ask(config.model_copy(update=settings | own), candidate, [SUITE]).results)
+    assert told[0] == told[1]
+
+
+@pytest.mark.ray
+def test_a_task_asks_too_and_what_it_found_is_remembered(config: Config, home: Home, ray_cluster: None):
+    version = add_tiny(home, 1)
+    here = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"max_new_tokens": 8})})
+    there = config.model_copy(update={"evaluate": here.evaluate.model_copy(update={"gpus": 1})})
+    told = ask(there, version, [SUITE])
+    shutil.rmtree(Path(version.dir))
+    assert ask(here, version, [SUITE]) == told

@@ -52,3 +52,11 @@ def test_the_worst_token_counts_where_it_is_asked_for(tmp_path: Path):
 def test_rows_that_are_too_long_are_left_out(tmp_path: Path):
     save_tiny(tmp_path / "tiny")
     assert answer_losses(tmp_path / "tiny", [row("a", "long " * 50, "y")], max_length=16) == {}
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_losses_are_the_same(tmp_path: Path):
+    save_tiny(tmp_path / "tiny")
+    rows = [row(str(k), f"What does lamp {k} cost?", f"{k} euros.") for k in range(40)]
+    here, there = (answer_losses(tmp_path / "tiny", rows, max_length=256, gpus=gpus) for gpus in (0, 1))
+    assert there == pytest.approx(here, rel=1e-3)
