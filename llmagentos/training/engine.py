@@ -100,6 +100,9 @@ class DeepSpeedEngine:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
 
+        # Else the first run of an installation compiles an all-reduce for one machine's CPUs, for minutes, if there is a
+        # compiler at all; gloo's takes a few milliseconds of a step.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         world = dist.get_world_size()
         self._factor = world * phase.accumulation
         optimiser = _optimiser([p for p in model.parameters() if p.requires_grad], phase)

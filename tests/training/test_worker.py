@@ -1,6 +1,7 @@
 """One rank of a phase: DeepSpeed equals PyTorch, and kill -9 costs nothing but time."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -107,6 +108,19 @@ def test_a_training_killed_with_kill_9_goes_on_where_it_was(tmp_path: Path):
     facts = run_phase(cut)
     assert facts["resumed_at"] >= 2
     assert_same(weights(whole), weights(cut))
+
+
+def test_deepspeed_compiles_nothing_for_a_cpu(tmp_path: Path):
+    phase = prepare(tmp_path, "a", engine="deepspeed")
+    code = (
+        "import sys\nfrom llmagentos.training.worker import Phase, run_phase\nrun_phase(Phase.model_validate_json(sys.argv[1]))"
+    )
+    built = tmp_path / "extensions"
+    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(built)}
+    done = subprocess.run([sys.executable, "-c", code, phase.model_dump_json()], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert weights(phase)
+    assert not list(built.rglob("*"))
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path):
