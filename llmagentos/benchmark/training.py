@@ -25,6 +25,7 @@ from llmagentos.benchmark.training_rows import Setting, prepare, step_flops
 from llmagentos.benchmark.training_sides import SIDES
 from llmagentos.config import Config
 from llmagentos.training import attention
+from llmagentos.training.compiled import can_compile
 
 PAIRS = {"engine/plain": ("engine", "plain"), "engine/trainer": ("engine", "trainer"), "distill/cross_entropy": ("kd", "ce")}
 SIZED = {"flash/masked": ("engine", "masked"), "compiled/eager": ("engine", "eager"), "engine/deepspeed": ("engine", "deepspeed")}
@@ -118,7 +119,7 @@ def _pairs(setting: Setting) -> dict[str, tuple[str, str]]:
     """Those that this device and this installation have."""
     flash = setting.packing == "packed" and setting.precision == "bf16" and device().type == "cuda"
     there = {
-        "compiled/eager": setting.compile and device().type == "cuda",
+        "compiled/eager": setting.compile and can_compile(device()),
         "flash/masked": flash and attention.varlen_attn is not None,
         "engine/deepspeed": importlib.util.find_spec("deepspeed"),
     }

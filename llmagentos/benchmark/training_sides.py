@@ -21,7 +21,7 @@ from llmagentos.benchmark.training_rows import Setting, teacher
 from llmagentos.models.loading import load_model
 from llmagentos.training import attention
 from llmagentos.training.batches import batches, collate
-from llmagentos.training.compiled import compile_layers
+from llmagentos.training.compiled import can_compile, compile_layers
 from llmagentos.training.engine import ENGINES
 from llmagentos.training.loop import train
 from llmagentos.training.packing import pack
@@ -46,7 +46,7 @@ def ours(
     model = load_model(base, setting.dtype).to(device())
     if flash and setting.packing == "packed":
         attention.install(model)
-    if setting.compile and compiled and device().type == "cuda":
+    if setting.compile and compiled and can_compile(device()):
         compile_layers(model)
     stepped = ENGINES[engine](model, setting.phase(engine), setting.steps * setting.rounds)
     made = make_terms(terms)

@@ -4,10 +4,24 @@ One layer's code serves all of its like, so that a deep model compiles as fast a
 batches of other lengths run the same kernels. Parameters keep their names.
 """
 
+import logging
+import os
+import shutil
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether layers on `device` can be compiled: a GPU, and a C compiler for what launches the kernels."""
+    if device.type != "cuda":
+        return False
+    if os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"):
+        return True
+    logging.getLogger(__name__).warning("training.compile needs a C compiler, and there is none: install gcc. Going on without.")
+    return False
 
 
 def compile_layers(model: nn.Module, backend: str = "inductor") -> int:

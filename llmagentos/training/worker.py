@@ -21,7 +21,7 @@ from llmagentos.training import attention, checkpoint
 from llmagentos.training.adapters import merged, with_adapters
 from llmagentos.training.annotate import annotate
 from llmagentos.training.batches import Batch, batches, collate
-from llmagentos.training.compiled import compile_layers
+from llmagentos.training.compiled import can_compile, compile_layers
 from llmagentos.training.ema import Ema
 from llmagentos.training.engine import ENGINES, DeepSpeedEngine, Engine
 from llmagentos.training.loop import Progress, train
@@ -61,7 +61,7 @@ def _train(
     model = with_adapters(base, phase.lora_rank, phase.lora_alpha).to(device)
     if phase.packing == "packed":
         require_exact(model, base.config.vocab_size)
-    if phase.compile and device.type == "cuda" and not (phase.engine == "deepspeed" and phase.zero_stage == 3):
+    if phase.compile and can_compile(device) and not (phase.engine == "deepspeed" and phase.zero_stage == 3):
         compile_layers(model)
     engine: Engine = ENGINES[phase.engine](model, phase, plan.steps)
     caches = Path(phase.caches or phase.run_dir)

@@ -1,6 +1,9 @@
+import logging
+
+import pytest
 import torch
 
-from llmagentos.training.compiled import compile_layers
+from llmagentos.training.compiled import can_compile, compile_layers
 from tests.tiny import tiny_llama
 
 
@@ -21,3 +24,14 @@ def test_compiled_layers_say_the_same_for_any_length_and_keep_their_names():
 
 def test_a_model_without_layers_that_are_known_stays_as_it_is():
     assert compile_layers(torch.nn.Linear(2, 2)) == 0
+
+
+def test_layers_are_compiled_on_a_gpu_with_a_c_compiler_alone(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setenv("CC", "cc")
+    assert not can_compile(torch.device("cpu"))
+    assert can_compile(torch.device("cuda"))
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", "")
+    with caplog.at_level(logging.WARNING):
+        assert not can_compile(torch.device("cuda"))
+    assert "install gcc" in caplog.text
