@@ -13,9 +13,11 @@ from llmagentos.benchmark.serve_client import Heard
 from llmagentos.benchmark.serve_figures import Figure, Found, alternate, quantile, ratios
 from llmagentos.benchmark.serve_overload import slowest
 from llmagentos.benchmark.serve_place import Place
-from llmagentos.config import Config
 from llmagentos.core.errors import TrainingError
+from llmagentos.local import steps
+from llmagentos.registry.versions import Versions
 from llmagentos.scenarios.customer_service.customers import day_two
+from llmagentos.storage.layout import Home
 
 _SLOWER = 1.5
 _ROWS = 200
@@ -62,7 +64,10 @@ def _day(number: int) -> list[dict[str, object]]:
 
 def _with_a_cycle(there: Place, asked: Sequence[Asked], rate: float, day: list[dict[str, object]]) -> list[Heard]:
     teach(there.config, day)
-    process = multiprocessing.get_context("spawn").Process(target=_cycle, args=(there.config,))
+    versions = Versions(Home(there.config.storage.root))
+    before = len(versions.all())
+    # Nothing heavy is imported before it gives way, as with the command.
+    process = multiprocessing.get_context("spawn").Process(target=steps.cycle, args=(there.config,))
     with there.client.sending(there.load(asked, rate=rate, seconds=_ENDLESS)) as heard:
         process.start()
         process.join()
@@ -70,12 +75,6 @@ def _with_a_cycle(there: Place, asked: Sequence[Asked], rate: float, day: list[d
         answered = heard()
     if process.exitcode:
         raise TrainingError("the cycle beside the chat failed: its error is above.")
+    if len(versions.all()) == before:
+        raise TrainingError("nothing was trained beside the chat.")
     return answered
-
-
-def _cycle(config: Config) -> None:
-    from llmagentos.local import steps
-
-    done = steps.cycle(config)
-    if done["decision"] == "Skipped":
-        raise TrainingError(f"nothing was trained beside the chat: {done['reasons'][0]}")

@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 def collect(config: Config) -> dict[str, Any]:
     """What is new as a dataset snapshot."""
+    give_way(config.training.nice)
     from llmagentos.collect.pipeline import collect as run
     from llmagentos.local.ray import connect
     from llmagentos.registry.tracking import new_run
 
-    give_way(config.training.nice)
     _begin(config)
     with connect(config):
         snapshot = run(config, new_run("collect").id)
@@ -42,10 +42,10 @@ def collect(config: Config) -> dict[str, Any]:
 
 def update(config: Config) -> dict[str, Any]:
     """A challenger from the newest snapshot."""
+    give_way(config.training.nice)
     from llmagentos.local.ray import connect
     from llmagentos.update.run import update as run
 
-    give_way(config.training.nice)
     _begin(config)
     with connect(config):
         made = as_dict(run(config))
@@ -55,10 +55,10 @@ def update(config: Config) -> dict[str, Any]:
 
 def distill(config: Config) -> dict[str, Any]:
     """A student of the newest version."""
+    give_way(config.training.nice)
     from llmagentos.distill.run import distill as run
     from llmagentos.local.ray import connect
 
-    give_way(config.training.nice)
     _begin(config)
     with connect(config):
         made = as_dict(run(config))
@@ -68,10 +68,10 @@ def distill(config: Config) -> dict[str, Any]:
 
 def evaluate(config: Config, **options: Any) -> dict[str, Any]:
     """A version's accuracy on a suite: `suite`, `version`, `rows`, `register`."""
+    give_way(config.training.nice)
     from llmagentos.evaluate.run import evaluate as run
     from llmagentos.local.ray import connect
 
-    give_way(config.training.nice)
     _begin(config)
     with connect(config) if config.evaluate.gpus else contextlib.nullcontext():
         return as_dict(run(config, **options))
@@ -99,9 +99,9 @@ def rollback(config: Config, *, reason: str = "") -> dict[str, Any]:
 
 def cycle(config: Config, *, say: Callable[[str], None] = log.info) -> dict[str, Any]:
     """The whole walk once."""
+    give_way(config.training.nice)
     from llmagentos.cycle.cycle import cycle as run
 
-    give_way(config.training.nice)
     return as_dict(run(config, say=say))
 
 

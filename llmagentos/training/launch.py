@@ -6,6 +6,8 @@ group that Ray restarts, or a step that runs again after a crash, goes on behind
 
 import json
 import os
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,7 @@ def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> 
             name="train",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=settings.max_failures),
+            worker_runtime_env=_from_the_start(settings.nice),
         ),
     )
     try:
@@ -68,6 +71,18 @@ def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> 
         if reason is None:
             raise TrainingError(f"the train workers failed: {_last_line(error)}") from error
         raise reason from error
+
+
+def _from_the_start(nice: int) -> dict[str, str]:
+    """Runtime environment of workers that import at `nice` already, where one node serves and learns.
+
+    `_rank` lowers itself too late: importing Ray and PyTorch takes seconds of every core there is.
+    """
+    import ray
+
+    if not nice or len(ray.nodes()) > 1 or not shutil.which("nice"):
+        return {}
+    return {"py_executable": f"nice -n {nice} {sys.executable}"}
 
 
 def _rank(config: dict[str, Any]) -> None:
