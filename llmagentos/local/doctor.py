@@ -35,6 +35,7 @@ def doctor(config: Config) -> dict[str, Any]:
         _python,
         _packages,
         _room,
+        _gpus,
         _home,
         _ports,
         _left_over,
@@ -87,6 +88,20 @@ def _room(config: Config, home: Home) -> Iterator[Check]:
         need = config.local.object_store_mb / 1024
         todo = f"Give /dev/shm {need:.1f} GB (docker run --shm-size), or lower local.object_store_mb."
         yield _enough("/dev/shm", shutil.disk_usage(shared).free / _GB, need / 2, need, todo)
+
+
+def _gpus(config: Config, home: Home) -> Iterator[Check]:
+    """What serving and learning reserve together, against the GPUs of this machine: Ray would wait for the rest for ever."""
+    serve, training = config.serve, config.training
+    learning = max(training.workers * training.gpus_per_worker, config.evaluate.gpus)  # one after the other
+    wanted = serve.replicas * serve.replica_gpus + learning
+    if not wanted or config.local.ray_address:
+        return
+    import torch
+
+    found = torch.cuda.device_count()
+    todo = "Lower training.workers, training.gpus_per_worker, evaluate.gpus or serve.replica_gpus; halves share a GPU."
+    yield Check("GPUs", "ok" if wanted <= found else "fail", f"{found} for {wanted:g}", "" if wanted <= found else todo)
 
 
 def _enough(name: str, found: float, least: float, good: float, todo: str) -> Check:

@@ -41,3 +41,13 @@ def test_priorities_that_reach_nowhere_are_told(tmp_path, monkeypatch, apart, ni
     monkeypatch.setattr("llmagentos.local.doctor.sessions_apart", lambda: apart)
     (found,) = (c for c in examine(tmp_path, f"training.nice={nice}")["checks"] if c["name"] == "priorities")
     assert (found["state"], "sysctl" in found["todo"]) == (state, state == "warn")
+
+
+@pytest.mark.parametrize(("there", "state"), [(1, "fail"), (3, "ok")])
+def test_gpus_that_are_reserved_and_not_there_fail(tmp_path, monkeypatch, there, state):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: there)
+    (found,) = (c for c in examine(tmp_path, "size=gpu")["checks"] if c["name"] == "GPUs")
+    assert (found["state"], found["found"]) == (state, f"{there} for 3")
+    assert "evaluate.gpus" in found["todo"] or state == "ok"
+    assert "GPUs" not in {c["name"] for c in examine(tmp_path, "size=gpu", "local.ray_address=10.0.0.1:6379")["checks"]}
+    assert "GPUs" not in {c["name"] for c in examine(tmp_path)["checks"]}
