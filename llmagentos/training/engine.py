@@ -6,7 +6,9 @@ micro-batches: DeepSpeed divides by both on its own, which is undone here.
 
 import math
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,17 +94,37 @@ class TorchEngine:
         self._schedule.load_state_dict(state["schedule"])
 
 
+def _deepspeed() -> Any:
+    """DeepSpeed, with what it would do at its first use and nobody asked for left out."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # Its autotuner imports MLflow where it is installed: seconds of each worker's start.
+    with _absent("mlflow"):
+        import deepspeed
+    # An all-reduce for the CPUs of one machine, compiled at the first run of an installation: minutes, and an error where
+    # there is no compiler. Gloo's takes as long a step.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+@contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """Whoever imports this package now does not find it, unless it is there already."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
 class DeepSpeedEngine:
     """DeepSpeed with the phase's ZeRO stage and precision, on the process group that is there."""
 
     def __init__(self, model: torch.nn.Module, phase: Phase, steps: int) -> None:
-        if not torch.cuda.is_available():
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        import deepspeed
-
-        # Else the first run of an installation compiles an all-reduce for one machine's CPUs, for minutes, if there is a
-        # compiler at all; gloo's takes a few milliseconds of a step.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed = _deepspeed()
         world = dist.get_world_size()
         self._factor = world * phase.accumulation
         optimiser = _optimiser([p for p in model.parameters() if p.requires_grad], phase)

@@ -110,10 +110,13 @@ def test_a_training_killed_with_kill_9_goes_on_where_it_was(tmp_path: Path):
     assert_same(weights(whole), weights(cut))
 
 
-def test_deepspeed_compiles_nothing_for_a_cpu(tmp_path: Path):
+def test_deepspeed_compiles_nothing_for_a_cpu_and_does_not_load_mlflow(tmp_path: Path):
     phase = prepare(tmp_path, "a", engine="deepspeed")
     code = (
-        "import sys\nfrom llmagentos.training.worker import Phase, run_phase\nrun_phase(Phase.model_validate_json(sys.argv[1]))"
+        "import sys\nfrom llmagentos.training.worker import Phase, run_phase\n"
+        "run_phase(Phase.model_validate_json(sys.argv[1]))\n"
+        "assert 'mlflow' not in sys.modules\n"
+        "import mlflow\nmlflow.active_run"
     )
     built = tmp_path / "extensions"
     environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(built)}
