@@ -24,9 +24,10 @@ QUIET = {
     "DO_NOT_TRACK": "true",
     # Logical CPUs are more than the real ones on purpose: no warning about the processes that follow from it.
     "RAY_worker_maximum_startup_concurrency": "8",
+    "RAY_worker_register_timeout_seconds": "300",  # a worker that gives way to a busy machine is slow to come up, not lost
     "RAY_DATA_LOG_LEVEL": "ERROR",  # for whoever imports ray.data only later
 }
-"""No telemetry, and no warnings nobody can act on, from anything we start."""
+"""For anything we start: no telemetry, no warnings nobody can act on, and patience."""
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _RAY = "RAY_ADDRESS"
 _ANSWER_SECONDS = 5.0

@@ -6,6 +6,7 @@ group that Ray restarts, or a step that runs again after a crash, goes on behind
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from llmagentos.core.errors import ConfigError, LLMAgentOSError, TrainingError
 from llmagentos.storage.files import replace_text
 from llmagentos.training.phase import Phase
 
+_IMPORTING = 10
+"""Niceness of a worker that starts: a tenth of what one at 0 gets."""
 Results = dict[str, dict[str, float]]
 
 
@@ -42,9 +45,14 @@ def launch(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> R
 
 def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")  # they give way to whoever is busy
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    alone = ray.is_initialized() and len(ray.nodes()) == 1
+    if alone:  # nobody takes a lone node back: one process less to start
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     gpus = settings.gpus_per_worker > 0
     backend = settings.backend if settings.backend != "auto" else "nccl" if gpus else "gloo"
     resources = {"CPU": settings.cpus_per_worker} | ({"GPU": settings.gpus_per_worker} if gpus else {})
@@ -61,7 +69,7 @@ def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> 
             name="train",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=settings.max_failures),
-            worker_runtime_env=_from_the_start(settings.nice),
+            worker_runtime_env=_from_the_start(settings.nice) if alone else {},
         ),
     )
     try:
@@ -74,15 +82,13 @@ def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> 
 
 
 def _from_the_start(nice: int) -> dict[str, str]:
-    """Runtime environment of workers that import at `nice` already, where one node serves and learns.
+    """Runtime environment of workers that import behind who answers, for a node that serves and learns.
 
-    `_rank` lowers itself too late: importing Ray and PyTorch takes seconds of every core there is.
+    `_rank` lowers itself too late: importing Ray and PyTorch takes seconds of every core there is. All the way down they
+    would not be up in time on a busy machine.
     """
-    import ray
-
-    if not nice or len(ray.nodes()) > 1 or not shutil.which("nice"):
-        return {}
-    return {"py_executable": f"nice -n {nice} {sys.executable}"}
+    low = min(nice, _IMPORTING)
+    return {"py_executable": f"nice -n {low} {shlex.quote(sys.executable)}"} if low and shutil.which("nice") else {}
 
 
 def _rank(config: dict[str, Any]) -> None:
