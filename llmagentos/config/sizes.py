@@ -14,8 +14,14 @@ SIZES: dict[str, dict[str, Any]] = {
         "model": {"dtype": "bfloat16", "max_length": 4096},
         "serve": {"replica_cpus": 2, "replica_gpus": 1, "max_ongoing": 256},
         "engine": {"name": "vllm", "max_batch_tokens": 8192, "num_blocks": 4096},
-        "training": {"gpus_per_worker": 1, "zero_stage": 2, "precision": "bf16", "batch_tokens": 65536}
-        | {"packing": "packed", "compile": True},
+        "training": {
+            "gpus_per_worker": 1,
+            "zero_stage": 2,
+            "precision": "bf16",
+            "batch_tokens": 65536,
+            "packing": "packed",
+            "compile": True,
+        },
         "update": {"learning_rate": 1e-4, "epochs": 2, "max_steps": 5000, "lora": {"enabled": True}},
         "distill": {"learning_rate": 1e-4, "epochs": 1, "max_steps": 5000, "top_k": 64},
         "evaluate": {"batch_tokens": 65536, "gpus": 1},
