@@ -71,6 +71,10 @@ class Renderer:
         return frozenset({self.eos_id, *map(int, listed)})
 
     @cached_property
+    def _names(self) -> dict[str, str]:
+        return {k: self._token(k) or "" for k in ("bos_token", "eos_token", "pad_token", "unk_token")}
+
+    @cached_property
     def _specials(self) -> list[str]:
         added = self.tokenizer.get_added_tokens_decoder().values()
         return sorted((t.content for t in added if t.special), key=len, reverse=True)
@@ -133,7 +137,7 @@ class Renderer:
             if clean[i]["role"] != "assistant":
                 continue
             before = self._render(clean[:i], tools, True)
-            after = self._render(clean[: i + 1], tools, False)
+            after = whole if until is None and i == stop - 1 else self._render(clean[: i + 1], tools, False)
             # Some templates render history otherwise than the last turn; such a turn stays part of the prompt.
             if not (whole.startswith(after) and after.startswith(before) and len(before) >= at):
                 continue
@@ -145,9 +149,8 @@ class Renderer:
         return pieces, whole
 
     def _render(self, messages: list[Message], tools: list[dict[str, Any]] | None, generation: bool) -> str:
-        names = {k: self._token(k) or "" for k in ("bos_token", "eos_token", "pad_token", "unk_token")}
         try:
-            return str(self._template.render(messages=messages, tools=tools or None, add_generation_prompt=generation, **names))
+            return self._template.render(self._names, messages=messages, tools=tools or None, add_generation_prompt=generation)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise InputError(f"the chat template refuses these messages: {error}.", field="messages") from None
 
