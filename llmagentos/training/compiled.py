@@ -7,6 +7,7 @@ batches of other lengths run the same kernels. Parameters keep their names.
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def can_compile(device: torch.device) -> bool:
     return False
 
 
-def compile_layers(model: nn.Module, backend: str = "inductor") -> int:
+def compile_layers(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> int:
     """Compile the layers of a transformers model in place, at their first call; returns how many there are."""
     found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     options: dict[str, Any] = {"dynamic": True, "backend": backend}

@@ -58,7 +58,8 @@ def plain_head(model: torch.nn.Module) -> torch.nn.Linear | None:
     probe = torch.arange(4, device=head.weight.device)[None]
     training = model.training
     model.eval()  # dropout would make two calls differ
-    with torch.no_grad():
+    # A probe is no reason to compile layers for it, which takes as long as for training.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         wanted = model(input_ids=probe, use_cache=False).logits
         with _without(head):
             hidden = model(input_ids=probe, use_cache=False).logits

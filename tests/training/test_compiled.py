@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llmagentos.training.compiled import can_compile, compile_layers
+from llmagentos.training.head import plain_head
 from tests.tiny import tiny_llama
 
 
@@ -20,6 +21,15 @@ def test_compiled_layers_say_the_same_for_any_length_and_keep_their_names():
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     assert list(model.state_dict()) == names
     assert all(layer._compiled_call_impl is not None for layer in model.model.layers)
+
+
+def test_looking_for_a_plain_head_compiles_nothing():
+    model, graphs = tiny_llama(), []
+    compile_layers(model, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    assert plain_head(model) is model.lm_head
+    assert not graphs
+    model(torch.arange(7)[None])
+    assert graphs
 
 
 def test_a_model_without_layers_that_are_known_stays_as_it_is():
