@@ -25,13 +25,23 @@ _ENDLESS = 3600.0
 
 
 def measure(there: Place, asked: Sequence[Asked], rounds: int, rate: float, seconds: float) -> Found:
-    """In turn: `rate` questions a second for `seconds` alone, and for as long as a cycle takes. Raises TrainingError."""
+    """In turn: `rate` questions a second beside a cycle, and alone for as long as the last cycle took, `seconds` at least.
+
+    As long, for of fewer requests the slowest hundredth is nearer to the middle. Raises TrainingError.
+    """
     there.share()
-    there.client.send(there.load(asked, rate=rate, seconds=seconds / 4))
-    days = map(_day, range(rounds))
+    days = map(_day, range(rounds + 1))
+    took: list[float] = []
+
+    def beside_a_cycle() -> list[Heard]:
+        heard = _with_a_cycle(there, asked, rate, next(days))
+        took.append(_length(heard))
+        return heard
+
+    beside_a_cycle()  # warms both sides
     sides = {
-        "idle": lambda: there.client.send(there.load(asked, rate=rate, seconds=seconds)),
-        "cycle": lambda: _with_a_cycle(there, asked, rate, next(days)),
+        "idle": lambda: there.client.send(there.load(asked, rate=rate, seconds=max(seconds, took[-1]))),
+        "cycle": beside_a_cycle,
     }
     phases: dict[str, list[list[Heard]]] = alternate(rounds, sides, warm=False)
     there.pin()
@@ -50,10 +60,15 @@ def measure(there: Place, asked: Sequence[Asked], rounds: int, rate: float, seco
             for name, each in phases.items()
         },
         "p99_ms": {name: [round(1000 * value, 1) for value in values] for name, values in slow.items()},
-        "cycle_seconds": [round(max(h.sent for h in heard) - min(h.sent for h in heard), 1) for heard in beside],
+        "cycle_seconds": [round(_length(heard), 1) for heard in beside],
         "versions": len({one.reply().get("model_version") for heard in beside for one in heard if one.ok}),
     }
     return Found(figures, facts)
+
+
+def _length(heard: Sequence[Heard]) -> float:
+    """Seconds from the first request to the last."""
+    return max(one.sent for one in heard) - min(one.sent for one in heard)
 
 
 def _day(number: int) -> list[dict[str, object]]:
