@@ -183,6 +183,8 @@ def _environment(home: Home, config: Config) -> dict[str, str]:
     return {
         **inherited,
         **QUIET,
+        # A process of Ray's imports for a second before it is lowered: as many as there are cores, and answers stand still.
+        "RAY_worker_maximum_startup_concurrency": str(max(1, (os.cpu_count() or 2) - 1)),
         **({"HF_HUB_OFFLINE": "1"} if config.model.offline else {}),
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "LLMAGENTOS_HOME": str(home.root),

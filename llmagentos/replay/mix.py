@@ -6,6 +6,7 @@ from their lengths.
 
 import functools
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def _here(text: Sequence[pa.Table], renderer: Path, max_length: int) -> Iterator
 
 
 def _on_ray(text: Sequence[pa.Table], renderer: Path, max_length: int) -> Iterator[pa.Table]:
+    import ray
     import ray.data
 
     blocks = [part for table in text for part in _split(table)]
@@ -96,6 +98,8 @@ def _on_ray(text: Sequence[pa.Table], renderer: Path, max_length: int) -> Iterat
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=0.5,
+        # Ray is told of more CPUs than there are, and for each task more it would start a process.
+        concurrency=len(ray.nodes()) * (os.cpu_count() or 1),
         fn_kwargs={"folder": str(renderer), "max_length": max_length},
     )
     yield from data.iter_batches(batch_format="pyarrow", batch_size=None)

@@ -6,9 +6,6 @@ group that Ray restarts, or a step that runs again after a crash, goes on behind
 
 import json
 import os
-import shlex
-import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,6 @@ from llmagentos.core.errors import ConfigError, LLMAgentOSError, TrainingError
 from llmagentos.storage.files import replace_text
 from llmagentos.training.phase import Phase
 
-_IMPORTING = 10
-"""Niceness of a worker that starts: a tenth of what one at 0 gets."""
 Results = dict[str, dict[str, float]]
 
 
@@ -50,8 +45,7 @@ def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> 
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    alone = ray.is_initialized() and len(ray.nodes()) == 1
-    if alone:  # nobody takes a lone node back: one process less to start
+    if ray.is_initialized() and len(ray.nodes()) == 1:  # nobody takes a lone node back: one process less to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     gpus = settings.gpus_per_worker > 0
     backend = settings.backend if settings.backend != "auto" else "nccl" if gpus else "gloo"
@@ -69,7 +63,6 @@ def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> 
             name="train",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=settings.max_failures),
-            worker_runtime_env=_from_the_start(settings.nice) if alone else {},
         ),
     )
     try:
@@ -79,16 +72,6 @@ def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> 
         if reason is None:
             raise TrainingError(f"the train workers failed: {_last_line(error)}") from error
         raise reason from error
-
-
-def _from_the_start(nice: int) -> dict[str, str]:
-    """Runtime environment of workers that import behind who answers, for a node that serves and learns.
-
-    `_rank` lowers itself too late: importing Ray and PyTorch takes seconds of every core there is. All the way down they
-    would not be up in time on a busy machine.
-    """
-    low = min(nice, _IMPORTING)
-    return {"py_executable": f"nice -n {low} {shlex.quote(sys.executable)}"} if low and shutil.which("nice") else {}
 
 
 def _rank(config: dict[str, Any]) -> None:

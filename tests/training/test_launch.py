@@ -1,6 +1,5 @@
 """Ray Train with DeepSpeed on two gloo workers, for real."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 
 from llmagentos.config.sections import TrainingConfig
 from llmagentos.core.errors import ConfigError
-from llmagentos.training.launch import _from_the_start, follow, launch
+from llmagentos.training.launch import follow, launch
 from llmagentos.training.phase import Annotation
 from llmagentos.training.worker import run_phase
 from tests.training.test_worker import assert_same, prepare, weights
@@ -63,19 +62,3 @@ def test_without_workers_it_runs_here_and_a_finished_phase_is_not_run_again(tmp_
     first = launch([phase], TrainingConfig(workers=0), tmp_path / "train")
     again = launch([phase], TrainingConfig(workers=0), tmp_path / "train")
     assert first == again
-
-
-@pytest.mark.ray
-def test_on_a_lone_node_workers_are_low_before_they_import(ray_cluster: None):
-    import ray
-
-    class Worker:
-        def niceness(self) -> int:
-            return os.nice(0)
-
-    for wanted in (10, 19):
-        assert "nice -n 10 " in _from_the_start(wanted)["py_executable"]
-    worker = ray.remote(num_cpus=0, runtime_env=_from_the_start(19))(Worker).remote()
-    assert ray.get(worker.niceness.remote()) >= 10
-    ray.kill(worker)
-    assert _from_the_start(0) == {}
