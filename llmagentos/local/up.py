@@ -185,6 +185,7 @@ def _environment(home: Home, config: Config) -> dict[str, str]:
         **QUIET,
         # A process of Ray's imports for a second before it is lowered: as many as there are cores, and answers stand still.
         "RAY_worker_maximum_startup_concurrency": str(max(1, (os.cpu_count() or 2) - 1)),
+        "RAY_max_io_workers": "12",  # twice as many processes come unannounced: no warning about that either
         **({"HF_HUB_OFFLINE": "1"} if config.model.offline else {}),
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "LLMAGENTOS_HOME": str(home.root),

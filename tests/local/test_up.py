@@ -81,6 +81,37 @@ def haproxies(home: Home) -> set[int]:
     return {process.pid for process in processes.carriers(home) if process.name() == "haproxy"}
 
 
+PROCESSES = """
+import ray
+from llmagentos.config import load_config
+from llmagentos.local.ray import connect
+
+@ray.remote(num_cpus=0)
+class Process:
+    def there(self):
+        return True
+
+with connect(load_config()):
+    processes = [Process.remote() for _ in range(12)]
+    assert all(ray.get([one.there.remote() for one in processes]))
+"""
+
+
+def most_at_once(home: Home) -> int:
+    """Most processes of a home's Ray that were starting at the same time, while more were wanted than wait idle."""
+    environment = {**os.environ, "LLMAGENTOS_HOME": str(home.root), "PYTHONPATH": str(ROOT)}
+    asking = subprocess.Popen([sys.executable, "-c", PROCESSES], env=environment)
+    most = 0
+    while asking.poll() is None:
+        starting = 0
+        for process in processes.carriers(home):
+            with contextlib.suppress(psutil.Error):
+                starting += any(part.endswith("default_worker.py") for part in process.cmdline())
+        most = max(most, starting)
+    assert asking.returncode == 0
+    return most
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("proxy", ["default", "haproxy"])
@@ -105,6 +136,8 @@ def test_up_crash_up_and_down(tmp_path, proxy):
             assert [at for name, *at in sockets if name == "haproxy"] == [["127.0.0.1", port_of(first)]]
             assert [one for one in sockets if one[2] in (8404, 9101)] == []
         assert speaks_http(port_of(first))
+        # One may still bear its first name when the next one starts.
+        assert 1 <= most_at_once(home) <= max(1, (os.cpu_count() or 1) - 1) + 1
 
         known = processes.read(home)
         head = next(one for one in known.processes if one.name == "ray")
