@@ -17,7 +17,6 @@ from llmagentos.replay.mix import mix_rows
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
 from llmagentos.training.launch import launch
-from llmagentos.training.need import need
 from llmagentos.training.phase import Annotation, Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
@@ -44,24 +43,21 @@ def prepare(
         if not path.exists():
             mix_rows(config, home, snapshot, written_by, path)
     settings, training = config.distill, config.training
-    rendered = Rows(rows)
-    if "new" not in rendered.tokens():
-        return None
     recipe = Recipe(
         shares={"new": config.replay.new, "memory": config.replay.memory, "general": config.replay.general},
         epochs=settings.epochs,
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
         even=("general",),
-        near=config.replay.near,
-        need=need(config, rendered, Path(student.dir), plan.with_name("need.json")) if student else {},
         max_steps=settings.max_steps,
         min_steps=settings.min_steps,
         ranks=max(1, training.workers),
         accumulation=training.accumulation,
         seed=config.update.seed + 1,
     )
-    facts = make_plan(rendered, recipe, plan)
+    if "new" not in Rows(rows).tokens():
+        return None
+    facts = make_plan(Rows(rows), recipe, plan)
     terms = {
         "teacher_kl": {"weight": 1.0, "temperature": settings.temperature},
         "next_token": {"weight": settings.cross_entropy},

@@ -1,5 +1,6 @@
 """Step 2: from a snapshot and the champion's weights to a challenger."""
 
+import json
 import math
 import time
 from pathlib import Path
@@ -14,13 +15,13 @@ from llmagentos.registry import tracking
 from llmagentos.registry.lineage import code_revision, config_hash
 from llmagentos.registry.versions import Versions
 from llmagentos.replay.mix import mix_rows
+from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
 from llmagentos.training.annotate import annotation_for
 from llmagentos.training.launch import launch
-from llmagentos.training.losses import answer_losses
-from llmagentos.training.need import need
+from llmagentos.training.losses import answer_losses, rendered_losses
 from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
@@ -29,6 +30,8 @@ from llmagentos.training.terms import make_terms
 from llmagentos.update import interpolate
 from llmagentos.update.strategies import strategy
 
+_ASKED = 32
+"""Rows of a general skill that tell how firmly the champion holds it."""
 KNOWN = "The champion answers every new row already: there is nothing to learn."
 
 
@@ -62,7 +65,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
         even=("general",),
-        need=need(config, rendered, Path(champion.dir), folder / "update" / "need.json") if chosen.replays else {},
+        need=_need(config, rendered, champion, folder / "update" / "need.json") if chosen.replays else {},
         near=config.replay.near if chosen.replays else 0.0,
         max_steps=update.max_steps,
         min_steps=1 if chosen.by_size else update.min_steps,
@@ -111,6 +114,28 @@ def _known(config: Config, snapshot: Snapshot, champion: ModelVersion) -> set[st
         batch_tokens=config.evaluate.batch_tokens, gpus=config.evaluate.gpus,
     )  # fmt: skip
     return {id for id, loss in losses.items() if loss <= most}
+
+
+def _need(config: Config, rows: Rows, champion: ModelVersion, path: Path) -> dict[str, float]:
+    """ "source/skill" of the general rows -> mean loss of the champion on a few of them, to the power of `replay.need`.
+
+    Kept in `path`: a run that goes on after a crash has the plan that it began with.
+    """
+    if path.exists():
+        return dict(json.loads(path.read_text()))
+    some: dict[str, list[int]] = {}
+    for index, (source, stratum) in enumerate(zip(rows.sources, rows.strata, strict=True)):
+        if source == "general" and len(chosen := some.setdefault(f"{source}/{stratum}", [])) < _ASKED:
+            chosen.append(index)
+    if not some or not config.replay.need or not config.replay.general:
+        return {}
+    asked = [(str(index), *rows[index]) for indices in some.values() for index in indices]
+    losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens, gpus=config.evaluate.gpus)
+    means = {skill: sum(losses[str(index)] for index in indices) / len(indices) for skill, indices in some.items()}
+    need = {skill: mean**config.replay.need for skill, mean in means.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(need))
+    return need
 
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:
