@@ -123,7 +123,9 @@ def _open(config: Config) -> tuple["MlflowClient", str]:
         found = client.get_experiment_by_name(config.registry.experiment)
         if found is not None:
             return client, found.experiment_id
-        local = None if config.registry.tracking_uri else (home.mlflow / "artifacts").as_uri()
+        # A server knows a place of its own; a SQLite store would take ./mlruns.
+        told = config.registry.tracking_uri
+        local = None if told and not told.startswith("sqlite:") else (home.mlflow / "artifacts").as_uri()
         return client, client.create_experiment(config.registry.experiment, artifact_location=local)
 
 
