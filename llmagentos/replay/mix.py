@@ -98,8 +98,8 @@ def _on_ray(text: Sequence[pa.Table], renderer: Path, max_length: int) -> Iterat
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=0.5,
-        # Ray is told of more CPUs than there are, and for each task more it would start a process.
-        concurrency=len(ray.nodes()) * (os.cpu_count() or 1),
+        # A lone node of ours says it has more CPUs than it has, and for each task more Ray would start a process.
+        concurrency=os.cpu_count() if len(ray.nodes()) == 1 else None,
         fn_kwargs={"folder": str(renderer), "max_length": max_length},
     )
     yield from data.iter_batches(batch_format="pyarrow", batch_size=None)
