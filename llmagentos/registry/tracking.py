@@ -124,8 +124,7 @@ def _open(config: Config) -> tuple["MlflowClient", str]:
         if found is not None:
             return client, found.experiment_id
         # A server knows a place of its own; a SQLite store would take ./mlruns.
-        told = config.registry.tracking_uri
-        local = None if told and not told.startswith("sqlite:") else (home.mlflow / "artifacts").as_uri()
+        local = (home.mlflow / "artifacts").as_uri() if tracking_uri(config).startswith("sqlite:") else None
         return client, client.create_experiment(config.registry.experiment, artifact_location=local)
 
 

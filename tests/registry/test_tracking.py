@@ -126,3 +126,16 @@ def test_a_run_that_raises_is_failed(config):
         raise ZeroDivisionError("nothing")
     found = tracking.runs(home)[record.id]
     assert (found.status, found.error) == ("failed", "ZeroDivisionError: nothing")
+
+
+def test_artifacts_of_a_sqlite_store_elsewhere_stand_in_the_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = [f"storage.root={tmp_path / 'home'}", f"registry.tracking_uri=sqlite:///{tmp_path / 'own.db'}"]
+    own = load_config(None, told, environment={})
+    home = Home(own.storage.root).open()
+    record = tracking.new_run("update")
+    with tracking.run(home, record, own):
+        (home.run(record.id) / "decision.json").write_text("{}")
+    assert tracking.sync(own)
+    assert list((home.mlflow / "artifacts").rglob("decision.json"))
+    assert not (tmp_path / "mlruns").exists()
