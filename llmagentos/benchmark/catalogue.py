@@ -16,6 +16,7 @@ BENCHMARKS = {
     "kills": "replicas and the ingress killed under load: what fails, what is lost, how long it takes",
     "year": "a year of daily updates through the gate, sabotage included",
     "serve": "HTTP, Serve and recording against the bare engine; switches and overload under load",
+    "engines": "the engine against plain generate, static batches and vLLM: tokens/s as 32 clients ask",
     "swap": "a version loaded beside one that answers: gaps between tokens, throughput, memory of the GPU",
     "training": "the training engine against a plain loop, a Trainer, and its own distillation step",
 }

@@ -1,7 +1,8 @@
-"""Tokens per second of the serving engines against plain sequential generate and a static batch, alternating.
+"""Tokens per second of the serving engines against plain sequential generate and static batches, alternating.
 
-Answers have log-normal lengths, as real ones do, and every round has prompts of its own, so that an engine that keeps what
-it computed gains by it only where prompts share a beginning.
+As many clients as a batch holds, each asking again when it has its answer. Answers have log-normal lengths, as real ones
+do, and every round has prompts of its own, so that an engine that keeps what it computed gains by it only where prompts
+share a beginning.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import importlib.util
 import math
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from llmagentos.engines import Engine, Sampling, load
 from llmagentos.engines.batch import generate_greedy
 from llmagentos.models.loading import load_model, load_renderer
 from llmagentos.scenarios.customer_service.customers import day_two
+from llmagentos.storage.layout import Home
 
 Work = Sequence[tuple[list[int], int]]
 """Prompts, and how many tokens to answer each with."""
@@ -32,37 +35,56 @@ _SPREAD = 0.7
 
 
 def run(
-    config: Config, version: ModelVersion, *, requests: int = 32, new_tokens: int = 64, prefix: int = 256, rounds: int = 5
+    config: Config, *, clients: int = 32, requests: int = 128, new_tokens: int = 64, prefix: int = 256, rounds: int = 5
+) -> dict[str, Any]:
+    """`compare` the first version of a fresh home, of which nothing is left: the seed, or the model that `config` names."""
+    from llmagentos.benchmark.loop import in_home
+    from llmagentos.registry.versions import Versions
+    from llmagentos.release.bootstrap import bootstrap
+
+    with tempfile.TemporaryDirectory(prefix="llmagentos-engines-") as root:
+        own = in_home(config, root)
+        home = Home(root).open()
+        bootstrap(own)
+        version = Versions(home).resolve("champion")
+        return compare(own, version, clients=clients, requests=requests, new_tokens=new_tokens, prefix=prefix, rounds=rounds)
+
+
+def compare(
+    config: Config, version: ModelVersion, *, clients: int, requests: int, new_tokens: int, prefix: int, rounds: int
 ) -> dict[str, Any]:
     """Median tokens/s of each side, and each round's ratio engine / other as (median, lowest, highest).
 
-    Within a round every side answers the same prompts with the same lengths (median `new_tokens`), all at once where it
-    can; a static batch goes on until its longest answer ends. vLLM takes part where it is installed. `prefix` compares the
-    engine with and without reuse on prompts that share so many tokens and answers a quarter as long.
+    Within a round every side answers the same `requests` prompts with the same lengths (median `new_tokens`): an engine as
+    its `clients` ask, static batches of so many rows that go on until their longest answer ends. vLLM takes part where it
+    is installed. `prefix` compares the engine with and without reuse on prompts that share so many tokens and answers a
+    quarter as long.
     """
     torch.set_num_threads(config.engine.threads)
     works = _works(version.ref(), config, requests, new_tokens, rounds + 1)
     model = load_model(version.dir, config.model.dtype)
     with _engines(version.ref(), config) as engines:
-        sides: dict[str, Side] = {name: _together(engine) for name, engine in engines.items()}
-        sides |= {"static": lambda work: _static(model, work), "sequential": lambda work: _sequential(model, work)}
+        sides: dict[str, Side] = {name: asked_by(clients, engine) for name, engine in engines.items()}
+        sides |= {"static": lambda work: _static(model, work, clients), "sequential": lambda work: _sequential(model, work)}
         rates = _alternate(sides, works)
+    alike = _works(version.ref(), config, requests, new_tokens // 4, rounds + 1, prefix)
     return {
+        "clients": clients,
         "requests": requests,
         "new_tokens": new_tokens,
         "threads": config.engine.threads,
         "tokens_per_second": {name: round(statistics.median(r)) for name, r in rates.items()},
         "ratio": {f"engine/{name}": spread(rates["engine"], rates[name]) for name in rates if name != "engine"},
-        "prefix": _reuse(version.ref(), config, _works(version.ref(), config, requests, new_tokens // 4, rounds + 1, prefix)),
+        "prefix": _reuse(version.ref(), config, alike, clients),
     }
 
 
-def _reuse(ref: VersionRef, config: Config, works: list[Work]) -> dict[str, Any]:
+def _reuse(ref: VersionRef, config: Config, works: list[Work], clients: int) -> dict[str, Any]:
     engines = {
         name: load(ref, config.engine.model_copy(update={"prefix_reuse": reuse}), config.model.dtype)
         for name, reuse in (("with", True), ("without", False))
     }
-    rates = _alternate({name: _together(engine) for name, engine in engines.items()}, works)
+    rates = _alternate({name: asked_by(clients, engine) for name, engine in engines.items()}, works)
     for engine in engines.values():
         engine.close()
     return {
@@ -115,10 +137,12 @@ def spread(a: list[float], b: list[float]) -> dict[str, float]:
     return {"median": round(statistics.median(ratios), 2), "lowest": round(ratios[0], 2), "highest": round(ratios[-1], 2)}
 
 
-def _static(model: Any, work: Work) -> None:
-    longest = max(length for _, length in work)
-    prompts = [prompt for prompt, _ in work]
-    generate_greedy(model, prompts, stop_ids=(), pad_id=0, max_new_tokens=longest, batch_tokens=10**6)
+def _static(model: Any, work: Work, rows: int) -> None:
+    for start in range(0, len(work), rows):
+        batch = work[start : start + rows]
+        longest = max(length for _, length in batch)
+        prompts = [prompt for prompt, _ in batch]
+        generate_greedy(model, prompts, stop_ids=(), pad_id=0, max_new_tokens=longest, batch_tokens=10**6)
 
 
 def _sequential(model: Any, work: Work) -> None:
@@ -126,14 +150,18 @@ def _sequential(model: Any, work: Work) -> None:
         generate_greedy(model, [prompt], stop_ids=(), pad_id=0, max_new_tokens=length, batch_tokens=10**6)
 
 
-def _together(engine: Engine) -> Side:
-    async def one(prompt: list[int], length: int) -> None:
-        sampling = Sampling(max_new_tokens=length, ignore_eos=True)
-        async for _ in engine.generate(f"bench-{time.perf_counter_ns()}", prompt, sampling, stream=False):
-            pass
+def asked_by(clients: int, engine: Engine) -> Side:
+    """A side on which so many clients share the work: each asks for the next answer when it has one."""
+
+    async def client(waiting: Iterator[tuple[list[int], int]]) -> None:
+        for prompt, length in waiting:
+            sampling = Sampling(max_new_tokens=length, ignore_eos=True)
+            async for _ in engine.generate(f"bench-{time.perf_counter_ns()}", prompt, sampling, stream=False):
+                pass
 
     async def all_of(work: Work) -> None:
-        await asyncio.gather(*(one(prompt, length) for prompt, length in work))
+        waiting = iter(work)
+        await asyncio.gather(*(client(waiting) for _ in range(clients)))
 
     # vLLM's client belongs to the loop it was first used in
     loop = asyncio.new_event_loop()

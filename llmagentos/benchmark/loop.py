@@ -34,7 +34,9 @@ def run(config: Config, *, seed: int = 1, visits: int = 600) -> dict[str, Any]:
             "overhead_ratio": round(spent["cycle"] / (trained + spent["evaluate"]), 2),
             "first_step_seconds": bare["update"]["first"],
             "switch": shown["during"],
-            "engine": engines.run(fresh, Versions(home).get(1)),
+            "engine": engines.compare(
+                fresh, Versions(home).get(1), clients=32, requests=128, new_tokens=64, prefix=256, rounds=5
+            ),
         }
 
 
