@@ -275,7 +275,7 @@ class DistillConfig(Section):
 
 
 class EvaluateConfig(Section):
-    batch_tokens: int = Field(8192, ge=64)
+    batch_tokens: int = Field(2048, ge=64)
     """Tokens of one forward pass."""
     max_new_tokens: int = Field(256, ge=1)
     """Longest generated answer."""

@@ -8,7 +8,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "training": {"threads": 4, "batch_tokens": 4096},
         "engine": {"threads": 4, "max_batch_tokens": 1024},
         "update": {"learning_rate": 3e-4, "epochs": 4, "max_steps": 2000},
-        "evaluate": {"threads": 4},
+        "evaluate": {"threads": 4, "batch_tokens": 8192},
     },
     "gpu": {
         "model": {"dtype": "bfloat16", "max_length": 4096},

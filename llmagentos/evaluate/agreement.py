@@ -15,7 +15,8 @@ from llmagentos.config import Config
 from llmagentos.evaluate.ask import Weights, load_weights
 from llmagentos.evaluate.drift import sampled
 from llmagentos.models.loading import load_renderer
-from llmagentos.training.batches import answer_logits, row_batches
+from llmagentos.training.batches import row_batches
+from llmagentos.training.head import logits_of
 from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import Rows
 
@@ -43,9 +44,9 @@ def _measured(config: Config, teacher: Weights, student: Weights, rows: Path, de
 def agreement(teacher: Any, student: Any, rows: Rows, indices: np.ndarray, *, pad_id: int, batch_tokens: int) -> dict[str, float]:
     """The figures on the rows `indices`; nothing where these supervise no token."""
     sums, tokens = np.zeros(3), 0
+    logits = logits_of(teacher), logits_of(student)
     for batch in row_batches(rows, indices, pad_id, batch_tokens, teacher.device):
-        p = torch.log_softmax(answer_logits(teacher, batch), dim=-1)
-        q = torch.log_softmax(answer_logits(student, batch), dim=-1)
+        p, q = (torch.log_softmax(of(batch), dim=-1) for of in logits)
         same = (p.argmax(dim=-1) == q.argmax(dim=-1)).sum(dtype=torch.float64)
         forward, reverse = ((a.exp() * (a - b)).sum(dtype=torch.float64) for a, b in ((p, q), (q, p)))
         sums += [float(same), float(forward), float(reverse)]

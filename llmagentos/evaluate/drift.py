@@ -13,7 +13,8 @@ import torch
 from llmagentos.config import Config
 from llmagentos.evaluate.ask import Weights, load_weights
 from llmagentos.models.loading import load_renderer
-from llmagentos.training.batches import answer_logits, row_batches
+from llmagentos.training.batches import row_batches
+from llmagentos.training.head import logits_of
 from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import OLD, Rows
 
@@ -49,9 +50,9 @@ def sampled(rows: Rows, most: int) -> dict[str, np.ndarray]:
 def drift(before: Any, after: Any, rows: Rows, indices: np.ndarray, *, pad_id: int, batch_tokens: int) -> float:
     """Mean KL(before ‖ after) per supervised token of the rows `indices`, in nats."""
     total, tokens = 0.0, 0
+    logits = logits_of(before), logits_of(after)
     for batch in row_batches(rows, indices, pad_id, batch_tokens, before.device):
-        old = torch.log_softmax(answer_logits(before, batch), dim=-1)
-        new = torch.log_softmax(answer_logits(after, batch), dim=-1)
+        old, new = (torch.log_softmax(of(batch), dim=-1) for of in logits)
         total += float((old.exp() * (old - new)).sum(dtype=torch.float64))
         tokens += len(batch.targets)
     return total / tokens if tokens else 0.0

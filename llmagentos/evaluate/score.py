@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from llmagentos.core.degenerate import is_degenerate
@@ -19,6 +20,9 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.messages import answer_text, same_answer
 from llmagentos.engines.batch import generate_greedy
 from llmagentos.models.chat import Renderer
+from llmagentos.training.batches import collate
+from llmagentos.training.head import logits_of
+from llmagentos.training.rows import MicroBatch
 
 Answer = tuple[bool, str, bool]
 """Right, what was said, degenerate."""
@@ -104,21 +108,17 @@ def _result(suite: Suite, item: EvalItem, outcome: Answer) -> ItemResult:
 def _forced(model: Any, renderer: Renderer, items: Sequence[EvalItem], batch_tokens: int) -> list[bool]:
     """For each item: is every token of its last answer the model's first choice?"""
     rows = [renderer.example(_only_last(i.messages), i.tools) for i in items]
-    right = [False] * len(items)
-    order = sorted(range(len(rows)), key=lambda k: len(rows[k].ids))
+    right = [True] * len(items)
+    logits_of_batch = logits_of(model)
+    order = sorted(range(len(rows)), key=lambda k: len(rows[k].ids), reverse=True)
     while order:
-        size = max(1, batch_tokens // len(rows[order[min(len(order), 64) - 1]].ids))
+        size = max(1, batch_tokens // len(rows[order[0]].ids))
         chunk, order = order[:size], order[size:]
-        width = max(len(rows[k].ids) for k in chunk)
-        ids = torch.tensor([rows[k].ids + [renderer.pad_id] * (width - len(rows[k].ids)) for k in chunk])
-        mask = torch.tensor([rows[k].mask + [0] * (width - len(rows[k].mask)) for k in chunk], dtype=torch.bool)
-        ids, wanted = ids.to(model.device), mask[:, 1:].to(model.device)
-        columns = torch.nonzero(wanted.any(dim=0)).flatten()
-        keep = torch.arange(int(columns[0]), int(columns[-1]) + 1, device=ids.device)
-        best = model(input_ids=ids, logits_to_keep=keep, use_cache=False).logits.argmax(dim=-1)
-        ok = ((best == ids[:, 1:][:, keep]) | ~wanted[:, keep]).all(dim=1).tolist()
-        for k, good in zip(chunk, ok, strict=True):
-            right[k] = good
+        ids, mask = ([np.asarray(getattr(rows[k], name)) for k in chunk] for name in ("ids", "mask"))
+        batch = collate(MicroBatch(0, chunk, ids, mask, ["old"] * len(chunk), 1), renderer.pad_id, model.device)
+        missed = logits_of_batch(batch).argmax(dim=-1) != batch.targets
+        for row in batch.row_of[missed].unique().tolist():
+            right[chunk[row]] = False
     return right
 
 

@@ -30,14 +30,26 @@ def forward(model: torch.nn.Module, terms: Sequence[Term], most: int = MOST) -> 
     chunked = not any(term.needs_logits for term in terms)
 
     def outputs(batch: Batch) -> Outputs:
-        with _without(head):
-            hidden = kept(model, batch)[batch.select]
+        hidden = _hidden(model, head, batch)
         if chunked and len(hidden) * head.out_features > most:
             none = torch.zeros(0, head.out_features, device=hidden.device)
             return Outputs(none, token_losses(hidden, head, batch.targets, max(1, most // head.out_features)))
         return Outputs(head(hidden).float())
 
     return outputs
+
+
+def logits_of(model: torch.nn.Module) -> Callable[[Batch], torch.Tensor]:
+    """`answer_logits` of one model that is asked many batches: the head sees supervised positions alone, where it can."""
+    head = plain_head(model)
+    if head is None:
+        return lambda batch: answer_logits(model, batch)
+    return lambda batch: head(_hidden(model, head, batch)).float()
+
+
+def _hidden(model: torch.nn.Module, head: torch.nn.Linear, batch: Batch) -> torch.Tensor:
+    with _without(head):
+        return kept(model, batch)[batch.select]
 
 
 def token_losses(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor, chunk: int) -> torch.Tensor:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from llmagentos.core.errors import InputError
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model
-from llmagentos.training.batches import answer_logits, collate
+from llmagentos.training.batches import collate
+from llmagentos.training.head import logits_of
 from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import MicroBatch
 
@@ -21,7 +22,7 @@ Rendered = tuple[str, Any, Any]
 
 
 def answer_losses(
-    weights: Path, rows: Iterable[Mapping[str, Any]], *, max_length: int, batch_tokens: int = 8192, worst: bool = False,
+    weights: Path, rows: Iterable[Mapping[str, Any]], *, max_length: int, batch_tokens: int = 2048, worst: bool = False,
     gpus: float = 0.0,
 ) -> dict[str, float]:  # fmt: skip
     """Row id -> mean −log p of its supervised tokens, in nats, by the model in `weights`; the largest one if `worst`.
@@ -33,7 +34,7 @@ def answer_losses(
 
 
 def rendered_losses(
-    weights: Path, rows: Iterable[Rendered], batch_tokens: int = 8192, *, worst: bool = False, gpus: float = 0.0
+    weights: Path, rows: Iterable[Rendered], batch_tokens: int = 2048, *, worst: bool = False, gpus: float = 0.0
 ) -> dict[str, float]:
     """`answer_losses` of rows that are token ids already."""
     return reserved(gpus, _losses, weights, list(rows), batch_tokens, worst)
@@ -42,12 +43,13 @@ def rendered_losses(
 @torch.inference_mode()
 def _losses(weights: Path, rows: list[Rendered], batch_tokens: int, worst: bool, device: str) -> dict[str, float]:
     model = load_model(weights).to(device)
+    logits = logits_of(model)
     found: dict[str, float] = {}
     for batch in _batches(rows, batch_tokens):
         names, ids, mask = zip(*batch, strict=True)
         micro = MicroBatch(0, list(range(len(ids))), list(ids), list(mask), ["memory"] * len(ids), 1)
         made = collate(micro, _PAD, device)
-        losses = F.cross_entropy(answer_logits(model, made), made.targets, reduction="none")
+        losses = F.cross_entropy(logits(made), made.targets, reduction="none")
         how = "amax" if worst else "mean"
         values = torch.zeros(len(ids), device=device).scatter_reduce(0, made.row_of, losses, how, include_self=False)
         found |= dict(zip(names, values.tolist(), strict=True))

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmagentos.training.adapters import with_adapters
 from llmagentos.training.batches import Batch, answer_logits, collate
-from llmagentos.training.head import forward, plain_head
+from llmagentos.training.head import forward, logits_of, plain_head
 from llmagentos.training.packing import pack
 from llmagentos.training.terms import TERMS
 from tests.training.test_packing import micro, model_of, rows_of
@@ -78,6 +78,12 @@ def test_a_head_that_caps_is_used_as_the_model_does(tmp_path: Path):
     outputs = forward(model, [TERMS["next_token"]()], most=1)(batch)
     assert outputs.losses is None
     torch.testing.assert_close(outputs.logits, answer_logits(model, batch))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_whoever_asks_many_batches_gets_the_logits_of_answers(tmp_path: Path, kind: str):
+    batch, model = supervised(tmp_path), model_of(kind)
+    torch.testing.assert_close(logits_of(model)(batch), answer_logits(model, batch))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("cohere", "logit_scale"), ("granite", "logits_scaling")])
