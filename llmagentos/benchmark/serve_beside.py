@@ -6,18 +6,17 @@ client, train workers and evaluation share them all, as on a machine where nobod
 
 import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 
 from llmagentos.benchmark.life import teach
 from llmagentos.benchmark.serve_bare import Asked
 from llmagentos.benchmark.serve_client import Heard
-from llmagentos.benchmark.serve_figures import Figure, Found, alternate, quantile, ratios
+from llmagentos.benchmark.serve_figures import Figure, Found, alternate, lasted, quantile, ratios
 from llmagentos.benchmark.serve_overload import slowest
 from llmagentos.benchmark.serve_place import Place
 from llmagentos.core.errors import TrainingError
 from llmagentos.local import steps
-from llmagentos.registry.versions import Versions
 from llmagentos.scenarios.customer_service.customers import day_two
-from llmagentos.storage.layout import Home
 
 _SLOWER = 1.5
 _ROWS = 200
@@ -35,7 +34,7 @@ def measure(there: Place, asked: Sequence[Asked], rounds: int, rate: float, seco
 
     def beside_a_cycle() -> list[Heard]:
         heard = _with_a_cycle(there, asked, rate, next(days))
-        took.append(_length(heard))
+        took.append(lasted(heard))
         return heard
 
     beside_a_cycle()  # warms both sides
@@ -60,15 +59,10 @@ def measure(there: Place, asked: Sequence[Asked], rounds: int, rate: float, seco
             for name, each in phases.items()
         },
         "p99_ms": {name: [round(1000 * value, 1) for value in values] for name, values in slow.items()},
-        "cycle_seconds": [round(_length(heard), 1) for heard in beside],
+        "cycle_seconds": [round(lasted(heard), 1) for heard in beside],
         "versions": len({one.reply().get("model_version") for heard in beside for one in heard if one.ok}),
     }
     return Found(figures, facts)
-
-
-def _length(heard: Sequence[Heard]) -> float:
-    """Seconds from the first request to the last."""
-    return max(one.sent for one in heard) - min(one.sent for one in heard)
 
 
 def _day(number: int) -> list[dict[str, object]]:
@@ -79,17 +73,15 @@ def _day(number: int) -> list[dict[str, object]]:
 
 def _with_a_cycle(there: Place, asked: Sequence[Asked], rate: float, day: list[dict[str, object]]) -> list[Heard]:
     teach(there.config, day)
-    versions = Versions(Home(there.config.storage.root))
-    before = len(versions.all())
-    # Nothing heavy is imported before it gives way, as with the command.
-    process = multiprocessing.get_context("spawn").Process(target=steps.cycle, args=(there.config,))
-    with there.client.sending(there.load(asked, rate=rate, seconds=_ENDLESS)) as heard:
-        process.start()
-        process.join()
+    # In a process of its own nothing heavy is imported before it gives way, as with the command.
+    spawning = multiprocessing.get_context("spawn")
+    with (
+        there.client.sending(there.load(asked, rate=rate, seconds=_ENDLESS)) as heard,
+        ProcessPoolExecutor(1, mp_context=spawning) as apart,
+    ):
+        result = apart.submit(steps.cycle, there.config).result()
         there.client.stop()
         answered = heard()
-    if process.exitcode:
-        raise TrainingError("the cycle beside the chat failed: its error is above.")
-    if len(versions.all()) == before:
-        raise TrainingError("nothing was trained beside the chat.")
+    if result["challenger"] is None:
+        raise TrainingError(f"nothing was trained beside the chat: {result['decision']}, {'; '.join(result['reasons'])}.")
     return answered

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmagentos.benchmark.serve_cores import Cores, pin_self
+from llmagentos.benchmark.serve_figures import lasted
 
 CHAT = "/v1/chat/completions"
 _HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
@@ -265,8 +266,7 @@ def ceiling(client: Client, cores: Cores, load: Load) -> float:
         finally:
             server.terminate()
             server.join()
-    whole = max(h.sent + h.seconds for h in heard) - min(h.sent for h in heard)
-    return len(heard) / whole
+    return len(heard) / lasted(heard)
 
 
 def _do_nothing(listening: socket.socket, cores: Cores) -> None:

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,18 @@ class Found:
 
     figures: list[Figure] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Timed(Protocol):
+    """A request: when it was sent, and the seconds until its answer was whole."""
+
+    sent: float
+    seconds: float
+
+
+def lasted(answers: Sequence[Timed]) -> float:
+    """Seconds from the first request sent to the last answer whole."""
+    return max(one.sent + one.seconds for one in answers) - min(one.sent for one in answers)
 
 
 def ratios(ours: Iterable[float], theirs: Iterable[float]) -> list[float]:

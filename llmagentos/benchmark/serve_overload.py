@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from llmagentos.benchmark.serve_bare import Asked
 from llmagentos.benchmark.serve_client import Heard
-from llmagentos.benchmark.serve_figures import Figure, Found, quantile, ratios
+from llmagentos.benchmark.serve_figures import Figure, Found, lasted, quantile, ratios
 from llmagentos.benchmark.serve_place import Place
 
 TIMES = 10
@@ -53,4 +53,4 @@ def slowest(heard: Sequence[Heard]) -> float:
 
 def per_second(heard: Sequence[Heard]) -> float:
     """Requests a second from the first one sent to the last one complete."""
-    return len(heard) / (max(one.sent + one.seconds for one in heard) - min(one.sent for one in heard))
+    return len(heard) / lasted(heard)

@@ -14,6 +14,7 @@ from llmagentos.benchmark.loop import in_home
 from llmagentos.benchmark.serve_bare import Asked, Bare, Said
 from llmagentos.benchmark.serve_client import CHAT, Client, Heard, Load
 from llmagentos.benchmark.serve_cores import Cores, below, choose, pin, pin_replica, pin_self
+from llmagentos.benchmark.serve_figures import lasted
 from llmagentos.config import Config
 from llmagentos.core.errors import CapacityError
 from llmagentos.local import processes, simulate
@@ -161,4 +162,4 @@ def until(check: Callable[[], bool]) -> None:
 def rate(answers: Sequence[Heard | Said]) -> float:
     """Tokens a second from the first request to the last answer."""
     tokens = sum(one.tokens if isinstance(one, Heard) else len(one.ids) for one in answers)
-    return tokens / (max(one.sent + one.seconds for one in answers) - min(one.sent for one in answers))
+    return tokens / lasted(answers)

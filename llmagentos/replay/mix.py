@@ -25,6 +25,7 @@ from llmagentos.replay.selection import quotas
 from llmagentos.storage import suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
+from llmagentos.training.launch import lone_node
 from llmagentos.training.rows import PREFERENCE, ROWS, write_arrow
 
 _TEXT = pa.schema(
@@ -86,7 +87,6 @@ def _here(text: Sequence[pa.Table], renderer: Path, max_length: int) -> Iterator
 
 
 def _on_ray(text: Sequence[pa.Table], renderer: Path, max_length: int) -> Iterator[pa.Table]:
-    import ray
     import ray.data
 
     blocks = [part for table in text for part in _split(table)]
@@ -99,7 +99,7 @@ def _on_ray(text: Sequence[pa.Table], renderer: Path, max_length: int) -> Iterat
         batch_size=None,
         num_cpus=0.5,
         # A lone node of ours says it has more CPUs than it has, and for each task more Ray would start a process.
-        concurrency=os.cpu_count() if len(ray.nodes()) == 1 else None,
+        concurrency=os.cpu_count() if lone_node() else None,
         fn_kwargs={"folder": str(renderer), "max_length": max_length},
     )
     yield from data.iter_batches(batch_format="pyarrow", batch_size=None)

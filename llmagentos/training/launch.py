@@ -38,14 +38,20 @@ def launch(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> R
     return {phase.name: json.loads(_marker(phase).read_text()) for phase in phases}
 
 
+def lone_node() -> bool:
+    """Whether the Ray that this process is connected to has a single node that lives."""
+    import ray
+
+    return ray.is_initialized() and sum(node["Alive"] for node in ray.nodes()) == 1
+
+
 def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")  # they give way to whoever is busy
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    if ray.is_initialized() and len(ray.nodes()) == 1:  # nobody takes a lone node back: one process less to start
+    if lone_node():  # nobody takes a lone node back: one process less to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     gpus = settings.gpus_per_worker > 0
     backend = settings.backend if settings.backend != "auto" else "nccl" if gpus else "gloo"
