@@ -370,13 +370,14 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="folder for agent/, student/, suites/ and memory")],
     overrides: Overrides = None,
     seed: Annotated[int | None, typer.Option(help="of weights, rows and their order")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="another of PretrainRecipe's fields: hidden=80")] = None,
     config: File = None,
     json: Json = False,
 ) -> None:
-    """Train the seed model and its student from nothing."""
+    """Train a seed model and its student from nothing; `model.base=OUT/agent` begins from it."""
     from llmagentos.local import steps
 
-    _tell(steps.pretrain(_config(config, overrides), out, seed))
+    _tell(steps.pretrain(_config(config, overrides), out, seed, recipe or []))
 
 
 @app.command()

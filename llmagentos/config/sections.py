@@ -24,9 +24,10 @@ class StorageConfig(Section):
 
 class ModelConfig(Section):
     base: str = ""
-    """Empty: the seed model shipped with the package. Else a local directory or a hub id of a causal LM."""
+    """Empty: the seed model shipped with the package. Else a local directory or a hub id of a causal LM; the `agent` in a
+    folder that `llmagentos pretrain` made comes with its student, its suites and its memory."""
     student_base: str = ""
-    """Empty: the shipped seed student, or a fresh small model where `base` is not the seed."""
+    """Empty: the seed's own student, or a fresh small model where `base` is no seed."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Weights' type while serving and training."""
     max_length: int = Field(1024, ge=16)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from llmagentos.config import Config
 from llmagentos.core.errors import ConfigError
 from llmagentos.core.hashing import digest
@@ -136,11 +138,18 @@ def cycle_every(
         return count
 
 
-def pretrain(config: Config, out: Path, seed: int | None = None) -> dict[str, Any]:
-    """The seed model and its student from nothing, into `out`."""
+def pretrain(config: Config, out: Path, seed: int | None = None, fields: Sequence[str] = ()) -> dict[str, Any]:
+    """A seed model and its student from nothing, into `out`; `fields` are `name=value` of its recipe. Raises ConfigError."""
+    from llmagentos.benchmark.catalogue import parse_options
     from llmagentos.update.pretrain import PretrainRecipe, pretrain
 
-    recipe = PretrainRecipe(**({} if seed is None else {"seed": seed}))
+    try:
+        recipe = PretrainRecipe(**({} if seed is None else {"seed": seed}) | parse_options(fields))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(
+            f"the recipe cannot be used: {wrong}.", hint=f"It has {', '.join(PretrainRecipe.model_fields)}."
+        ) from None
     work = Home(config.storage.root).open().run(f"pretrain-{digest(recipe.model_dump(), length=16)}")
     return {"out": str(out), "parameters": pretrain(recipe, out, work)}
 

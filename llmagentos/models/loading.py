@@ -30,6 +30,11 @@ def seed_student_dir() -> Path:
     return _SEED / "student"
 
 
+def seed_of(base: Path) -> Path | None:
+    """The folder that `llmagentos pretrain` made of a base: with suites and memory of what its models know. Else None."""
+    return base.parent if (base.parent / "recipe.json").is_file() else None
+
+
 def resolve_base(model: ModelConfig) -> Path:
     """The folder of the base model. Raises ConfigError where `model.base` names nothing that can be loaded."""
     if not model.base:

@@ -20,7 +20,7 @@ from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import parse_row
 from llmagentos.core.records import ModelVersion, Release, Role
-from llmagentos.models.loading import count_parameters, load_renderer, resolve_base, seed_dir, seed_student_dir
+from llmagentos.models.loading import count_parameters, load_renderer, resolve_base, seed_of
 from llmagentos.registry.lineage import code_revision, config_hash
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
@@ -54,9 +54,9 @@ def bootstrap(config: Config) -> Release:
             return now
         champion = _version(home, config, agent, role="agent", teacher=None)
         pupil = _version(home, config, student, role="student", teacher=champion.id) if student else None
-        if resolve_base(config.model).is_relative_to(seed_dir().parent):  # the seed, or its student as a base
-            _seed_suites(home, seed_dir().parent)
-            _seed_memory(home, config, seed_dir().parent)
+        if seed := seed_of(agent):
+            _seed_suites(home, seed)
+            _seed_memory(home, config, seed)
         base = config.model.base or "the seed model"
         return releases.first(champion.id, student=pupil.id if pupil else None, by=ORIGIN, reason=f"began from {base}")
 
@@ -72,9 +72,9 @@ def _bases(config: Config) -> tuple[Path, Path | None]:
             raise ConfigError(named, hint=error.hint) from None
         _check_base(student, "model.student_base", config.model.student_base)
         return agent, student
-    if not config.model.base and any(seed_student_dir().glob("*.safetensors")):
-        return agent, seed_student_dir()
-    return agent, None
+    seed = seed_of(agent)
+    student = seed / "student" if seed and agent.name == "agent" else None
+    return agent, student if student and any(student.glob("*.safetensors")) else None
 
 
 def _check_base(folder: Path, key: str, value: str) -> None:

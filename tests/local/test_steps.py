@@ -63,7 +63,19 @@ def test_another_recipe_never_resumes_from_this_ones_checkpoints(config, monkeyp
     monkeypatch.setattr("llmagentos.update.pretrain.pretrain", lambda recipe, out, work: folders.append(work))
     for seed in (None, 7, 8):
         steps.pretrain(config, tmp_path, seed)
-    monkeypatch.setattr("llmagentos.update.pretrain.PretrainRecipe", lambda: PretrainRecipe(steps=10))
-    steps.pretrain(config, tmp_path)
+    steps.pretrain(config, tmp_path, fields=["steps=10"])
     assert folders[0] == folders[1]
     assert len(set(folders)) == 3
+
+
+def test_a_recipe_is_told_by_its_fields(config, monkeypatch, tmp_path):
+    recipes = []
+    monkeypatch.setattr("llmagentos.update.pretrain.pretrain", lambda recipe, out, work: recipes.append(recipe))
+    steps.pretrain(config, tmp_path, 8, ["hidden=80", "student=40,2,4,96"])
+    assert recipes == [PretrainRecipe(seed=8, hidden=80, student=(40, 2, 4, 96))]
+
+
+@pytest.mark.parametrize("field", ["width=80", "hidden=wide"])
+def test_a_field_that_no_recipe_has_is_refused(config, tmp_path, field):
+    with pytest.raises(ConfigError, match=field.partition("=")[0]):
+        steps.pretrain(config, tmp_path, fields=[field])

@@ -68,6 +68,21 @@ def test_another_base_brings_no_seed_knowledge(settings, tmp_path):
     assert Versions(home).get(1).parameters > 0
 
 
+def test_a_seed_of_ones_own_brings_what_it_knows_and_its_student(settings, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(seed_dir().parent, own)
+    (own / "suites" / "shop.jsonl").unlink()
+    config = settings(f"model.base={own / 'agent'}")
+    assert bootstrap(config).aliases() == {"champion": 1, "student": 2}
+    home = Home(config.storage.root)
+    assert {suite.name for suite in suites.live(home)} == {"general_held_out"}
+    assert Buffer(home, config.replay).rows(kind="memory")
+
+
+def test_a_seeds_student_as_the_base_has_no_student(settings):
+    assert bootstrap(settings(f"model.base={seed_dir().parent / 'student'}")).aliases() == {"champion": 1}
+
+
 @pytest.mark.parametrize("key", ["model.base", "model.student_base"])
 def test_a_base_that_cannot_be_loaded_is_named(settings, tmp_path, key):
     with pytest.raises(ConfigError, match=key):
