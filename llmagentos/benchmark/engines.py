@@ -12,7 +12,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ from llmagentos.storage.layout import Home
 Work = Sequence[tuple[list[int], int]]
 """Prompts, and how many tokens to answer each with."""
 Side = Callable[[Work], None]
+BARE = "bare vllm"
 
 _SPREAD = 0.7
 """Standard deviation of the logarithm of an answer's length."""
@@ -56,15 +57,15 @@ def compare(
     """Median tokens/s of each side, and each round's ratio engine / other as (median, lowest, highest).
 
     Within a round every side answers the same `requests` prompts with the same lengths (median `new_tokens`): an engine as
-    its `clients` ask, static batches of so many rows that go on until their longest answer ends. vLLM takes part where it
-    is installed. `prefix` compares the engine with and without reuse on prompts that share so many tokens and answers a
-    quarter as long.
+    its `clients` ask, static batches of so many rows that go on until their longest answer ends. Where vLLM is installed it
+    takes part, in our engine and bare. `prefix` compares the engine with and without reuse on prompts that share so many
+    tokens and answers a quarter as long.
     """
     torch.set_num_threads(config.engine.threads)
     works = _works(version.ref(), config, requests, new_tokens, rounds + 1)
     model = load_model(version.dir, config.model.dtype)
-    with _engines(version.ref(), config) as engines:
-        sides: dict[str, Side] = {name: asked_by(clients, engine) for name, engine in engines.items()}
+    with asyncio.Runner() as runner, _engines(version.ref(), config) as engines:
+        sides: dict[str, Side] = {name: asked_by(clients, engine, runner) for name, engine in engines.items()}
         sides |= {"static": lambda work: _static(model, work, clients), "sequential": lambda work: _sequential(model, work)}
         rates = _alternate(sides, works)
     alike = _works(version.ref(), config, requests, new_tokens // 4, rounds + 1, prefix)
@@ -74,9 +75,14 @@ def compare(
         "new_tokens": new_tokens,
         "threads": config.engine.threads,
         "tokens_per_second": {name: round(statistics.median(r)) for name, r in rates.items()},
-        "ratio": {f"engine/{name}": spread(rates["engine"], rates[name]) for name in rates if name != "engine"},
+        "ratio": {f"{a}/{b}": spread(rates[a], rates[b]) for a, b in _pairs(list(rates))},
         "prefix": _reuse(version.ref(), config, alike, clients),
     }
+
+
+def _pairs(names: list[str]) -> list[tuple[str, str]]:
+    """Which sides are compared: the engine to each, and vLLM in our engine to itself."""
+    return [("engine", name) for name in names if name not in ("engine", BARE)] + [("vllm", BARE)] * (BARE in names)
 
 
 def _reuse(ref: VersionRef, config: Config, works: list[Work], clients: int) -> dict[str, Any]:
@@ -84,9 +90,10 @@ def _reuse(ref: VersionRef, config: Config, works: list[Work], clients: int) -> 
         name: load(ref, config.engine.model_copy(update={"prefix_reuse": reuse}), config.model.dtype)
         for name, reuse in (("with", True), ("without", False))
     }
-    rates = _alternate({name: asked_by(clients, engine) for name, engine in engines.items()}, works)
-    for engine in engines.values():
-        engine.close()
+    with asyncio.Runner() as runner:
+        rates = _alternate({name: asked_by(clients, engine, runner) for name, engine in engines.items()}, works)
+        for engine in engines.values():
+            engine.close()
     return {
         "tokens_per_second": {name: round(statistics.median(r)) for name, r in rates.items()},
         "ratio": spread(rates["with"], rates["without"]),
@@ -95,12 +102,12 @@ def _reuse(ref: VersionRef, config: Config, works: list[Work], clients: int) -> 
 
 @contextmanager
 def _engines(ref: VersionRef, config: Config) -> Iterator[dict[str, Engine]]:
-    names = {"engine": "transformers"} | ({"vllm": "vllm"} if importlib.util.find_spec("vllm") else {})
+    names = {"engine": "transformers"} | ({"vllm": "vllm", BARE: "vllm"} if importlib.util.find_spec("vllm") else {})
     engines = {
         side: load(ref, config.engine.model_copy(update={"name": name}), config.model.dtype) for side, name in names.items()
     }
     try:
-        yield engines
+        yield engines | ({BARE: _Bare(engines[BARE])} if BARE in engines else {})
     finally:
         for engine in engines.values():
             engine.close()
@@ -150,7 +157,23 @@ def _sequential(model: Any, work: Work) -> None:
         generate_greedy(model, [prompt], stop_ids=(), pad_id=0, max_new_tokens=length, batch_tokens=10**6)
 
 
-def asked_by(clients: int, engine: Engine) -> Side:
+class _Bare:
+    """A vLLM engine without ours around it."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine.bare
+
+    async def generate(self, name: str, prompt: list[int], sampling: Sampling, *, stream: bool) -> AsyncIterator[Any]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+        plain = SamplingParams(max_tokens=sampling.max_new_tokens, temperature=0.0, ignore_eos=True, output_kind=kind)
+        async for output in self._engine.generate({"prompt_token_ids": prompt}, plain, name):
+            yield output
+
+
+def asked_by(clients: int, engine: Any, runner: asyncio.Runner) -> Side:
     """A side on which so many clients share the work: each asks for the next answer when it has one."""
 
     async def client(waiting: Iterator[tuple[list[int], int]]) -> None:
@@ -163,6 +186,4 @@ def asked_by(clients: int, engine: Engine) -> Side:
         waiting = iter(work)
         await asyncio.gather(*(client(waiting) for _ in range(clients)))
 
-    # vLLM's client belongs to the loop it was first used in
-    loop = asyncio.new_event_loop()
-    return lambda work: loop.run_until_complete(all_of(work))
+    return lambda work: runner.run(all_of(work))  # one loop: vLLM's client belongs to that which it was first used in

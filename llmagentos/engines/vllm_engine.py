@@ -63,7 +63,8 @@ class VllmEngine:
         self.ref = ref
         self.renderer = load_renderer(ref.dir)
         self.max_length = int(engine.model_config.max_model_len)
-        self._engine = engine
+        self.bare = engine
+        """vLLM's own, for whoever compares."""
         self._active: Counter[str] = Counter()
         self._cancelled: set[str] = set()
         self._aborts: set[asyncio.Task[None]] = set()
@@ -76,7 +77,7 @@ class VllmEngine:
         self._active[request_id] += 1
         try:
             parameters = await self._parameters(sampling, stream)
-            outputs = self._engine.generate({"prompt_token_ids": prompt_ids}, parameters, request_id)
+            outputs = self.bare.generate({"prompt_token_ids": prompt_ids}, parameters, request_id)
             async with contextlib.aclosing(outputs):  # who leaves early ends the request at once
                 async for output in outputs:
                     answer = output.outputs[0]
@@ -123,7 +124,7 @@ class VllmEngine:
     def cancel(self, request_id: str) -> None:
         if request_id in self._active:
             self._cancelled.add(request_id)
-            task = asyncio.ensure_future(self._engine.abort(request_id))
+            task = asyncio.ensure_future(self.bare.abort(request_id))
             self._aborts.add(task)
             task.add_done_callback(self._aborts.discard)
 
@@ -134,10 +135,10 @@ class VllmEngine:
         return None  # vLLM watches its own core, and says so in healthy()
 
     def healthy(self) -> bool:
-        return not self._engine.errored
+        return not self.bare.errored
 
     def close(self, drain: bool = True) -> None:
-        self._engine.shutdown()
+        self.bare.shutdown()
 
 
 def _scores(ids: list[int], found: list[dict[int, Any]] | None, top: int) -> tuple[TokenScore, ...]:

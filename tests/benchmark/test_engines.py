@@ -12,7 +12,7 @@ from llmagentos.engines import Chunk
 from llmagentos.storage.manifest import write_manifest
 from tests.tiny import save_tiny
 
-OTHERS = {"static", "sequential"} | ({"vllm"} if importlib.util.find_spec("vllm") else set())
+OTHERS = {"static", "sequential"} | ({"vllm", engines.BARE} if importlib.util.find_spec("vllm") else set())
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_every_side_is_measured_on_the_same_work(config: Config, tiny: VersionRe
     found = engines.compare(config, version, clients=2, requests=3, new_tokens=8, prefix=70, rounds=2)
     assert set(found["tokens_per_second"]) == {"engine"} | OTHERS
     assert found["tokens_per_second"]["engine"] > 0
-    assert set(found["ratio"]) == {f"engine/{name}" for name in OTHERS}
+    assert set(found["ratio"]) == {"engine/static", "engine/sequential"}
     assert found["prefix"]["ratio"]["lowest"] <= found["prefix"]["ratio"]["median"] <= found["prefix"]["ratio"]["highest"]
     assert seen["static"] == seen["sequential"]
     assert [len(work) for work in seen["static"]] == [3, 3, 3]
@@ -61,7 +61,8 @@ def test_no_more_clients_ask_than_there_are_and_all_is_answered():
             yield Chunk(list(prompt), "length")
 
     work = [([k], 1 + k % 3) for k in range(10)]
-    engines.asked_by(3, Slow())(work)
+    with asyncio.Runner() as runner:
+        engines.asked_by(3, Slow(), runner)(work)
     assert (most, sorted(answered)) == (3, work)
 
 
@@ -72,6 +73,11 @@ def test_static_batches_hold_so_many_rows_and_last_as_long_as_their_longest(monk
     )
     engines._static(None, [([1], 4), ([2], 9), ([3], 5)], 2)
     assert seen == [([[1], [2]], 9), ([[3]], 5)]
+
+
+def test_vllm_in_our_engine_is_compared_to_itself_alone():
+    names = ["engine", "vllm", engines.BARE, "static"]
+    assert engines._pairs(names) == [("engine", "vllm"), ("engine", "static"), ("vllm", engines.BARE)]
 
 
 def test_a_spread_is_of_pairs():

@@ -209,7 +209,7 @@ def test_leaving_the_iterator_early_ends_the_request(run: Runner, engine: Engine
 
     run(leave())
     assert engine.busy() == 0
-    assert not engine._engine.output_processor.has_unfinished_requests()
+    assert not engine.bare.output_processor.has_unfinished_requests()
 
 
 def test_two_versions_side_by_side_answer_as_alone(run: Runner, engine: Engine, fresh: VersionRef):
@@ -228,7 +228,7 @@ def test_two_versions_side_by_side_answer_as_alone(run: Runner, engine: Engine, 
 
 
 def test_what_was_computed_is_kept(engine: Engine):
-    assert engine._engine.vllm_config.cache_config.enable_prefix_caching
+    assert engine.bare.vllm_config.cache_config.enable_prefix_caching
 
 
 def test_a_closed_engine_is_gone(fresh: VersionRef, tmp_path: Path):
