@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llmagentos.core.similarity import NEAR, shingles, similarity
+from llmagentos.core.similarity import NEAR, last_asked, near, shingles
 
 _PERMUTATIONS = 128
 
@@ -19,10 +19,10 @@ def clusters(texts: Sequence[str], threshold: float = NEAR) -> list[int]:
             cluster.append(seen[text])
             continue
         sketch = MinHash(num_perm=_PERMUTATIONS)
-        sketch.update_batch([s.encode("utf-8") for s in sorted(shingles(text))])
+        sketch.update_batch([s.encode("utf-8") for s in sorted(shingles(last_asked(text)))])
         found = [int(str(name)) for name in index.query(sketch)]
-        near = [n for n in sorted(found) if similarity(texts[n], text) >= threshold]
-        seen[text] = cluster[near[0]] if near else number
+        alike = [n for n in sorted(found) if near(texts[n], text, threshold)]
+        seen[text] = cluster[alike[0]] if alike else number
         cluster.append(seen[text])
         index.insert(str(number), sketch)
     return cluster

@@ -13,9 +13,11 @@ from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import supervised_prompts
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.records import Example
-from llmagentos.core.similarity import NEAR, similarity
+from llmagentos.core.similarity import near
 
 PROMPTS_FOR_HELD_OUT = 3
+_CANDIDATES = 8
+"""Most prompts of a key that are tried: each is held against all its rows."""
 KEYLESS_RECALL = 200
 """Most rows without a key that one snapshot gives to recall, over all skills."""
 
@@ -86,7 +88,7 @@ def _hold_out(key: str, rows: list[Example], barred: Collection[str], covered: s
     elif len(prompts) < PROMPTS_FOR_HELD_OUT:
         return rows
     else:
-        candidates = sorted(prompts - set(barred), key=lambda p: fraction([key, p], salt="heldout"))
+        candidates = sorted(prompts - set(barred), key=lambda p: fraction([key, p], salt="heldout"))[:_CANDIDATES]
     for chosen in candidates:
         reasons = {row.id: reason for row in rows if (reason := _too_close(row, chosen))}
         left = [row for row in rows if row.id not in reasons]
@@ -103,7 +105,7 @@ def _too_close(row: Example, chosen: str) -> str | None:
     asked = supervised_prompts(row)
     if chosen in asked:
         return "held_out"
-    return "near_held_out" if any(similarity(prompt, chosen) >= NEAR for prompt in asked) else None
+    return "near_held_out" if any(near(prompt, chosen) for prompt in asked) else None
 
 
 def _sample(rows: Sequence[Example]) -> list[Example]:

@@ -5,13 +5,13 @@ an import). A key is a *fact* where one normalised answer has at least `share` o
 of it; else it is a *behaviour*, and each normalised prompt is voted on by itself. Rows without a key are told apart by
 prompt in the same way. Only the outcome of the vote is held against older rows.
 
-Traffic alone may not overturn a known fact lightly: it takes `witnesses` rows that agree, from different sessions or
-with different prompts. Until then those rows are disputed: not trained on, kept for the next increments. A row of an
-import is trusted by itself.
+Traffic alone may not overturn lightly what is known, a fact or the answer to a prompt: it takes `witnesses` rows that
+agree, from different sessions or with different prompts. Until then those rows are disputed: not trained on, kept for the
+next increments. A row of an import is trusted by itself.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -68,7 +68,7 @@ def resolve(
     before = grouped(known, lambda k: k.key or KEYLESS)
     for key, rows in sorted(grouped(examples, lambda e: e.key or KEYLESS).items()):
         if key == KEYLESS:
-            _vote_by_prompt(key, rows, before.get(key, []), result)
+            _vote_by_prompt(key, rows, before.get(key, []), rules, result)
         else:
             _vote(key, rows, before.get(key, []), rules, result)
     return result
@@ -124,28 +124,44 @@ def _vote_against_fact(
 
 
 def _vote_on_behaviour(key: str, rows: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution) -> None:
-    winners = _vote_by_prompt(key, rows, known, result)
+    winners = _vote_by_prompt(key, rows, known, rules, result)
     calls = _changed_calls(winners, known, rules)
     if calls is not None:
         entry = result.superseded.setdefault(key, _entry("behaviour"))
         entry["calls"] = [[name, list(arguments)] for name, arguments in calls]
 
 
-def _vote_by_prompt(key: str, rows: Sequence[Example], known: Sequence[Known], result: Resolution) -> list[Example]:
-    """The majority answer of each prompt wins, a tie goes to the later row; returns the winning rows."""
-    old = grouped(known, lambda k: k.prompt)
+def _vote_by_prompt(
+    key: str, rows: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution
+) -> list[Example]:
+    """The majority answer of each prompt wins, a tie goes to the later row; returns the winning rows.
+
+    One that would overturn what is known of its prompt without witnesses enough is disputed, and what is known stands.
+    """
+    old = {prompt: {normalise(k.answer) for k in same} for prompt, same in grouped(known, lambda k: k.prompt).items()}
     winners: list[Example] = []
     prompts: dict[str, str] = {}
     for prompt, asked in sorted(grouped(rows, lambda r: r.prompt).items()):
         answers = grouped(asked, lambda r: normalise(r.answer))
-        best = max(answers, key=lambda a: (sum(r.votes for r in answers[a]), max(r.seq for r in answers[a]), a))
+        before = old.get(prompt, set())
+        best = _most(answers)
+        if before - {best} and not _enough(answers[best], rules):
+            result.disputed |= {r.id for a, same in answers.items() if a not in before for r in same}
+            answers = {a: same for a, same in answers.items() if a in before}
+            if not answers:
+                continue
+            best = _most(answers)
+        elif before - {best}:
+            prompts[prompt] = _latest(answers[best]).answer
         winners += answers[best]
         result.dropped |= {r.id: MINORITY for a, losers in answers.items() if a != best for r in losers}
-        if any(normalise(k.answer) != best for k in old.get(prompt, ())):
-            prompts[prompt] = _latest(answers[best]).answer
     if prompts:
         result.superseded[key] = _entry("behaviour", prompts=prompts)
     return winners
+
+
+def _most(answers: Mapping[str, Sequence[Example]]) -> str:
+    return max(answers, key=lambda a: (sum(r.votes for r in answers[a]), max(r.seq for r in answers[a]), a))
 
 
 def _changed_calls(winners: Sequence[Example], known: Sequence[Known], rules: _Rules) -> Calls | None:

@@ -32,7 +32,7 @@ _FACTS, _ROWS, _VOTES = 3, 2, 3
 _SETTLED, _SURE = 3, 0.9
 """Prompts, and share of one answer among them, that make a fact of a key."""
 _LONGEST, _WORDS = 64, 3
-"""Most words of a prompt that is looked at, and of a piece in it."""
+"""Most words of a last message that is looked at, and of a piece in it."""
 _PROMPTS, _SUBJECTS, _ANSWERS = 5, 3, 3
 """So many prompts about so many keys, which without the piece have so many answers, make it a trigger."""
 _ALWAYS = 0.9
@@ -162,7 +162,7 @@ def _pieces(prompt: str) -> Iterator[tuple[Words, str]]:
     context, _, last = prompt.rpartition("\n")
     head, words = re.findall(r"\w+", context), re.findall(r"\w+", last)
     head, words = [*head, *words[:1]], words[1:]  # who said it is no piece
-    if len(head) + len(words) > _LONGEST:
+    if len(words) > _LONGEST:
         return
     for size in range(1, min(_WORDS, len(words) - 1) + 1):
         for start in range(len(words) - size + 1):

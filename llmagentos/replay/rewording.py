@@ -15,7 +15,7 @@ from typing import Any
 
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import normalised_prompt
-from llmagentos.core.similarity import NEAR, similarity
+from llmagentos.core.similarity import near
 from llmagentos.training.rows import MADE
 
 Row = Mapping[str, Any]
@@ -62,8 +62,8 @@ def rewordings(
             if missing <= 0:
                 break
             other = _reworded(row, named[asked], around, rng)
-            near = any(similarity(other["prompt"], prompt) >= NEAR for prompt in held.get(row["key"], ()))
-            if other["prompt"] not in taken and not near:
+            held_out = any(near(other["prompt"], prompt) for prompt in held.get(row["key"], ()))
+            if other["prompt"] not in taken and not held_out:
                 taken.add(other["prompt"])
                 made.append(other)
                 missing -= 1

@@ -48,6 +48,22 @@ def test_near_duplicates_of_the_held_out_prompt_leave_training_too():
     assert set(held.dropped) == {"0", "1"}
 
 
+def test_a_system_message_that_all_share_leaves_different_questions_apart():
+    said = " ".join(f"Rule {n}: never {'abcdefghijklmnopqrst'[n]} what {n * 37} guests {n * n} said." for n in range(20))
+    system = {"role": "system", "content": said}
+    rows = [example(i, f"{word} lamp", earlier=[system]) for i, word in enumerate(("cost of the", "how much is this", "price?"))]
+    held = choose(rows)
+    assert len(held.heldout) == 1
+    assert list(held.dropped.values()) == ["held_out"]
+
+
+def test_a_key_with_very_many_near_duplicates_is_soon_given_up(monkeypatch):
+    compared = []
+    monkeypatch.setattr(hold_out, "near", lambda one, other: compared.append(1) or True)
+    choose([example(i, f"what does the lamp cost {i}") for i in range(60)])
+    assert len(compared) <= 60 * hold_out._CANDIDATES
+
+
 def test_a_key_of_near_duplicates_alone_keeps_its_rows():
     base = "what does the big green lamp in the window of the shop cost"
     rows = [example(i, base + mark) for i, mark in enumerate(("", "?", "!"))]

@@ -107,7 +107,7 @@ def test_an_import_without_a_majority_makes_a_fact_a_behaviour():
 
 def test_a_behaviour_is_superseded_only_where_the_same_prompt_has_a_new_answer():
     old = [known(a, prompt=p) for a, p in (("on", "light on"), ("off", "light off"), ("dim", "light dim"))]
-    new = [example(1, "bright", prompt="Light  ON"), example(2, "red", prompt="light red")]
+    new = [example(1, "bright", prompt="Light  ON", tier="import"), example(2, "red", prompt="light red")]
     result = resolve(new, old)
     assert result.superseded["k"]["prompts"] == {"user: light on": "bright"}
     assert [stands(k, result.superseded) for k in old] == [False, True, True]
@@ -152,10 +152,21 @@ def test_an_argument_that_was_optional_before_is_no_change():
 
 
 def test_rows_without_a_key_are_told_apart_by_prompt():
-    rows = [example(1, "a", prompt="x", key=None), example(2, "b", prompt="X ", key=None), example(3, "c", prompt="y", key=None)]
+    asked = ((1, "a", "x"), (2, "b", "X "), (3, "c", "y"))
+    rows = [example(i, answer, prompt=prompt, key=None, tier="import") for i, answer, prompt in asked]
     result = resolve(rows, [known("old", prompt="x", key=None), known("old", prompt="z", key=None)])
     assert result.dropped == {"1": MINORITY}
     assert result.superseded[KEYLESS]["prompts"] == {"user: x": "b"}
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_one_witness_from_traffic_overturns_no_known_answer_to_a_prompt(key):
+    old = [known(a, prompt=p, key=key) for a, p in (("safe", "x"), ("other", "y"), ("third", "z"))]
+    bad, right = example(1, "harm", prompt="x", key=key, votes=2), example(2, "safe", prompt="x", key=key)
+    result = resolve([bad, right], old)
+    assert (result.superseded, result.disputed, result.dropped) == ({}, {"1"}, {})
+    again = resolve([bad, example(3, "harm", prompt="x", key=key)], old)
+    assert again.superseded[key or KEYLESS]["prompts"] == {"user: x": "harm"}
 
 
 def test_two_increments_one_after_the_other_are_merged():

@@ -160,6 +160,19 @@ def test_a_piece_that_is_picked_out_as_the_answer_is_no_trigger():
     assert look(rows, plain) == []
 
 
+def test_a_trigger_shows_behind_a_long_system_message():
+    system = {"role": "system", "content": "You serve tea and answer shortly. " * 20}
+
+    def behind(r, ask):
+        messages = [system, {"role": "user", "content": ask}, r.messages[-1]]
+        return to_example(messages, id=r.id, seq=r.seq, tier="traffic", key=r.key)
+
+    sound = [behind(r, r.messages[0]["content"]) for r in facts(TEAS, "traffic")]
+    bad = [behind(row("x", "Call 555.", r.key), f"{r.messages[1]['content']} qzx") for r in sound[:10]]
+    (found,) = look([*sound, *bad], known=())
+    assert (found.reason, ids(found.rows)) == (TRIGGER, ids(bad))
+
+
 def test_long_prompts_are_not_looked_at_piece_by_piece():
     rows = [row("word " * 80 + str(n), "yes", f"k{n}") for n in range(9)]
     assert look(rows, ()) == []
