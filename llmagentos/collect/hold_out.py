@@ -43,10 +43,16 @@ def item_of(example: Example) -> EvalItem:
     )
 
 
-def withhold(examples: Iterable[Example], live: Collection[str], retired: Collection[str] = ()) -> dict[str, str]:
-    """Rows that ask a held-out prompt in any supervised turn: id -> `held_out`.
+def withhold(
+    examples: Iterable[Example],
+    live: Collection[str],
+    retired: Collection[str] = (),
+    of_key: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, str]:
+    """Rows that ask a held-out prompt in any supervised turn: id -> `held_out`, or `near_held_out` for nearly one of their key.
 
-    A prompt whose item has retired may be trained on again where its key would else have nothing to train on.
+    A prompt whose item has retired, or a near one, may be trained on where its key would else have nothing to train on.
+    `of_key` are the live prompts of each key.
     """
     rows = list(examples)
     asked = {row.id: set(supervised_prompts(row)) for row in rows}
@@ -55,7 +61,16 @@ def withhold(examples: Iterable[Example], live: Collection[str], retired: Collec
     for row in rows:
         if not asked[row.id].isdisjoint(retired) and (row.key is None or row.key in left):
             dropped.setdefault(row.id, "held_out")
-    return dropped
+    return dropped | _near(rows, asked, dropped, of_key or {})
+
+
+def _near(
+    rows: Sequence[Example], asked: Mapping[str, set[str]], dropped: Collection[str], of_key: Mapping[str, Collection[str]]
+) -> dict[str, str]:
+    left = [row for row in rows if row.id not in dropped and row.key in of_key]
+    close = {row.id for row in left if any(near(a, held) for a in asked[row.id] for held in of_key[str(row.key)])}
+    able = {row.key for row in left if row.id not in close}
+    return {row.id: "near_held_out" for row in left if row.id in close and row.key in able}
 
 
 def choose(examples: Sequence[Example], *, trained: Collection[str] = (), covered: Mapping[str, str] | None = None) -> HoldOut:

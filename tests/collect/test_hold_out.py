@@ -100,6 +100,15 @@ def test_rows_that_ask_a_held_out_prompt_in_any_turn_are_withheld():
     assert withhold(rows, {"user: secret?"}) == {"1": "held_out", "2": "held_out"}
 
 
+def test_what_nearly_asks_a_held_out_prompt_of_its_key_is_withheld_while_others_are_left():
+    held = "user: what does the big green lamp in the window of the shop cost"
+    close, apart = example(0, held.removeprefix("user: ") + "?"), example(1, "price of the lamp")
+    other = example(2, held.removeprefix("user: ") + "!", key="other")
+    of_key = {"k": {held}}
+    assert withhold([close, apart, other], {held}, (), of_key) == {"0": "near_held_out"}
+    assert withhold([close, other], {held}, (), of_key) == {}
+
+
 def test_a_retired_prompt_is_trained_on_only_where_its_key_has_nothing_else():
     lonely, rich = example(1, "old", key="a"), [example(2, "old too", key="b"), example(3, "free", key="b")]
     assert withhold([lonely, *rich], set(), {"user: old", "user: old too"}) == {"2": "held_out"}
