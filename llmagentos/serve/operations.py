@@ -47,6 +47,7 @@ class Operations:
         self._home, self._config, self._residents, self._recorder = home, config, residents, recorder
         self._versions, self._releases = Versions(home), Releases(home)
         self._announce, self._shared = announce, shared
+        self._switching: set[asyncio.Future[None]] = set()
 
     async def feedback(self, request: Request, data: dict[str, Any]) -> Response:
         asked, tenant = parse(FeedbackRequest, data), traffic.tenant()
@@ -163,9 +164,16 @@ class Operations:
         return await self._released(release)
 
     async def _released(self, release: Release) -> Response:
-        """200 once every live replica serves it, 202 after five seconds."""
-        await self._announce()
-        confirmed = await asyncio.to_thread(wait_confirmed, self._home, release.epoch, _CONFIRM_SECONDS)
+        """200 once every live replica serves it, 202 after five seconds: weights may take longer to load."""
+        until = time.monotonic() + _CONFIRM_SECONDS
+        switching = asyncio.ensure_future(self._announce())
+        self._switching.add(switching)
+        switching.add_done_callback(self._switching.discard)
+        await asyncio.wait({switching}, timeout=_CONFIRM_SECONDS)
+        if switching.done():
+            switching.result()
+        left = max(0.0, until - time.monotonic())
+        confirmed = await asyncio.to_thread(wait_confirmed, self._home, release.epoch, left)
         body = {
             "object": "release",
             "epoch": release.epoch,

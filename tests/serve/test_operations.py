@@ -1,11 +1,15 @@
+import asyncio
 import json
 
 import pytest
 
-from llmagentos.core.records import Feedback
+from llmagentos.config import load_config
+from llmagentos.core.records import Feedback, Release
 from llmagentos.registry.versions import Versions
+from llmagentos.serve import operations
 from llmagentos.storage import interactions
 from llmagentos.storage.flush import flush
+from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 from tests.serve.conftest import Served, chat
 
@@ -105,6 +109,28 @@ def test_a_damaged_version_is_promoted_but_the_old_one_goes_on(start):
         assert client.post("/v1/chat/completions", json=chat(model="agent@2")).status_code == 503
         assert client.post("/v1/rollback").json()["confirmed"] is True
         assert client.get("/readyz").json()["error"] is None
+
+
+def test_a_switch_that_takes_long_is_answered_before_it_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(operations, "_CONFIRM_SECONDS", 0.05)
+    loaded = []
+
+    async def load() -> None:
+        await asyncio.sleep(0.2)
+        loaded.append(1)
+
+    async def ask() -> tuple[int, list[int]]:
+        home = Home(tmp_path).open()
+        asked = operations.Operations(
+            home, load_config(None, [f"storage.root={tmp_path}"], environment={}), None, None, load, None
+        )
+        answer = await asked._released(Release(epoch=3, champion=1))
+        before = list(loaded)
+        await asyncio.gather(*asked._switching)
+        return answer.status_code, before
+
+    assert asyncio.run(ask()) == (200, []), "nothing serves here, so nothing is missing"
+    assert loaded == [1]
 
 
 def test_rows_come_in_over_http(local: Served):
