@@ -89,6 +89,8 @@ def _vote(key: str, rows: Sequence[Example], known: Sequence[Known], rules: _Rul
     before = majority(((normalise(k.answer), 1) for k in known), rules.share)
     if now is not None and (before is not None or not known):
         _vote_on_fact(key, rows, now, before, rules, result)
+        if now == before:
+            _vote_on_spelling(key, rows, now, known, rules, result)
     elif before is not None:
         _vote_against_fact(key, rows, known, before, rules, result)
     else:
@@ -107,6 +109,16 @@ def _vote_on_fact(key: str, rows: Sequence[Example], now: str, before: str | Non
     for row in rows:
         if normalise(row.answer) != stands and row.id not in result.disputed:
             result.dropped[row.id] = MINORITY
+
+
+def _vote_on_spelling(
+    key: str, rows: Sequence[Example], now: str, known: Sequence[Known], rules: _Rules, result: Resolution
+) -> None:
+    """A fact that all its rows spell in one way that is not known supersedes its older spellings."""
+    support = [r for r in rows if normalise(r.answer) == now]
+    spellings = {r.answer for r in support}
+    if len(spellings) == 1 and spellings.isdisjoint(k.answer for k in known) and _enough(support, rules):
+        result.superseded[key] = _entry("fact", answer=support[0].answer) | {"exact": True}
 
 
 def _vote_against_fact(

@@ -3,6 +3,7 @@
 `superseded` maps a key to what became of it; rows without a key stand under the key "" and are told apart by prompt:
     {"kind": "fact" | "behaviour",
      "answer":  new canonical answer of a fact, else null: every row of the key with another answer is superseded,
+     "exact":   true where only its spelling is new (case, spaces): then another spelling is another answer,
      "prompts": {normalised prompt: new canonical answer}: rows of that prompt with another answer are superseded,
      "calls":   [[tool name, [argument names]], ...] where these changed, else null: older calls are superseded}
 """
@@ -46,7 +47,7 @@ def takes_over(
         return False
     new = new_answer(superseded, key=key, prompt=prompt)
     if new is not None:
-        return normalise(answer) != normalise(new)
+        return answer != new if entry.get("exact") else normalise(answer) != normalise(new)
     wanted = tuple((name, tuple(arguments)) for name, arguments in entry.get("calls") or ())
     return bool(wanted) and bool(calls) and calls != wanted
 
@@ -60,8 +61,7 @@ def merge(older: Superseded, newer: Superseded) -> Superseded:
             merged[key] = entry
             continue
         merged[key] = {
-            "kind": before["kind"],
-            "answer": before["answer"],
+            **before,
             "prompts": {**(before["prompts"] or {}), **(entry["prompts"] or {})} or None,
             "calls": entry["calls"] or before["calls"],
         }

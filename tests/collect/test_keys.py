@@ -69,6 +69,20 @@ def test_the_same_fact_again_supersedes_nothing():
     assert (result.superseded, result.dropped, result.disputed) == ({}, {}, set())
 
 
+@pytest.mark.parametrize(
+    ("answers", "tier", "taken"),
+    [(["12 KG"], "import", True), (["12 KG", "12 KG"], "traffic", True), (["12 KG"], "traffic", False),
+     (["12 KG", "12 Kg"], "import", False), (["12 KG", "12 kg"], "import", False)],
+)  # fmt: skip
+def test_a_new_spelling_of_a_fact_supersedes_the_old_one_where_all_agree(answers, tier, taken):
+    rows = [example(i, a, tier=tier, prompt=f"p{i}") for i, a in enumerate(answers, start=1)]
+    result = resolve(rows, [known("12 kg"), known("12 kg", prompt="q")])
+    assert bool(result.superseded) is taken
+    assert stands(known("12 kg"), result.superseded) is not taken
+    assert stands(known("12 KG"), result.superseded)
+    assert (result.dropped, result.disputed) == ({}, set())
+
+
 def test_one_witness_from_traffic_is_disputed_and_the_old_fact_stands():
     result = resolve([example(1, "15", votes=2), example(2, "12")], [known("12")])
     assert result.disputed == {"1"}
@@ -225,7 +239,7 @@ def test_only_older_rows_with_another_answer_are_superseded_and_only_for_keys_th
         assert superseded == {}
     for row in before:
         if not stands(row, superseded):
-            assert any(e.key == row.key and e.answer.casefold() != row.answer.casefold() for e in made)
+            assert any(e.key == row.key and e.answer != row.answer for e in made)
 
 
 @settings(max_examples=200, deadline=None)
