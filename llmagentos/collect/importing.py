@@ -22,7 +22,7 @@ from llmagentos.core.messages import Row, parse_row, unique_keys
 from llmagentos.core.records import Feedback, Interaction, Tier
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
-from llmagentos.storage.spool import Spool
+from llmagentos.storage.spool import Spool, exclusive
 
 MAX_LINE_BYTES = 4_000_000
 MAX_ERRORS = 1_000
@@ -71,7 +71,7 @@ def import_file(config: Config, path: str | Path, strict: bool = False) -> dict[
         stream = read_lines(source)
         while lines := list(islice(stream, BATCH_ROWS)):
             good = [line for line in lines if line.row is not None]
-            _put(spool, good, outcome)
+            _put(home, spool, good, outcome)
             _reject(home, source, [line for line in lines if line.row is None], outcome)
         flush(home, spool=spool)
     finally:
@@ -131,25 +131,30 @@ def feedback_of(row: Row, interaction: Interaction) -> list[Feedback]:
     return result
 
 
-def _put(spool: Spool, lines: Iterable[Line], outcome: _Outcome) -> None:
+def _put(home: Home, spool: Spool, lines: Iterable[Line], outcome: _Outcome) -> None:
     rows = [(line, line.row) for line in lines if line.row is not None]
-    interactions = [interaction_of(row) for _, row in rows]
-    fresh = spool.put(interactions)
-    judged: list[Feedback] = []
-    for (line, row), interaction, new in zip(rows, interactions, fresh, strict=True):
-        if not new and not _same(spool, interaction):
-            outcome.rejected += 1
-            _note(outcome, InputError(f"id {interaction.id!r} belongs to another row", field="id", line=line.number))
-            continue
-        outcome.imported += new
-        outcome.duplicates += not new
-        judged += feedback_of(row, interaction)
-    spool.put([f for f in judged if spool.lookup(f.id, "feedback") is None])
+    with exclusive(home.spool.with_name("import.lock")):  # nobody takes an id between the look and the put
+        taken: dict[str, str | None] = {}
+        interactions, judged = [], []
+        for line, row in rows:
+            interaction = interaction_of(row)
+            if not _same(spool, interaction, taken):
+                outcome.rejected += 1
+                _note(outcome, InputError(f"id {interaction.id!r} belongs to another row", field="id", line=line.number))
+                continue
+            interactions.append(interaction)
+            judged += [f for f in feedback_of(row, interaction) if spool.lookup(f.id, "feedback") is None]
+        # In one transaction: a row that lost its feedback would be a demonstration, whatever was thought of it.
+        fresh = spool.put([*interactions, *judged])[: len(interactions)]
+    outcome.imported += sum(fresh)
+    outcome.duplicates += len(fresh) - sum(fresh)
 
 
-def _same(spool: Spool, interaction: Interaction) -> bool:
+def _same(spool: Spool, interaction: Interaction, taken: dict[str, str | None]) -> bool:
+    """Whether an id is free or its owner says the same; `taken` has the content of the ids before."""
     known = spool.lookup(interaction.id)
-    return known is None or known.request_hash in (None, interaction.request_hash)
+    content = (known.request_hash if known else None) or interaction.request_hash
+    return taken.setdefault(interaction.id, content) == interaction.request_hash
 
 
 def _refuse(path: Path, outcome: _Outcome) -> bool:

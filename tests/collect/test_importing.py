@@ -1,5 +1,6 @@
 """Files from strangers: what is good goes in, what is bad is named, nothing is held in memory or lost."""
 
+import contextlib
 import json
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from llmagentos.collect import importing, quarantine
 from llmagentos.collect.importing import import_file, read_lines
 from llmagentos.core.errors import InputError, NotFoundError
+from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
+from llmagentos.storage.spool import Spool, SpoolError
 from llmagentos.storage.tables import Tables
 
 
@@ -67,6 +70,22 @@ def test_a_known_row_may_get_new_feedback_but_no_new_text(config, write):
     assert (again["imported"], again["duplicates"], again["rejected"]) == (0, 1, 1)
     assert again["errors"] == [{"line": 2, "field": "id", "message": "id 'x' belongs to another row"}]
     assert len(stored(config, "feedback")) == 1
+
+
+def test_rows_go_in_with_their_feedback_or_not_at_all(config, write, monkeypatch):
+    put, done = Spool.put, []
+
+    def once(spool, records):
+        if done:
+            raise SpoolError("the disk is full")
+        done.append(put(spool, records))
+        return done[0]
+
+    monkeypatch.setattr(Spool, "put", once)
+    with contextlib.suppress(SpoolError):
+        import_file(config, write([row(f"q{i}", feedback=[{"name": "thumb", "value": False}]) for i in range(3)]))
+    flush(home_of(config))
+    assert [f["interaction_seq"] for f in stored(config, "feedback")] == [r["seq"] for r in stored(config)] == [1, 2, 3]
 
 
 BAD = [
