@@ -128,6 +128,22 @@ def test_strict_is_all_or_nothing(config, write):
     assert import_file(config, write([row("q")]), strict=True)["imported"] == 1
 
 
+def test_an_id_that_belongs_to_another_row_is_refused_like_any_bad_line(config, write, monkeypatch):
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    path = write([row("q", id="1"), row("r"), row("other", id="1", metadata={"key": "k"})])
+    error = {"line": 3, "field": "id", "message": "id '1' belongs to another row"}
+    refused = {"imported": 0, "duplicates": 0, "rejected": 1, "errors": [error]}
+    assert import_file(config, path, strict=True) == refused
+    assert stored(config) == []
+    assert import_file(config, path) == refused | {"imported": 2}
+    (aside,) = quarantine.listing(home_of(config))
+    assert (aside["reason"], aside["detail"]) == ("invalid", "line 3: id '1' belongs to another row")
+    assert json.loads(aside["row"]) | {"feedback": []} == row("other", id="1", metadata={"key": "k"}, feedback=[])
+    path = write([row("new", id="2"), row("other", id="1")])
+    assert import_file(config, path, strict=True)["imported"] == 0
+    assert len(stored(config)) == 2
+
+
 def test_the_list_of_errors_is_bounded_and_the_count_is_not(config, write, monkeypatch):
     monkeypatch.setattr(importing, "MAX_ERRORS", 3)
     result = import_file(config, write([{"messages": i} for i in range(5)]))
