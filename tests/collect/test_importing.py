@@ -121,6 +121,16 @@ def test_a_bad_line_is_named_and_the_good_ones_beside_it_go_in(config, tmp_path,
     assert len(aside["row"]) <= quarantine.RAW_CHARACTERS
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_file_from_a_spreadsheet_is_read_as_it_is_meant(config, tmp_path, strict):
+    """A byte order mark, CRLF, and blank where there was nothing."""
+    rows = [row("q", metadata={"key": "", "user_id": " u "}), row("r", metadata={"key": "", "timestamp": ""})]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(one).encode() for one in rows) + b"\r\n\r\n")
+    assert import_file(config, path, strict)["imported"] == 2
+    assert [(r["key"], r["user_id"]) for r in stored(config)] == [(None, "u"), (None, None)]
+
+
 def test_strict_is_all_or_nothing(config, write):
     path = write([row("q"), {"messages": 1}])
     assert import_file(config, path, strict=True) | {"errors": 0} == {"imported": 0, "duplicates": 0, "rejected": 1, "errors": 0}
