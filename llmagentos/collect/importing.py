@@ -19,7 +19,7 @@ from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.examples import dump_messages, row_id
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Row, parse_row, unique_keys
-from llmagentos.core.records import Feedback, Interaction, Tier
+from llmagentos.core.records import TENANT, Feedback, Interaction, Tier, own_id
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.spool import Spool, exclusive
@@ -55,8 +55,8 @@ class _Outcome:
         return {**named, "errors": self.errors} | ({"errors_omitted": omitted} if omitted else {})
 
 
-def import_file(config: Config, path: str | Path, strict: bool = False) -> dict[str, Any]:
-    """Import a JSONL file: `{imported, duplicates, rejected, errors: [{line, field, message}]}`.
+def import_file(config: Config, path: str | Path, strict: bool = False, *, tenant: str = TENANT) -> dict[str, Any]:
+    """Import a tenant's JSONL file: `{imported, duplicates, rejected, errors: [{line, field, message}]}`.
 
     A row that is known already is a duplicate; new feedback of a known row (same `id`, same conversation) goes in.
     Raises NotFoundError for a missing file, InputError for one that is no file or holds no row.
@@ -66,11 +66,11 @@ def import_file(config: Config, path: str | Path, strict: bool = False) -> dict[
     outcome = _Outcome()
     spool = open_spool(home)
     try:
-        if strict and _refuse(spool, source, outcome):
+        if strict and _refuse(spool, source, tenant, outcome):
             return outcome.as_dict()
         stream = read_lines(source)
         while lines := list(islice(stream, BATCH_ROWS)):
-            _reject(home, source, _put(home, spool, lines, outcome), outcome)
+            _reject(home, source, _put(home, spool, lines, tenant, outcome), outcome)
         flush(home, spool=spool)
     finally:
         spool.close()
@@ -94,13 +94,13 @@ def read_lines(path: Path) -> Iterator[Line]:
                 yield _parse(raw, number, whole)
 
 
-def interaction_of(row: Row, *, tier: Tier = "import", tenant: str = "default", now: float | None = None) -> Interaction:
-    """The interaction that a row records. Its id is the row's own, else the hash of all the row says."""
+def interaction_of(row: Row, *, tier: Tier = "import", tenant: str = TENANT, now: float | None = None) -> Interaction:
+    """The interaction that a row records. Its id is the tenant's own: the row's, else the hash of all the row says."""
     meta = row.metadata
     said = row.model_dump(mode="json", exclude_none=True, exclude={"feedback"})
     created = meta.timestamp.timestamp() if meta.timestamp else (time.time() if now is None else now)
     return Interaction(
-        id=row_id(row),
+        id=own_id(row_id(row), tenant),
         tier=tier,
         created=created,
         tenant=tenant,
@@ -129,10 +129,10 @@ def feedback_of(row: Row, interaction: Interaction) -> list[Feedback]:
     return result
 
 
-def _put(home: Home, spool: Spool, lines: Iterable[Line], outcome: _Outcome) -> list[Line]:
+def _put(home: Home, spool: Spool, lines: Iterable[Line], tenant: str, outcome: _Outcome) -> list[Line]:
     """Record what is good; returns the lines that are not."""
     with exclusive(home.spool.with_name("import.lock")):  # nobody takes an id between the look and the put
-        good, bad = _sorted_out(spool, lines, {})
+        good, bad = _sorted_out(spool, lines, tenant, {})
         judged = [f for row, one in good for f in feedback_of(row, one) if spool.lookup(f.id, "feedback") is None]
         # In one transaction: a row that lost its feedback would be a demonstration, whatever was thought of it.
         fresh = spool.put([*(one for _, one in good), *judged])[: len(good)]
@@ -142,7 +142,7 @@ def _put(home: Home, spool: Spool, lines: Iterable[Line], outcome: _Outcome) -> 
 
 
 def _sorted_out(
-    spool: Spool, lines: Iterable[Line], taken: dict[str, str | None]
+    spool: Spool, lines: Iterable[Line], tenant: str, taken: dict[str, str | None]
 ) -> tuple[list[tuple[Row, Interaction]], list[Line]]:
     """The rows that may go in, and the lines that may not; `taken` has what the ids of the lines before stand for."""
     good, bad = [], []
@@ -150,7 +150,7 @@ def _sorted_out(
         if line.row is None:
             bad.append(line)
             continue
-        one = interaction_of(line.row)
+        one = interaction_of(line.row, tenant=tenant)
         if line.row.id is None or _same(spool, one, taken):  # an id of our making is the hash of what it stands for
             good.append((line.row, one))
         else:
@@ -166,13 +166,13 @@ def _same(spool: Spool, interaction: Interaction, taken: dict[str, str | None]) 
     return taken.setdefault(interaction.id, content) == interaction.request_hash
 
 
-def _refuse(spool: Spool, path: Path, outcome: _Outcome) -> bool:
+def _refuse(spool: Spool, path: Path, tenant: str, outcome: _Outcome) -> bool:
     """The first pass of `strict`: note what is bad; nothing was written yet."""
     taken: dict[str, str | None] = {}
     stream, empty = read_lines(path), True
     while lines := list(islice(stream, BATCH_ROWS)):
         empty = False
-        for line in _sorted_out(spool, lines, taken)[1]:
+        for line in _sorted_out(spool, lines, tenant, taken)[1]:
             _note(outcome, line)
     if empty:
         raise _empty(path)

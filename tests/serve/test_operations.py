@@ -4,10 +4,11 @@ import pytest
 
 from llmagentos.core.records import Feedback
 from llmagentos.registry.versions import Versions
+from llmagentos.serve import keys
 from llmagentos.storage import interactions
 from llmagentos.storage.flush import flush
 from llmagentos.storage.tables import Tables
-from tests.serve.conftest import Served, chat
+from tests.serve.conftest import Served, chat, new_home
 
 
 def judgements(served: Served, about: str) -> list[Feedback]:
@@ -118,3 +119,22 @@ def test_rows_come_in_over_http(local: Served):
     assert (counted["imported"], counted["rejected"]) == (1, 1)
     assert (again["imported"], again["duplicates"]) == (0, 1)
     assert found["tier"] == "import"
+
+
+def test_rows_that_a_tenant_sends_are_its_own(start, tmp_path):
+    home = new_home(tmp_path)
+    secrets = {tenant: keys.add(home, tenant, "admin", tenant=tenant)[1] for tenant in ("acme", "other")}
+    served = start(home=home)
+    thumb = {"interaction_id": "row-1", "name": "thumb", "value": True}
+    for tenant, secret in secrets.items():
+        row = {"id": "row-1", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": tenant}]}
+        with served.client(Authorization=f"Bearer {secret}") as client:
+            assert client.get("/v1/interactions/row-1").status_code == 404
+            assert client.post("/v1/feedback", json=thumb).status_code == 404
+            assert client.post("/v1/interactions:batch", json=row).json()["imported"] == 1
+            found = client.get("/v1/interactions/row-1").json()
+            assert (found["id"], found["tenant"], found["messages"][-1]["content"]) == ("row-1", tenant, tenant)
+            assert client.post("/v1/feedback", json=thumb).json()["interaction_id"] == "row-1"
+    for tenant in secrets:
+        (kept,) = judgements(served, f"tenant:{tenant}:row-1")
+        assert (kept.tenant, kept.interaction_seq is None) == (tenant, False)
