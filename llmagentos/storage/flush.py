@@ -30,8 +30,8 @@ def open_spool(home: Home) -> Spool:
     if fresh:
         for kind, table in TABLES.items():
             if home.table(table).exists():
-                found = Tables(home).read(table, columns=["id", "seq"]).to_pylist()
-                spool.remember(kind, [(row["id"], row["seq"]) for row in found])
+                columns = ["id", "seq", *(("request_hash", "tenant", "session_id") if kind == "interaction" else ())]
+                spool.remember(kind, sorted(Tables(home).read(table, columns=columns).to_pylist(), key=lambda row: row["seq"]))
     return spool
 
 

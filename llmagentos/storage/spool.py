@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic_core import PydanticSerializationError
 
@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS sessions (
 CREATE TABLE IF NOT EXISTS batches (
     kind TEXT PRIMARY KEY, number INTEGER NOT NULL, floor INTEGER NOT NULL, open INTEGER NOT NULL);
 """
+_LAST_OF_SESSION = "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)"
 _BUSY_MS = 30_000
 _MODELS: dict[str, type[Spooled]] = {"interaction": Interaction, "feedback": Feedback}
 
@@ -182,11 +183,13 @@ class Spool:
             writer.execute("DELETE FROM records WHERE kind = ? AND batch = ?", (batch.kind, batch.number))
             writer.execute("UPDATE batches SET open = 0 WHERE kind = ? AND number = ?", (batch.kind, batch.number))
 
-    def remember(self, kind: Kind, known: Sequence[tuple[str, int]]) -> None:
-        """Fill the index of a spool that was lost from rows (id, seq) that Delta still has."""
+    def remember(self, kind: Kind, known: Sequence[dict[str, Any]]) -> None:
+        """Fill the index of a spool that was lost from rows that Delta still has, in order of `seq`."""
         with self._writing() as writer:
-            rows = [(kind, id, seq) for id, seq in known]
-            writer.executemany("INSERT OR IGNORE INTO known (kind, id, seq) VALUES (?, ?, ?)", rows)
+            rows = [(kind, row["id"], row["seq"], row.get("request_hash")) for row in known]
+            writer.executemany("INSERT OR IGNORE INTO known (kind, id, seq, request_hash) VALUES (?, ?, ?, ?)", rows)
+            sessions = [(row["tenant"], row["session_id"], row["id"]) for row in known if row.get("session_id")]
+            writer.executemany(_LAST_OF_SESSION, sessions)
 
     def close(self) -> None:
         with self._write_lock, self._read_lock:
@@ -243,7 +246,7 @@ def _insert(writer: sqlite3.Connection, entry: _Entry) -> bool:
         (entry.kind, entry.id, entry.interaction_id, entry.body, _checksum(entry.body)),
     )
     if entry.session:
-        writer.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", (*entry.session, entry.id))
+        writer.execute(_LAST_OF_SESSION, (*entry.session, entry.id))
     return True
 
 
