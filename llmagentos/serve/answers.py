@@ -370,6 +370,7 @@ def _interaction(answer: Answer, index: int, turn: Turn, created: float, latency
         "created": created,
         "model_version": answer.version,
         "tenant": question.caller.tenant,
+        "session_id": question.caller.session_id,
         "finish_reason": turn.finish_reason,
         "latency_ms": round(latency_ms, 3),
     }
@@ -382,7 +383,6 @@ def _interaction(answer: Answer, index: int, turn: Turn, created: float, latency
         messages, tools = [{"role": "user", "content": question.source.text}], None
     return Interaction(
         **base,
-        session_id=question.caller.session_id,
         user_id=question.caller.user_id,
         scenario=metadata.get("scenario"),
         skill=metadata.get("skill"),

@@ -42,6 +42,16 @@ def test_a_session_means_its_last_interaction_and_an_id_revises(local: Served):
     assert [kept.value for kept in judgements(local, second)] == [True, False]
 
 
+def test_a_session_means_its_last_interaction_also_where_that_was_not_stored(local: Served):
+    with local.client(**{"X-Session-Id": "off the record"}) as client:
+        first = client.post("/v1/chat/completions", json=chat("one")).json()["id"]
+        second = client.post("/v1/chat/completions", json=chat("two", store=False)).json()["id"]
+        given = client.post("/v1/feedback", json={"session_id": "off the record", "name": "thumb", "value": False})
+        assert client.get(f"/v1/interactions/{second}").json()["session_id"] is None
+    assert given.json()["interaction_id"] == second
+    assert judgements(local, first) == []
+
+
 def test_feedback_with_a_key_is_given_once(local: Served):
     with local.client() as client:
         answer = client.post("/v1/chat/completions", json=chat()).json()
