@@ -72,9 +72,9 @@ def carry(home: Home, max_attempts: int) -> Carried:
 
 
 def decision_of(row: SnapshotRow) -> str:
-    """The id of the decision that held a snapshot back, else the snapshot and its status."""
+    """The id of the cycle that held a snapshot back, else the snapshot and its status."""
     decision: Mapping[str, Any] = row.decision or {}
-    return str(decision.get("id") or f"{row.status} {row.id}")
+    return str(decision.get("cycle") or f"{row.status} {row.id}")
 
 
 def spent(example: Example, reason: str, detail: str) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """A stranger's JSONL file onto the same road as the traffic: rows into the spool, then the log.
 
 Read line by line, so that neither a large file nor a monstrous line costs memory. Good rows go in, bad ones to
-quarantine with their line; `strict` reads the whole file first and takes all or nothing.
+quarantine with their line; `strict` reads the whole file first, remembers its ids, and takes all or nothing.
 """
 
 import codecs
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,10 +19,10 @@ from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.examples import dump_messages, row_id
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Row, parse_row, unique_keys
-from llmagentos.core.records import Feedback, Interaction, Tier
+from llmagentos.core.records import TENANT, Feedback, Interaction, Tier, own_id
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
-from llmagentos.storage.spool import Spool
+from llmagentos.storage.spool import Spool, exclusive
 
 MAX_LINE_BYTES = 4_000_000
 MAX_ERRORS = 1_000
@@ -34,7 +34,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a file: a row, or what is wrong with it and how it began."""
+    """One line of a file: a row, or what is wrong with it and how it began; both for a row whose id is another's."""
 
     number: int
     row: Row | None = None
@@ -55,8 +55,8 @@ class _Outcome:
         return {**named, "errors": self.errors} | ({"errors_omitted": omitted} if omitted else {})
 
 
-def import_file(config: Config, path: str | Path, strict: bool = False) -> dict[str, Any]:
-    """Import a JSONL file: `{imported, duplicates, rejected, errors: [{line, field, message}]}`.
+def import_file(config: Config, path: str | Path, strict: bool = False, *, tenant: str = TENANT) -> dict[str, Any]:
+    """Import a tenant's JSONL file: `{imported, duplicates, rejected, errors: [{line, field, message}]}`.
 
     A row that is known already is a duplicate; new feedback of a known row (same `id`, same conversation) goes in.
     Raises NotFoundError for a missing file, InputError for one that is no file or holds no row.
@@ -64,15 +64,13 @@ def import_file(config: Config, path: str | Path, strict: bool = False) -> dict[
     source = _existing(Path(path))
     home = Home(config.storage.root).open()
     outcome = _Outcome()
-    if strict and _refuse(source, outcome):
-        return outcome.as_dict()
     spool = open_spool(home)
     try:
+        if strict and _refuse(spool, source, tenant, outcome):
+            return outcome.as_dict()
         stream = read_lines(source)
         while lines := list(islice(stream, BATCH_ROWS)):
-            good = [line for line in lines if line.row is not None]
-            _put(spool, good, outcome)
-            _reject(home, source, [line for line in lines if line.row is None], outcome)
+            _reject(home, source, _put(home, spool, lines, tenant, outcome), outcome)
         flush(home, spool=spool)
     finally:
         spool.close()
@@ -96,13 +94,13 @@ def read_lines(path: Path) -> Iterator[Line]:
                 yield _parse(raw, number, whole)
 
 
-def interaction_of(row: Row, *, tier: Tier = "import", tenant: str = "default", now: float | None = None) -> Interaction:
-    """The interaction that a row records. Its id is the row's own, else the hash of all the row says."""
+def interaction_of(row: Row, *, tier: Tier = "import", tenant: str = TENANT, now: float | None = None) -> Interaction:
+    """The interaction that a row records. Its id is the tenant's own: the row's, else the hash of all the row says."""
     meta = row.metadata
     said = row.model_dump(mode="json", exclude_none=True, exclude={"feedback"})
     created = meta.timestamp.timestamp() if meta.timestamp else (time.time() if now is None else now)
     return Interaction(
-        id=row_id(row),
+        id=own_id(row_id(row), tenant),
         tier=tier,
         created=created,
         tenant=tenant,
@@ -131,36 +129,52 @@ def feedback_of(row: Row, interaction: Interaction) -> list[Feedback]:
     return result
 
 
-def _put(spool: Spool, lines: Iterable[Line], outcome: _Outcome) -> None:
-    rows = [(line, line.row) for line in lines if line.row is not None]
-    interactions = [interaction_of(row) for _, row in rows]
-    fresh = spool.put(interactions)
-    judged: list[Feedback] = []
-    for (line, row), interaction, new in zip(rows, interactions, fresh, strict=True):
-        if not new and not _same(spool, interaction):
-            outcome.rejected += 1
-            _note(outcome, InputError(f"id {interaction.id!r} belongs to another row", field="id", line=line.number))
+def _put(home: Home, spool: Spool, lines: Iterable[Line], tenant: str, outcome: _Outcome) -> list[Line]:
+    """Record what is good; returns the lines that are not."""
+    with exclusive(home.spool.with_name("import.lock")):  # nobody takes an id between the look and the put
+        good, bad = _sorted_out(spool, lines, tenant, {})
+        judged = [f for row, one in good for f in feedback_of(row, one) if spool.lookup(f.id, "feedback") is None]
+        # In one transaction: a row that lost its feedback would be a demonstration, whatever was thought of it.
+        fresh = spool.put([*(one for _, one in good), *judged])[: len(good)]
+    outcome.imported += sum(fresh)
+    outcome.duplicates += len(fresh) - sum(fresh)
+    return bad
+
+
+def _sorted_out(
+    spool: Spool, lines: Iterable[Line], tenant: str, taken: dict[str, str | None]
+) -> tuple[list[tuple[Row, Interaction]], list[Line]]:
+    """The rows that may go in, and the lines that may not; `taken` has what the ids of the lines before stand for."""
+    good, bad = [], []
+    for line in lines:
+        if line.row is None:
+            bad.append(line)
             continue
-        outcome.imported += new
-        outcome.duplicates += not new
-        judged += feedback_of(row, interaction)
-    spool.put([f for f in judged if spool.lookup(f.id, "feedback") is None])
+        one = interaction_of(line.row, tenant=tenant)
+        if line.row.id is None or _same(spool, one, taken):  # an id of our making is the hash of what it stands for
+            good.append((line.row, one))
+        else:
+            error = InputError(f"id {line.row.id!r} belongs to another row", field="id", line=line.number)
+            bad.append(replace(line, error=error))
+    return good, bad
 
 
-def _same(spool: Spool, interaction: Interaction) -> bool:
+def _same(spool: Spool, interaction: Interaction, taken: dict[str, str | None]) -> bool:
+    """Whether an id is free or its owner says the same."""
     known = spool.lookup(interaction.id)
-    return known is None or known.request_hash in (None, interaction.request_hash)
+    content = (known.request_hash if known else None) or interaction.request_hash
+    return taken.setdefault(interaction.id, content) == interaction.request_hash
 
 
-def _refuse(path: Path, outcome: _Outcome) -> bool:
+def _refuse(spool: Spool, path: Path, tenant: str, outcome: _Outcome) -> bool:
     """The first pass of `strict`: note what is bad; nothing was written yet."""
-    rows = 0
-    for line in read_lines(path):
-        rows += 1
-        if line.error is not None:
-            outcome.rejected += 1
-            _note(outcome, line.error)
-    if not rows:
+    taken: dict[str, str | None] = {}
+    stream, empty = read_lines(path), True
+    while lines := list(islice(stream, BATCH_ROWS)):
+        empty = False
+        for line in _sorted_out(spool, lines, tenant, taken)[1]:
+            _note(outcome, line)
+    if empty:
         raise _empty(path)
     return outcome.rejected > 0
 
@@ -168,18 +182,19 @@ def _refuse(path: Path, outcome: _Outcome) -> bool:
 def _reject(home: Home, path: Path, lines: Iterable[Line], outcome: _Outcome) -> None:
     rows = []
     for line in lines:
-        if line.error is None:
-            continue
-        outcome.rejected += 1
-        _note(outcome, line.error)
-        detail = f"line {line.number}: {line.error.message}"
-        rows.append({"source": f"import {path.name}", "reason": "invalid", "detail": detail, "row": line.raw})
+        detail = f"line {line.number}: {_note(outcome, line).message}"
+        row = line.row.model_dump(mode="json", exclude_none=True) if line.row else line.raw
+        rows.append({"source": f"import {path.name}", "reason": "invalid", "detail": detail, "row": row})
     quarantine.set_aside(home, rows)
 
 
-def _note(outcome: _Outcome, error: InputError) -> None:
+def _note(outcome: _Outcome, line: Line) -> InputError:
+    """Count a bad line; returns what is wrong with it."""
+    assert line.error is not None
+    outcome.rejected += 1
     if len(outcome.errors) < MAX_ERRORS:
-        outcome.errors.append({"line": error.line, "field": error.field, "message": error.message})
+        outcome.errors.append({"line": line.number, "field": line.error.field, "message": line.error.message})
+    return line.error
 
 
 def _next_line(stream: BinaryIO) -> tuple[bytes, bool]:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from llmagentos.storage.flush import flush_to
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import SCHEMAS, Tables
 
@@ -38,12 +39,10 @@ class Increment:
 
 
 def read_increment(home: Home, after: tuple[int, int], limit: int, *, unjudged: bool = False) -> Increment:
-    """Choose at most `limit` new interactions after the watermarks (interactions, feedback); also those nobody judged
-    where `unjudged`."""
+    """Flush, and choose at most `limit` new interactions after the watermarks (interactions, feedback); also those nobody
+    judged where `unjudged`."""
     tables = Tables(home)
-    # In this order: what the feedback read here refers to was flushed before it.
-    feedback_top = tables.last_seq("feedback")
-    top = tables.last_seq("interactions")
+    top, feedback_top = flush_to(home)
     new = _since(tables, "interactions", ["seq", "tier"], "seq", after[0])
     judged = _since(tables, "feedback", _FEEDBACK, "interaction_seq", after[0])
     fresh = _since(tables, "feedback", _FEEDBACK, "seq", after[1])

@@ -36,7 +36,6 @@ from llmagentos.core.records import Example
 from llmagentos.core.superseding import calls_of
 from llmagentos.models.loading import resolve_base
 from llmagentos.storage import snapshots, suites
-from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Draft, Snapshot
 from llmagentos.storage.tables import SCHEMAS, Tables
@@ -60,7 +59,6 @@ def collect(config: Config, cycle_id: str | None = None) -> Snapshot | None:
     Raises ConflictError when another collect was faster, ConfigError for a base model without a tokenizer.
     """
     home = Home(config.storage.root).open()
-    flush(home)
     carried = carry(home, config.collect.max_attempts)
     limit = config.collect.max_rows
     while True:

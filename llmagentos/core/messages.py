@@ -69,6 +69,11 @@ class RowMetadata(_Open):
     key: str | None = Field(None, max_length=512)
     timestamp: AwareDatetime | None = None
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _names_something(cls, value: object) -> object:
+        return filled(value) if isinstance(value, str) else value
+
 
 class RowFeedback(_Open):
     """One judgement. `value` may be absent when there is a correction."""
@@ -110,6 +115,11 @@ class Row(_Open):
         if not any(m.role == "assistant" for m in self.messages):
             raise ValueError("messages holds no assistant message: there is nothing to learn from it")
         return self
+
+
+def filled(name: str) -> str | None:
+    """A name without white space around it; None for a blank one, which names nothing: exporters fill columns with it."""
+    return name.strip() or None
 
 
 def check_feedback_value(name: str, value: object) -> None:

@@ -9,6 +9,11 @@ from llmagentos.core.hashing import fraction
 Tier = Literal["traffic", "import"]
 """Where a row came from. `import` is trusted by whoever runs it; caps bind `traffic` only."""
 
+TENANT = "default"
+"""Whose everything is where nobody says otherwise."""
+OTHERS = "tenant:"
+"""What the stored ids begin with that other tenants gave."""
+
 Role = Literal["agent", "student", "adapter"]
 """An adapter is no model by itself: low-rank weights that are put on the version `base`."""
 Alias = Literal["champion", "challenger", "previous", "student"]
@@ -30,7 +35,7 @@ class Interaction(Record):
     """Unix seconds; informs, never orders."""
     model_version: int | None = None
     """The one version that answered; None for an imported row."""
-    tenant: str = "default"
+    tenant: str = TENANT
     session_id: str | None = None
     user_id: str | None = None
     scenario: str | None = None
@@ -66,7 +71,12 @@ class Feedback(Record):
     """An assistant message."""
     comment: str | None = None
     source: Literal["human", "environment", "judge"] = "human"
-    tenant: str = "default"
+    tenant: str = TENANT
+
+
+def own_id(id: str, tenant: str) -> str:
+    """How an id is stored that a tenant gave: what two of them call the same is two things."""
+    return id if tenant == TENANT else f"{OTHERS}{tenant}:{id}"
 
 
 Label = Literal["target", "liked", "disliked"]

@@ -96,7 +96,8 @@ def _settle_trials(config: Config, home: Home) -> bool:
             keep_learned(config, version.id, {"verdict": "Promote", "reasons": [reason]})
         else:
             verdict = "Reject" if version.status in ("bad", "rejected") else "Hold"
-            snapshots.decide(home, str(version.snapshot), {"verdict": verdict, "reasons": [reason], "challenger": version.id})
+            decision = {"verdict": verdict, "reasons": [reason], "cycle": version.cycle, "challenger": version.id}
+            snapshots.decide(home, str(version.snapshot), decision)
     return bool(left)
 
 

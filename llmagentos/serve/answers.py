@@ -262,7 +262,7 @@ class Answers:
         if answer.recorded is not None:
             return _replayed(question, answer.recorded)
         assert answer.version is not None
-        headers = _headers(question, answer.version)
+        headers = _headers(question, answer.version, question.caller.session_id)
         reply = Reply(question.id, str(question.asked.model), answer.version, chat=question.chat)
         if question.asked.stream:
             answer.begun = True
@@ -332,7 +332,7 @@ def _replayed(question: Question, recorded: list[Interaction]) -> Response:
     choices = [Choice(k, one.messages[-1], one.finish_reason or "stop") for k, one in enumerate(recorded)]
     used = usage(recorded[0].prompt_ids or [], [one.answer_ids or [] for one in recorded])
     reply = Reply(question.id, str(question.asked.model), version, chat=question.chat)
-    headers = _headers(question, version) | {"x-replayed": "true"}
+    headers = _headers(question, version, recorded[0].session_id or question.caller.session_id) | {"x-replayed": "true"}
     if not question.asked.stream:
         return JSONResponse(reply.whole(choices, used), headers=headers)
 
@@ -357,8 +357,7 @@ def _ending(reply: Reply, choices: list[Choice], used: dict[str, int], wants_usa
     return b"".join(sse(part) for part in parts) + b"data: [DONE]\n\n"
 
 
-def _headers(question: Question, version: int) -> dict[str, str]:
-    session = question.caller.session_id
+def _headers(question: Question, version: int, session: str) -> dict[str, str]:
     plain = {"x-session-id": session} if session.isascii() and session.isprintable() else {}
     return {"x-interaction-id": question.id, "x-model-version": str(version), **plain}
 
@@ -370,6 +369,7 @@ def _interaction(answer: Answer, index: int, turn: Turn, created: float, latency
         "created": created,
         "model_version": answer.version,
         "tenant": question.caller.tenant,
+        "session_id": question.caller.session_id,
         "finish_reason": turn.finish_reason,
         "latency_ms": round(latency_ms, 3),
     }
@@ -382,7 +382,6 @@ def _interaction(answer: Answer, index: int, turn: Turn, created: float, latency
         messages, tools = [{"role": "user", "content": question.source.text}], None
     return Interaction(
         **base,
-        session_id=question.caller.session_id,
         user_id=question.caller.user_id,
         scenario=metadata.get("scenario"),
         skill=metadata.get("skill"),

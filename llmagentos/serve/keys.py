@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from llmagentos.core.errors import ConfigError, ConflictError, NotFoundError
-from llmagentos.core.records import Record
+from llmagentos.core.records import TENANT, Record
 from llmagentos.serve.errors import ApiError
 from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
@@ -29,7 +29,6 @@ ADMIN: tuple[Role, ...] = ("admin",)
 CHAT: tuple[Role, ...] = ("chat", "admin")
 ANY: tuple[Role, ...] = ("chat", "feedback", "admin")
 
-TENANT = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SECRET_BYTES, _SALT_BYTES = 32, 16
 

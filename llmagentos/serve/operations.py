@@ -13,12 +13,11 @@ from starlette.responses import JSONResponse, Response
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.hashing import digest
-from llmagentos.core.records import Feedback, ModelVersion, Release
+from llmagentos.core.records import OTHERS, TENANT, Feedback, Interaction, ModelVersion, Release, own_id
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.serve import traffic
 from llmagentos.serve.errors import ApiError
-from llmagentos.serve.keys import TENANT
 from llmagentos.serve.model import Residents
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import FeedbackRequest, PromoteRequest, RollbackRequest, model_object, parse
@@ -26,7 +25,6 @@ from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
 _CONFIRM_SECONDS = 5.0
-_MARK = "tenant:"
 _NEWEST = 20
 """Decisions and releases that the status names."""
 
@@ -56,12 +54,12 @@ class Operations:
             about = await self._recorder.last_of_session(tenant, str(asked.session_id))
             if about is None:
                 raise NotFoundError(f"no interaction of session {asked.session_id!r} is known.")
-        elif not await self._is_own(about, tenant):
-            raise NotFoundError(f"no interaction {about!r} is known.")
+        elif (about := await self._own(about, tenant)) is None:
+            raise NotFoundError(f"no interaction {asked.interaction_id!r} is known.")
         key = traffic.header(request.headers, "idempotency-key")
         id = asked.id or (f"fb-{digest([tenant, key], length=32)}" if key else f"fb-{traffic.once(request.headers, tenant)}")
         record = Feedback(
-            id=_own_id(id, tenant),
+            id=_checked_id(id, tenant),
             interaction_id=about,
             created=time.time(),
             name=asked.name,
@@ -73,14 +71,25 @@ class Operations:
         )
         await self._recorder.put([record])
         self._about(about)
-        return JSONResponse({"object": "feedback", "feedback_id": id, "interaction_id": about})
+        return JSONResponse({"object": "feedback", "feedback_id": id, "interaction_id": asked.interaction_id or about})
 
-    async def _is_own(self, id: str, tenant: str) -> bool:
-        """Whether the tenant may judge an interaction. The record is read only where it could be somebody else's."""
+    async def _own(self, id: str, tenant: str) -> str | None:
+        """The stored id of a tenant's interaction, None where it has none that is called so.
+
+        The record is read only where it could be somebody else's.
+        """
         if not self._shared():
-            return await self._recorder.lookup(id) is not None
-        found = await self._recorder.find(id)
-        return found is not None and found.tenant == tenant
+            return id if await self._recorder.lookup(id) is not None else None
+        found = await self._find(id, tenant)
+        return found.id if found else None
+
+    async def _find(self, id: str, tenant: str) -> Interaction | None:
+        """A tenant's interaction by the id that we gave it, or that the tenant gave a row."""
+        for name in dict.fromkeys((id, own_id(id, tenant))):
+            found = await self._recorder.find(name)
+            if found is not None and found.tenant == tenant:
+                return found
+        return None
 
     @staticmethod
     def _about(interaction: str) -> None:
@@ -89,18 +98,18 @@ class Operations:
 
     async def interaction(self, request: Request) -> Response:
         id = request.path_params["id"]
-        found = await self._recorder.find(id)
-        if found is None or found.tenant != traffic.tenant():
+        found = await self._find(id, traffic.tenant())
+        if found is None:
             raise NotFoundError(f"no interaction {id[:100]!r} is known.")
-        self._about(id)
-        return JSONResponse({"object": "interaction", **found.model_dump(mode="json")})
+        self._about(found.id)
+        return JSONResponse({"object": "interaction", **found.model_dump(mode="json"), "id": id})
 
     async def batch(self, _request: Request, body: bytes) -> Response:
         """NDJSON rows take the road of `llmagentos import`; wrong ones are named and go to quarantine. Where all are
         wrong it is a 422 that also counts them. Raises InputError for a body without a row."""
         if not body.strip():
             raise InputError('body: holds no row; each line is one: {"messages": [...]}.', field="body")
-        counted = await asyncio.to_thread(self._import, body)
+        counted = await asyncio.to_thread(self._import, body, traffic.tenant())
         if counted["imported"] + counted["duplicates"]:
             return JSONResponse(counted)
         first = counted["errors"][0]
@@ -108,13 +117,13 @@ class Operations:
         refused = ApiError(422, message, param=first["field"] or "body", code="no_row_taken")
         return JSONResponse({**refused.body(), **counted}, refused.status)
 
-    def _import(self, body: bytes) -> dict[str, Any]:
+    def _import(self, body: bytes, tenant: str) -> dict[str, Any]:
         from llmagentos.collect.importing import import_file
 
         with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
             file.write(body)
             file.flush()
-            return import_file(self._config, file.name)
+            return import_file(self._config, file.name, tenant=tenant)
 
     async def versions(self, _request: Request) -> Response:
         every, release = await asyncio.gather(asyncio.to_thread(self._versions.all), asyncio.to_thread(self._releases.current))
@@ -235,16 +244,14 @@ def _decisions(home: Home) -> list[dict[str, Any]]:
     ]
 
 
-def _own_id(id: str, tenant: str) -> str:
+def _checked_id(id: str, tenant: str) -> str:
     """A feedback's id as it is stored: what one tenant calls its own is never a revision of another's.
 
     Raises InputError for an id that only another tenant's can be.
     """
-    if tenant != TENANT:
-        return f"{_MARK}{tenant}:{id}"
-    if id.startswith(_MARK):
-        raise InputError(f"id: may not begin with {_MARK!r}.", field="id")
-    return id
+    if tenant == TENANT and id.startswith(OTHERS):
+        raise InputError(f"id: may not begin with {OTHERS!r}.", field="id")
+    return own_id(id, tenant)
 
 
 def _name(request: Request) -> str:

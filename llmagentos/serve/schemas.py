@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from llmagentos.agent.form import Form
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError
-from llmagentos.core.messages import ChatMessage, Message, RowFeedback, input_error, unique_keys
+from llmagentos.core.messages import ChatMessage, Message, RowFeedback, filled, input_error, unique_keys
 from llmagentos.engines.engine import Sampling
 
 _MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id")
@@ -68,7 +68,12 @@ class _Generation(_Body):
             raise ValueError("keys may have 64 characters and values 512")
         if len((metadata or {}).get("session_id", "")) > 256:
             raise ValueError("a session_id may have 256 characters")
-        return metadata
+        return metadata and {k: said for k, v in metadata.items() if (said := filled(v))}
+
+    @field_validator("user")
+    @classmethod
+    def _user(cls, user: str | None) -> str | None:
+        return filled(user) if user else None
 
     @field_validator("logit_bias")
     @classmethod

@@ -18,6 +18,9 @@ from llmagentos.storage.spool import Batch, Kind, Spool, exclusive
 from llmagentos.storage.tables import SCHEMAS, Tables, read_files
 
 TABLES: dict[Kind, str] = {"interaction": "interactions", "feedback": "feedback"}
+_LOCK = "flush.lock"
+_ROWS = 4096
+"""Rows a commit."""
 
 
 def open_spool(home: Home) -> Spool:
@@ -27,12 +30,12 @@ def open_spool(home: Home) -> Spool:
     if fresh:
         for kind, table in TABLES.items():
             if home.table(table).exists():
-                found = Tables(home).read(table, columns=["id", "seq"]).to_pylist()
-                spool.remember(kind, [(row["id"], row["seq"]) for row in found])
+                columns = ["id", "seq", *(("request_hash", "tenant", "session_id") if kind == "interaction" else ())]
+                spool.remember(kind, sorted(Tables(home).read(table, columns=columns).to_pylist(), key=lambda row: row["seq"]))
     return spool
 
 
-def flush(home: Home, *, limit: int = 4096, spool: Spool | None = None, wait: bool = True) -> int:
+def flush(home: Home, *, limit: int = _ROWS, spool: Spool | None = None, wait: bool = True) -> int:
     """Move what is spooled into `interactions` and `feedback`, `limit` rows a commit, and return how many rows moved.
 
     What was acknowledged before the call is in Delta after it. With `wait=False` it returns 0 at once where another
@@ -41,13 +44,28 @@ def flush(home: Home, *, limit: int = 4096, spool: Spool | None = None, wait: bo
     own = spool or open_spool(home)
     moved = 0
     try:
-        with exclusive(home.spool.with_name("flush.lock"), wait=wait) as mine:
+        with exclusive(home.spool.with_name(_LOCK), wait=wait) as mine:
             for kind in TABLES if mine else ():
                 moved += _flush_kind(home, own, kind, limit)
     finally:
         if spool is None:
             own.close()
     return moved
+
+
+def flush_to(home: Home) -> tuple[int, int]:
+    """Flush, and the last `seq` of interactions and of feedback just then.
+
+    Nobody else's flush is half done meanwhile: what was put together is on the same side of both numbers.
+    """
+    spool = open_spool(home)
+    try:
+        with exclusive(home.spool.with_name(_LOCK)):
+            for kind in TABLES:
+                _flush_kind(home, spool, kind, _ROWS)
+            return Tables(home).last_seq("interactions"), Tables(home).last_seq("feedback")
+    finally:
+        spool.close()
 
 
 def _flush_kind(home: Home, spool: Spool, kind: Kind, limit: int) -> int:

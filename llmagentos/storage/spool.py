@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic_core import PydanticSerializationError
 
@@ -41,6 +41,8 @@ CREATE TABLE IF NOT EXISTS sessions (
 CREATE TABLE IF NOT EXISTS batches (
     kind TEXT PRIMARY KEY, number INTEGER NOT NULL, floor INTEGER NOT NULL, open INTEGER NOT NULL);
 """
+_LAST_OF_SESSION = "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)"
+_MOVED_ON = "UPDATE sessions SET interaction_id = ? WHERE tenant = ? AND session_id = ?"
 _BUSY_MS = 30_000
 _MODELS: dict[str, type[Spooled]] = {"interaction": Interaction, "feedback": Feedback}
 
@@ -81,6 +83,7 @@ class _Entry:
     body: str
     request_hash: str | None
     session: tuple[str, str] | None
+    unstored: bool = False
 
 
 class Spool:
@@ -108,7 +111,9 @@ class Spool:
     def put(self, records: Sequence[Spooled]) -> list[bool]:
         """Make records durable: they are on disk when this returns. True for a new one, False for a known one.
 
-        A known interaction is never overwritten. A known feedback id with another content is a revision and stored.
+        A known interaction is never overwritten. A known feedback id with another content is a revision and stored. An
+        interaction with `store: false` is kept without its session, but becomes the last one of a session that is known:
+        what is said of that is about no older one.
         Raises InputError for text that is no Unicode, SpoolError when the disk is full or failing: then none of
         `records` was acknowledged.
         """
@@ -182,11 +187,13 @@ class Spool:
             writer.execute("DELETE FROM records WHERE kind = ? AND batch = ?", (batch.kind, batch.number))
             writer.execute("UPDATE batches SET open = 0 WHERE kind = ? AND number = ?", (batch.kind, batch.number))
 
-    def remember(self, kind: Kind, known: Sequence[tuple[str, int]]) -> None:
-        """Fill the index of a spool that was lost from rows (id, seq) that Delta still has."""
+    def remember(self, kind: Kind, known: Sequence[dict[str, Any]]) -> None:
+        """Fill the index of a spool that was lost from rows that Delta still has, in order of `seq`."""
         with self._writing() as writer:
-            rows = [(kind, id, seq) for id, seq in known]
-            writer.executemany("INSERT OR IGNORE INTO known (kind, id, seq) VALUES (?, ?, ?)", rows)
+            rows = [(kind, row["id"], row["seq"], row.get("request_hash")) for row in known]
+            writer.executemany("INSERT OR IGNORE INTO known (kind, id, seq, request_hash) VALUES (?, ?, ?, ?)", rows)
+            sessions = [(row["tenant"], row["session_id"], row["id"]) for row in known if row.get("session_id")]
+            writer.executemany(_LAST_OF_SESSION, sessions)
 
     def close(self) -> None:
         with self._write_lock, self._read_lock:
@@ -218,13 +225,14 @@ class Spool:
 
 
 def _entry(record: Spooled) -> _Entry:
+    unstored = isinstance(record, Interaction) and not record.stored
     try:
-        body = record.model_dump_json(exclude_none=True)
+        body = record.model_dump_json(exclude_none=True, exclude={"session_id"} if unstored else None)
     except (PydanticSerializationError, UnicodeEncodeError) as error:
         raise InputError(f"a record cannot be stored: {error}.") from None
     if isinstance(record, Interaction):
         session = (record.tenant, record.session_id) if record.session_id else None
-        return _Entry("interaction", record.id, None, body, record.request_hash, session)
+        return _Entry("interaction", record.id, None, body, record.request_hash, session, unstored)
     content = digest(record.model_dump(mode="json", exclude={"created", "seq", "interaction_seq"}))
     return _Entry("feedback", record.id, record.interaction_id, body, content, None)
 
@@ -242,8 +250,10 @@ def _insert(writer: sqlite3.Connection, entry: _Entry) -> bool:
         "INSERT INTO records (kind, id, interaction_id, body, checksum) VALUES (?, ?, ?, ?, ?)",
         (entry.kind, entry.id, entry.interaction_id, entry.body, _checksum(entry.body)),
     )
-    if entry.session:
-        writer.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", (*entry.session, entry.id))
+    if entry.session and entry.unstored:
+        writer.execute(_MOVED_ON, (entry.id, *entry.session))
+    elif entry.session:
+        writer.execute(_LAST_OF_SESSION, (*entry.session, entry.id))
     return True
 
 

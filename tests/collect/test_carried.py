@@ -58,6 +58,12 @@ def test_any_other_hands_on_its_rows_until_their_last_attempt(home, verdict):
     assert found.undecided is (verdict is None)
 
 
+def test_a_row_that_is_spent_names_the_cycle_that_used_up_its_last_attempt(home):
+    made = make(home)
+    snapshots.decide(home, made.id, {"verdict": "Reject", "reasons": ["because"], "cycle": "cycle-7"})
+    assert [row["detail"] for row in carry(home, 3).spent] == ["cycle-7"]
+
+
 def test_what_was_never_trained_on_used_up_no_attempt(home):
     made = make(home)
     snapshots.decide(home, made.id, {"verdict": "Hold", "untrained": True})

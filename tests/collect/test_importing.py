@@ -1,5 +1,6 @@
 """Files from strangers: what is good goes in, what is bad is named, nothing is held in memory or lost."""
 
+import contextlib
 import json
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from llmagentos.collect import importing, quarantine
 from llmagentos.collect.importing import import_file, read_lines
 from llmagentos.core.errors import InputError, NotFoundError
+from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
+from llmagentos.storage.spool import Spool, SpoolError
 from llmagentos.storage.tables import Tables
 
 
@@ -69,6 +72,22 @@ def test_a_known_row_may_get_new_feedback_but_no_new_text(config, write):
     assert len(stored(config, "feedback")) == 1
 
 
+def test_rows_go_in_with_their_feedback_or_not_at_all(config, write, monkeypatch):
+    put, done = Spool.put, []
+
+    def once(spool, records):
+        if done:
+            raise SpoolError("the disk is full")
+        done.append(put(spool, records))
+        return done[0]
+
+    monkeypatch.setattr(Spool, "put", once)
+    with contextlib.suppress(SpoolError):
+        import_file(config, write([row(f"q{i}", feedback=[{"name": "thumb", "value": False}]) for i in range(3)]))
+    flush(home_of(config))
+    assert [f["interaction_seq"] for f in stored(config, "feedback")] == [r["seq"] for r in stored(config)] == [1, 2, 3]
+
+
 BAD = [
     (b'{"messages": [', None, "not JSON"),
     (b'{"messages": [], "messages": []}', None, "'messages' stands twice"),
@@ -102,11 +121,37 @@ def test_a_bad_line_is_named_and_the_good_ones_beside_it_go_in(config, tmp_path,
     assert len(aside["row"]) <= quarantine.RAW_CHARACTERS
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_file_from_a_spreadsheet_is_read_as_it_is_meant(config, tmp_path, strict):
+    """A byte order mark, CRLF, and blank where there was nothing."""
+    rows = [row("q", metadata={"key": "", "user_id": " u "}), row("r", metadata={"key": "", "timestamp": ""})]
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps(one).encode() for one in rows) + b"\r\n\r\n")
+    assert import_file(config, path, strict)["imported"] == 2
+    assert [(r["key"], r["user_id"]) for r in stored(config)] == [(None, "u"), (None, None)]
+
+
 def test_strict_is_all_or_nothing(config, write):
     path = write([row("q"), {"messages": 1}])
     assert import_file(config, path, strict=True) | {"errors": 0} == {"imported": 0, "duplicates": 0, "rejected": 1, "errors": 0}
     assert stored(config) == []
     assert import_file(config, write([row("q")]), strict=True)["imported"] == 1
+
+
+def test_an_id_that_belongs_to_another_row_is_refused_like_any_bad_line(config, write, monkeypatch):
+    monkeypatch.setattr(importing, "BATCH_ROWS", 2)
+    path = write([row("q", id="1"), row("r"), row("other", id="1", metadata={"key": "k"})])
+    error = {"line": 3, "field": "id", "message": "id '1' belongs to another row"}
+    refused = {"imported": 0, "duplicates": 0, "rejected": 1, "errors": [error]}
+    assert import_file(config, path, strict=True) == refused
+    assert stored(config) == []
+    assert import_file(config, path) == refused | {"imported": 2}
+    (aside,) = quarantine.listing(home_of(config))
+    assert (aside["reason"], aside["detail"]) == ("invalid", "line 3: id '1' belongs to another row")
+    assert json.loads(aside["row"]) | {"feedback": []} == row("other", id="1", metadata={"key": "k"}, feedback=[])
+    path = write([row("new", id="2"), row("other", id="1")])
+    assert import_file(config, path, strict=True)["imported"] == 0
+    assert len(stored(config)) == 2
 
 
 def test_the_list_of_errors_is_bounded_and_the_count_is_not(config, write, monkeypatch):

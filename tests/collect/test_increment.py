@@ -69,3 +69,21 @@ def test_files_without_anything_new_are_not_opened(home):
     assert read_increment(home, (1, 0), 10).files == [new]
     assert Tables(home).files_with("interactions", "seq", [1]) == [old]
     assert Tables(home).files_with("interactions", "seq", []) == []
+
+
+def test_rows_that_are_flushed_meanwhile_are_seen_with_their_feedback_or_not_at_all(home, monkeypatch):
+    spool, last_seq, arrivals = open_spool(home), Tables.last_seq, [[chat(1, "import"), judge(1, value=False)]]
+
+    def meanwhile(tables, name):
+        found = last_seq(tables, name)
+        if name == "feedback" and arrivals:
+            spool.put(arrivals.pop())
+            flush(home, spool=spool, wait=False)
+        return found
+
+    monkeypatch.setattr(Tables, "last_seq", meanwhile)
+    first = read_increment(home, (0, 0), 10)
+    assert [seq for seq in first.seqs if seq not in first.feedback] == []
+    again = read_increment(home, (first.interactions_seq, first.feedback_seq), 10)
+    assert [f["value"] for f in (first.feedback | again.feedback)[1]] == ["false"]
+    spool.close()

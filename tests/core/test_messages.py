@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from llmagentos.core.errors import InputError
 from llmagentos.core.messages import (
+    RowMetadata,
     answer_text,
     check_feedback_value,
     normalise,
@@ -68,6 +69,15 @@ def test_a_wrong_row_is_refused_by_its_field(data: object, field: str | None):
 def test_a_row_from_another_exporter_is_taken():
     parsed = parse_row(row({**USER, "extra": 1}, call(type="function", id="c1"), unknown="field", metadata={"x": 1, "key": "k"}))
     assert parsed.metadata.key == "k"
+
+
+@pytest.mark.parametrize("blank", ["", " \t\r\n", "\u3000"])
+def test_what_an_exporter_left_blank_names_nothing(blank: str):
+    names = ("session_id", "user_id", "scenario", "skill", "key")
+    assert parse_row(row(metadata=dict.fromkeys([*names, "timestamp"], blank))).metadata == RowMetadata()
+    assert parse_row(row(metadata={name: f"{blank}a b{blank}" for name in names})).metadata == RowMetadata(
+        **dict.fromkeys(names, "a b")
+    )
 
 
 def test_a_message_may_come_in_parts():

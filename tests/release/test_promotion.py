@@ -27,7 +27,7 @@ def home(config: Config) -> Home:
     row = Example(id="e", seq=1, tier="import", messages=messages, prompt="what does the lamp cost?", answer="12")
     snapshot = snapshots.create(home, snapshots.Draft(examples=[row], n_new=1, interactions_seq=1))
     add_tiny(home, 1)
-    add_tiny(home, 2, snapshot=snapshot.id)
+    add_tiny(home, 2, snapshot=snapshot.id, cycle="cycle-7")
     Releases(home).first(1, by="test", reason="began")
     return home
 
@@ -62,5 +62,6 @@ def test_a_trial_that_was_ended_leaves_its_rows_to_the_next(home: Home, config: 
     Releases(home).abort(stage, status=version, by="ladder", reason="3 of 3 answers failed")
     assert finish_promotion(config)
     assert (status(home), remembered(home, config)) == (wanted, 0)
-    assert snapshots.latest(home).decision["reasons"] == ["abort: 3 of 3 answers failed"]
+    decision = snapshots.latest(home).decision
+    assert (decision["reasons"], decision["cycle"]) == (["abort: 3 of 3 answers failed"], "cycle-7")
     assert not finish_promotion(config)

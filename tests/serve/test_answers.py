@@ -113,6 +113,7 @@ def test_a_key_replays_the_recorded_answer(local: Served):
     assert first.headers.get("x-replayed") is None
     assert first.json() | {"created": 0} == again.json() | {"created": 0} == flushed.json() | {"created": 0}
     assert flushed.headers["x-replayed"] == "true"
+    assert first.headers["x-session-id"] == again.headers["x-session-id"] == flushed.headers["x-session-id"]
     assert first.json()["id"].startswith("chatcmpl-")
     assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
 

@@ -6,12 +6,12 @@ import pytest
 from llmagentos.config import load_config
 from llmagentos.core.records import Feedback, Release
 from llmagentos.registry.versions import Versions
-from llmagentos.serve import operations
+from llmagentos.serve import keys, operations
 from llmagentos.storage import interactions
 from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
-from tests.serve.conftest import Served, chat
+from tests.serve.conftest import Served, chat, new_home
 
 
 def judgements(served: Served, about: str) -> list[Feedback]:
@@ -43,6 +43,16 @@ def test_a_session_means_its_last_interaction_and_an_id_revises(local: Served):
                 "object": "feedback", "feedback_id": "mine", "interaction_id": second,
             }  # fmt: skip
     assert [kept.value for kept in judgements(local, second)] == [True, False]
+
+
+def test_a_session_means_its_last_interaction_also_where_that_was_not_stored(local: Served):
+    with local.client(**{"X-Session-Id": "off the record"}) as client:
+        first = client.post("/v1/chat/completions", json=chat("one")).json()["id"]
+        second = client.post("/v1/chat/completions", json=chat("two", store=False)).json()["id"]
+        given = client.post("/v1/feedback", json={"session_id": "off the record", "name": "thumb", "value": False})
+        assert client.get(f"/v1/interactions/{second}").json()["session_id"] is None
+    assert given.json()["interaction_id"] == second
+    assert judgements(local, first) == []
 
 
 def test_feedback_with_a_key_is_given_once(local: Served):
@@ -144,3 +154,22 @@ def test_rows_come_in_over_http(local: Served):
     assert (counted["imported"], counted["rejected"]) == (1, 1)
     assert (again["imported"], again["duplicates"]) == (0, 1)
     assert found["tier"] == "import"
+
+
+def test_rows_that_a_tenant_sends_are_its_own(start, tmp_path):
+    home = new_home(tmp_path)
+    secrets = {tenant: keys.add(home, tenant, "admin", tenant=tenant)[1] for tenant in ("acme", "other")}
+    served = start(home=home)
+    thumb = {"interaction_id": "row-1", "name": "thumb", "value": True}
+    for tenant, secret in secrets.items():
+        row = {"id": "row-1", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": tenant}]}
+        with served.client(Authorization=f"Bearer {secret}") as client:
+            assert client.get("/v1/interactions/row-1").status_code == 404
+            assert client.post("/v1/feedback", json=thumb).status_code == 404
+            assert client.post("/v1/interactions:batch", json=row).json()["imported"] == 1
+            found = client.get("/v1/interactions/row-1").json()
+            assert (found["id"], found["tenant"], found["messages"][-1]["content"]) == ("row-1", tenant, tenant)
+            assert client.post("/v1/feedback", json=thumb).json()["interaction_id"] == "row-1"
+    for tenant in secrets:
+        (kept,) = judgements(served, f"tenant:{tenant}:row-1")
+        assert (kept.tenant, kept.interaction_seq is None) == (tenant, False)

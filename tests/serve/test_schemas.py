@@ -48,6 +48,11 @@ def test_defaults_come_from_the_configuration():
     assert asked.sampling(EngineConfig(), 3).stop == ("x",)
 
 
+def test_what_is_left_blank_names_nothing():
+    asked = parse(ChatRequest, HELLO | {"user": " ", "metadata": {"key": "", "skill": " prices ", "other": " "}})
+    assert (asked.user, asked.metadata) == (None, {"skill": "prices"})
+
+
 def test_messages_keep_what_we_know_of():
     message = {"role": "user", "content": "a", "weight": 0, "name": "n", "annotations": []}
     (kept,) = parse(ChatRequest, HELLO | {"messages": [message]}).conversation()

@@ -112,15 +112,20 @@ def test_two_flushers_at_once_and_one_that_does_not_wait(home: Home):
 
 def test_a_lost_spool_gets_its_index_back(home: Home):
     spool = open_spool(home)
-    spool.put([interaction("a")])
+    said = {"tenant": "acme", "session_id": "s"}
+    spool.put([interaction("a").model_copy(update={"request_hash": "h"})])
+    spool.put([interaction(id).model_copy(update=said) for id in ("first", "last")])
+    spool.put([feedback("f", "last")])
     flush(home, spool=spool)
     spool.close()
     for file in home.spool.parent.iterdir():
         os.remove(file)
     again = open_spool(home)
+    assert (again.lookup("a").request_hash, again.lookup("f", "feedback").seq) == ("h", 1)
+    assert (again.last_of_session("acme", "s"), again.last_of_session("default", "s")) == ("last", None)
     assert again.put([interaction("a"), interaction("b")]) == [False, True]
     assert flush(home, spool=again) == 1
-    assert rows(home, "interactions") == [("a", 1), ("b", 2)]
+    assert rows(home, "interactions") == [("a", 1), ("first", 2), ("last", 3), ("b", 4)]
     again.close()
 
 

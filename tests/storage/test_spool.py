@@ -43,6 +43,15 @@ def test_a_record_is_known_once(spool: Spool):
     assert spool.pending() == 2
 
 
+def test_an_unstored_interaction_is_its_sessions_last_one_and_does_not_keep_its_name(spool: Spool):
+    spool.put([interaction("a", session_id="s")])
+    spool.put([interaction(id, session_id=s, messages=[], stored=False) for id, s in (("b", "s"), ("c", "unheard"))])
+    assert (spool.last_of_session("default", "s"), spool.last_of_session("default", "unheard")) == ("b", None)
+    assert spool.get("b").session_id is None
+    spool.put([interaction("d", session_id="s")])
+    assert spool.last_of_session("default", "s") == "d"
+
+
 def test_a_record_twice_in_one_put(spool: Spool):
     assert spool.put([interaction("a"), interaction("a")]) == [True, False]
 
