@@ -32,7 +32,7 @@ class Standing:
     bound: float
     """The lower of the bounds of its change on old items, champion and anchor."""
     keeps: bool
-    """Passes every retention test, or there are too few old items to tell."""
+    """Passes every retention test; an anchor with too few old items to tell has no say."""
     averaged: bool = False
 
 
@@ -88,7 +88,7 @@ def stand(
         lost=kept[0].lost if kept else 0,
         gained=kept[0].gained if kept else 0,
         bound=min((k.bound for k in kept), default=0.0),
-        keeps=all(k.passed is not False for k in kept) and not harmed_suites(facts, config),
+        keeps=all(k.passed or (k.passed is None and k.opponent == "anchor") for k in kept) and not harmed_suites(facts, config),
     )
 
 
