@@ -1,8 +1,9 @@
 """The gate: a pure rule on reports. It fails closed: what cannot be shown to be kept is not let through.
 
 Paired outcomes per item: `lost` were right and are wrong, `gained` the reverse. Old items are held to non-inferiority
-against the champion and a pinned anchor, each old suite to a one-sided exact test of harm, new items to superiority by
-an exact McNemar test, Holm-corrected [McNemar 1947; Holm 1979]; paired.py has the statistics.
+against the champion and a pinned anchor, new items to superiority by an exact McNemar test, and each suite, old or new, to a
+one-sided exact test of harm, Holm-corrected [McNemar 1947; Holm 1979]: what is gained on recalled items does not pay for
+held-out ones. paired.py has the statistics.
 
 Suites come from promotions alone, so a home without old items, or with few, must be able to promote, or it never gets more.
 With none the new items decide; of few, none may be lost on net, with a margin of 3/n, which is what n items without a loss
@@ -16,7 +17,7 @@ from llmagentos.config.sections import GateConfig
 from llmagentos.core.evaluation import Decision, EvalReport, Suite
 from llmagentos.core.records import Record
 from llmagentos.evaluate import sanity
-from llmagentos.evaluate.paired import bootstrap, lower_bound, mcnemar, pairs
+from llmagentos.evaluate.paired import Pairs, bootstrap, lower_bound, mcnemar, pairs
 
 _SMALL_POOL = 149
 """Zero losses show a loss below 2 points from this many items on: 1 − .05^(1/149) = .02."""
@@ -106,10 +107,12 @@ def retention(facts: GateFacts, config: GateConfig) -> list[Retention]:
 
 
 def harmed_suites(facts: GateFacts, config: GateConfig) -> list[str]:
-    """A sentence for each old suite with a significant loss beyond its margin, Holm-corrected over the suites."""
-    if facts.champion is None:
-        return []
-    by_suite = {s.name: pairs(facts.champion, facts.challenger, [s]) for s in facts.old}
+    """A sentence for each suite with a significant loss beyond its margin, Holm-corrected over the old and over the new."""
+    return [said for suites in (facts.old, facts.new) for said in _harmed(facts, suites, config)]
+
+
+def _harmed(facts: GateFacts, suites: Sequence[Suite], config: GateConfig) -> list[str]:
+    by_suite = _by_suite(facts, suites)
     values = sorted((mcnemar(p.lost, p.gained), name) for name, p in by_suite.items() if p.n)
     found = []
     for rank, (p_value, name) in enumerate(values):
@@ -120,6 +123,10 @@ def harmed_suites(facts: GateFacts, config: GateConfig) -> list[str]:
         if pair.delta < -margin:
             found.append(f"Suite {name} is harmed: {pair.delta:+.1%} of {pair.n} items (p = {p_value:.2g}).")
     return found
+
+
+def _by_suite(facts: GateFacts, suites: Sequence[Suite]) -> dict[str, Pairs]:
+    return {s.name: pairs(facts.champion, facts.challenger, [s]) for s in suites} if facts.champion else {}
 
 
 def accuracy_on(report: EvalReport, suites: Sequence[Suite]) -> float:
@@ -180,11 +187,10 @@ def _nothing_old(facts: GateFacts) -> _Check:
 
 
 def _harm(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list[_Check]:
-    assert facts.champion is not None
-    by_suite = {s.name: pairs(facts.champion, facts.challenger, [s]) for s in facts.old}
+    by_suite = _by_suite(facts, [*facts.old, *facts.new])
     figures["suites"] = {n: {"n": p.n, "lost": p.lost, "gained": p.gained} for n, p in by_suite.items()}
     harmed = [_Check(False, reason) for reason in harmed_suites(facts, config)]
-    return harmed or [_Check(True, f"None of {sum(p.n > 0 for p in by_suite.values())} old suites is significantly harmed.")]
+    return harmed or [_Check(True, f"None of {sum(p.n > 0 for p in by_suite.values())} suites is significantly harmed.")]
 
 
 def _nothing_to_learn(facts: GateFacts, config: GateConfig) -> bool:

@@ -142,6 +142,23 @@ def test_one_small_suite_that_breaks_is_seen_among_many_items():
     assert "Suite small is harmed" in decision.reasons[0]
 
 
+@pytest.mark.parametrize(("held_out", "verdict"), [(0, "Reject"), (17, "Promote"), (20, "Promote")])
+def test_recall_gained_does_not_pay_for_generalisation_lost(held_out: int, verdict: str):
+    def day(version: int, recall: bool, right: int) -> EvalReport:
+        heldout = [True] * right + [False] * (40 - right)
+        return report(version, {"old": [True] * 800, "recall-s1": [recall] * 100, "heldout-s1": heldout})
+
+    given = GateFacts(
+        champion=day(1, False, 20),
+        challenger=day(2, True, held_out),
+        old=[suite("old", 800)],
+        new=[suite("recall-s1", 100), suite("heldout-s1", 40)],
+    )
+    decision = decide(given, CONFIG)
+    assert decision.verdict == verdict
+    assert ("Suite heldout-s1 is harmed" in decision.reasons[0]) is (verdict == "Reject")
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
