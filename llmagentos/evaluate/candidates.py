@@ -12,10 +12,8 @@ from llmagentos.config.sections import GateConfig
 from llmagentos.core.evaluation import Candidate, EvalReport
 from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.ask import ask
-from llmagentos.evaluate.exam import Exam, set_exam
+from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, accuracy_on, harmed_suites, retention
-from llmagentos.storage.layout import Home
-from llmagentos.storage.snapshots import Snapshot
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,7 @@ class Choice:
 
 def choose(
     config: Config,
-    home: Home,
-    snapshot: Snapshot,
+    exam: Exam,
     candidates: Sequence[Candidate],
     *,
     champion: ModelVersion,
@@ -61,7 +58,6 @@ def choose(
     """Ask champion, anchor and every candidate; one candidate alone is taken without asking."""
     if len(candidates) == 1:
         return Choice(candidates[0], [])
-    exam = set_exam(config.evaluate, home, snapshot)
     suites = [*exam.old, *exam.new]
     opponents = [ask(config, v, suites, generate=False) if v else None for v in (champion, anchor)]
     standings = [

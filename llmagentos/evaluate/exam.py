@@ -21,7 +21,7 @@ _GIVEN = ("seed", "registered")
 
 @dataclass(frozen=True)
 class Exam:
-    """The suites of one judgement; the same for everybody who is asked."""
+    """The suites of one judgement, set before anything is trained; the same for everybody who is asked."""
 
     old: list[Suite]
     new: list[Suite]

@@ -16,14 +16,13 @@ from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.agreement import measure_agreement
 from llmagentos.evaluate.ask import ask
 from llmagentos.evaluate.drift import measure_drift
-from llmagentos.evaluate.exam import set_exam
+from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, decide
 from llmagentos.evaluate.metrics import accuracy, by_suite, flips, grouped, stale_rates
 from llmagentos.evaluate.shift import Shift, input_shift
 from llmagentos.registry.versions import Versions
 from llmagentos.storage import suites as store
 from llmagentos.storage.layout import Home
-from llmagentos.storage.snapshots import Snapshot
 from llmagentos.training.rows import Rows
 
 
@@ -49,7 +48,7 @@ class Judgement:
 def judge(
     config: Config,
     home: Home,
-    snapshot: Snapshot,
+    exam: Exam,
     *,
     champion: ModelVersion | None,
     challenger: ModelVersion,
@@ -61,7 +60,6 @@ def judge(
 
     `rows` are the rendered rows of the update: drift and the shift of the inputs are measured on them.
     """
-    exam = set_exam(config.evaluate, home, snapshot)
     asked = {v.id: v for v in (champion, challenger, anchor, student) if v is not None}
     reports = {number: ask(config, version, exam.suites) for number, version in asked.items()}
     for number, report in reports.items():

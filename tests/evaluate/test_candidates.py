@@ -66,7 +66,7 @@ def test_of_few_old_items_none_is_given_for_more_of_the_new():
 
 def test_a_candidate_alone_is_taken_without_asking(config: Config, home: Home):
     only = Candidate(alpha=1.0, dir="/nowhere", manifest_hash="")
-    choice = choose(config, home, None, [only], champion=add_tiny(home, 1))  # type: ignore[arg-type]
+    choice = choose(config, EXAM, [only], champion=add_tiny(home, 1))
     assert choice == Choice(only, [])
 
 
