@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmagentos.config import Config
-from llmagentos.core.errors import InputError, NotFoundError
+from llmagentos.core.errors import ConfigError, InputError, NotFoundError
 from llmagentos.core.evaluation import Decision, EvalItem, EvalReport, Flip, Suite
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Row, answer_text, input_error
@@ -95,12 +95,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answer a suite file, or all live suites, with one version: CONTRACTS' figures.
 
-    Raises InputError naming the line of a bad row, NotFoundError for a missing file or version.
+    Raises ConfigError for a name to register without a suite, InputError naming the line of a bad row, NotFoundError for a
+    missing file or version.
     """
+    if register is not None and not suite:
+        raise ConfigError(f"--register {register} names no rows to keep.", hint="Say which with --suite FILE.")
     home = Home(config.storage.root).open()
     chosen = Versions(home).resolve(version)
     suites = [read_suite(suite, register)] if suite else store.live(home)
-    if register and suite:
+    if register is not None:
         store.register(home, register, "registered", suites[0].items)
     report = ask(config, chosen, suites)
     merged = Suite(name="all", kind="registered", hash="", items=[_renamed(s, i) for s in suites for i in s.items])
