@@ -42,6 +42,7 @@ def test_help_lists_the_commands_and_imports_nothing_heavy(tmp_path):
         (["status", "--config", "absent.yaml", "--json"], 2),
         (["explain", "version", "9", "--json"], 1),
         (["cycle", "--every", "soon"], 2),
+        (["evaluate", "--register", "mine", "--json"], 2),
     ],
 )
 def test_what_goes_wrong_is_one_object_and_an_exit_code(tmp_path, arguments, code):

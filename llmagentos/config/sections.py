@@ -302,7 +302,7 @@ class GateConfig(Section):
     alpha: float = Field(0.05, gt=0, lt=1)
     """Level of the exact tests."""
     min_items: int = Field(60, ge=1)
-    """Fewer old items than this: Hold."""
+    """Fewer old items than this: Hold where any of them is lost on net."""
     ceiling: float = Field(0.95, gt=0, le=1)
     """A champion at or above this on the new has nothing left to learn there."""
     drift_budget: float = Field(0.5, gt=0)

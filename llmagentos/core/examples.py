@@ -74,8 +74,12 @@ def supervised_prompts(example: Example) -> list[str]:
     """
     if example.label == "disliked":
         return [example.prompt]
-    ends = [i for i, m in enumerate(example.messages) if m.get("weight") == 1]
-    return [normalised_prompt(example.messages[: i + 1]) for i in ends]
+    return answered_prompts(example.messages)
+
+
+def answered_prompts(messages: list[Message]) -> list[str]:
+    """The normalised prompt of each turn of weight 1."""
+    return [normalised_prompt(messages[: i + 1]) for i, m in enumerate(messages) if m.get("weight") == 1]
 
 
 def _plain(message: Message) -> Message:

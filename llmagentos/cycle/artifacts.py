@@ -11,6 +11,7 @@ from llmagentos.config import Config
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.candidates import Choice
+from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import DRIFT_ALARM
 from llmagentos.evaluate.metrics import backward_transfer, forgetting, r_matrix
 from llmagentos.evaluate.run import Judgement, table
@@ -23,10 +24,13 @@ from llmagentos.training.prepared import Prepared
 _FLIPS_SHOWN = 200
 
 
-def training_folder(config: Config, snapshot: Snapshot, champion: ModelVersion) -> str:
-    """Run folder of a training: the same snapshot, champion and settings find their checkpoints again after a crash."""
+def training_folder(config: Config, snapshot: Snapshot, champion: ModelVersion, exam: Exam) -> str:
+    """Run folder of a training: the same snapshot, champion, settings and suites find their checkpoints after a crash.
+
+    Rows rendered before a suite was registered may ask what it holds out.
+    """
     settings = [config.model, config.replay, config.training, config.update, config.distill]
-    made_of = [champion.manifest_hash, *(s.model_dump(mode="json") for s in settings)]
+    made_of = [champion.manifest_hash, *(s.hash for s in exam.suites), *(s.model_dump(mode="json") for s in settings)]
     return f"{snapshot.id}-{digest(made_of, length=8)}"
 
 

@@ -16,6 +16,7 @@ from llmagentos.cycle.result import CycleResult, held, skipped
 from llmagentos.cycle.walk import Walk
 from llmagentos.distill import run as distill
 from llmagentos.evaluate.candidates import choose
+from llmagentos.evaluate.exam import set_exam
 from llmagentos.evaluate.run import judge
 from llmagentos.local.ray import connect
 from llmagentos.registry import tracking
@@ -60,9 +61,10 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
             whole |= {"snapshot": snapshot.id, "tags": {"decision": "Hold"}}
             return held(walk, hold_untrained(config, snapshot, walk.id), now.champion, snapshot)
 
-        folder = home.run(artifacts.training_folder(config, snapshot, champion))
         stack.enter_context(tracking_warmed_up(config))
         try:
+            exam = set_exam(config.evaluate, home, snapshot)
+            folder = home.run(artifacts.training_folder(config, snapshot, champion, exam))
             with walk.step("update") as outcome:
                 first = update.prepare(config, home, snapshot, champion, folder)
                 if first is None:
@@ -77,7 +79,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
                     runs += [second] if second else []
                 with training_progress([r.phase for r in runs]):
                     trained = launch([r.phase for r in runs], config.training, folder)
-                choice = choose(config, home, snapshot, update.candidates(config, runs[0]), champion=champion, anchor=anchor)
+                choice = choose(config, exam, update.candidates(config, runs[0]), champion=champion, anchor=anchor)
                 lease.check()
                 challenger = update.register(config, home, runs[0], walk.id, choice.candidate)
                 outcome |= artifacts.trained(config, challenger, runs[0], trained, walk.folder("update"))
@@ -88,7 +90,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
                     outcome |= artifacts.trained(config, student, runs[1], trained, walk.folder("distill"))
             with walk.step("evaluate") as outcome:
                 asked = {"champion": champion, "challenger": challenger, "anchor": anchor, "student": student}
-                verdict = judge(config, home, snapshot, **asked, rows=folder / "rows.arrow")
+                verdict = judge(config, home, exam, **asked, rows=folder / "rows.arrow")
                 report = artifacts.report(verdict, runs, trained, choice, champion, challenger, student)
                 artifacts.write(walk.folder("evaluate"), home, verdict, report)
                 outcome |= {"version": challenger.id} | artifacts.evaluated(report)

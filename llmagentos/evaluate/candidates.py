@@ -12,10 +12,8 @@ from llmagentos.config.sections import GateConfig
 from llmagentos.core.evaluation import Candidate, EvalReport
 from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.ask import ask
-from llmagentos.evaluate.exam import Exam, set_exam
+from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, accuracy_on, harmed_suites, retention
-from llmagentos.storage.layout import Home
-from llmagentos.storage.snapshots import Snapshot
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Standing:
     bound: float
     """The lower of the bounds of its change on old items, champion and anchor."""
     keeps: bool
-    """Passes every retention test, or there are too few old items to tell."""
+    """Passes every retention test; an anchor with too few old items to tell has no say."""
     averaged: bool = False
 
 
@@ -51,8 +49,7 @@ class Choice:
 
 def choose(
     config: Config,
-    home: Home,
-    snapshot: Snapshot,
+    exam: Exam,
     candidates: Sequence[Candidate],
     *,
     champion: ModelVersion,
@@ -61,7 +58,6 @@ def choose(
     """Ask champion, anchor and every candidate; one candidate alone is taken without asking."""
     if len(candidates) == 1:
         return Choice(candidates[0], [])
-    exam = set_exam(config.evaluate, home, snapshot)
     suites = [*exam.old, *exam.new]
     opponents = [ask(config, v, suites, generate=False) if v else None for v in (champion, anchor)]
     standings = [
@@ -88,7 +84,7 @@ def stand(
         lost=kept[0].lost if kept else 0,
         gained=kept[0].gained if kept else 0,
         bound=min((k.bound for k in kept), default=0.0),
-        keeps=all(k.passed is not False for k in kept) and not harmed_suites(facts, config),
+        keeps=all(k.passed or (k.passed is None and k.opponent == "anchor") for k in kept) and not harmed_suites(facts, config),
     )
 
 

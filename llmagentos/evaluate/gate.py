@@ -1,8 +1,13 @@
 """The gate: a pure rule on reports. It fails closed: what cannot be shown to be kept is not let through.
 
 Paired outcomes per item: `lost` were right and are wrong, `gained` the reverse. Old items are held to non-inferiority
-against the champion and a pinned anchor, each old suite to a one-sided exact test of harm, new items to superiority by
-an exact McNemar test, Holm-corrected [McNemar 1947; Holm 1979]; paired.py has the statistics.
+against the champion and a pinned anchor, new items to superiority by an exact McNemar test, and each suite, old or new, to a
+one-sided exact test of harm, Holm-corrected [McNemar 1947; Holm 1979]: what is gained on recalled items does not pay for
+held-out ones. paired.py has the statistics.
+
+Suites come from promotions alone, so a home without old items, or with few, must be able to promote, or it never gets more.
+With none the new items decide; of few, none may be lost on net, with a margin of 3/n, which is what n items without a loss
+can show, and where they show neither harm nor this the gate holds.
 """
 
 from collections.abc import Sequence
@@ -12,7 +17,7 @@ from llmagentos.config.sections import GateConfig
 from llmagentos.core.evaluation import Decision, EvalReport, Suite
 from llmagentos.core.records import Record
 from llmagentos.evaluate import sanity
-from llmagentos.evaluate.paired import bootstrap, lower_bound, mcnemar, pairs
+from llmagentos.evaluate.paired import Pairs, bootstrap, lower_bound, mcnemar, pairs
 
 _SMALL_POOL = 149
 """Zero losses show a loss below 2 points from this many items on: 1 − .05^(1/149) = .02."""
@@ -50,7 +55,7 @@ class _Check(NamedTuple):
 
 
 class Retention(NamedTuple):
-    """How the old items fare against one opponent: `passed` None where there are too few to tell."""
+    """How the old items fare against one opponent: `passed` None where they are too few to tell."""
 
     opponent: str
     n: int
@@ -60,6 +65,8 @@ class Retention(NamedTuple):
     bound: float
     margin: float
     passed: bool | None
+    few: bool
+    """Fewer items than `gate.min_items`."""
 
 
 def decide(facts: GateFacts, config: GateConfig) -> Decision:
@@ -88,18 +95,24 @@ def retention(facts: GateFacts, config: GateConfig) -> list[Retention]:
         if report is None or (name == "anchor" and facts.champion and report.version == facts.champion.version):
             continue
         pair = pairs(report, facts.challenger, facts.old)
-        margin = config.margin if pair.n >= _SMALL_POOL else min(0.05, 3 / max(1, pair.n))
+        few = pair.n < config.min_items
+        usual = config.margin if pair.n >= _SMALL_POOL else min(0.05, 3 / max(1, pair.n))
+        margin = min(1.0, 3 / max(1, pair.n)) if few else usual
         bound = lower_bound(pair, config.z)
-        passed = None if pair.n < config.min_items else bound > -margin
-        found.append(Retention(name, *pair, pair.delta, bound, margin, passed))
+        passed: bool | None = bound > -margin
+        if few and not (passed and pair.n and pair.delta >= 0):
+            passed = False if mcnemar(pair.lost, pair.gained) <= config.alpha else None
+        found.append(Retention(name, *pair, pair.delta, bound, margin, passed, few))
     return found
 
 
 def harmed_suites(facts: GateFacts, config: GateConfig) -> list[str]:
-    """A sentence for each old suite with a significant loss beyond its margin, Holm-corrected over the suites."""
-    if facts.champion is None:
-        return []
-    by_suite = {s.name: pairs(facts.champion, facts.challenger, [s]) for s in facts.old}
+    """A sentence for each suite with a significant loss beyond its margin, Holm-corrected over the old and over the new."""
+    return [said for suites in (facts.old, facts.new) for said in _harmed(facts, suites, config)]
+
+
+def _harmed(facts: GateFacts, suites: Sequence[Suite], config: GateConfig) -> list[str]:
+    by_suite = _by_suite(facts, suites)
     values = sorted((mcnemar(p.lost, p.gained), name) for name, p in by_suite.items() if p.n)
     found = []
     for rank, (p_value, name) in enumerate(values):
@@ -110,6 +123,10 @@ def harmed_suites(facts: GateFacts, config: GateConfig) -> list[str]:
         if pair.delta < -margin:
             found.append(f"Suite {name} is harmed: {pair.delta:+.1%} of {pair.n} items (p = {p_value:.2g}).")
     return found
+
+
+def _by_suite(facts: GateFacts, suites: Sequence[Suite]) -> dict[str, Pairs]:
+    return {s.name: pairs(facts.champion, facts.challenger, [s]) for s in suites} if facts.champion else {}
 
 
 def accuracy_on(report: EvalReport, suites: Sequence[Suite]) -> float:
@@ -141,30 +158,39 @@ def _first(facts: GateFacts) -> _Check:
 
 
 def _kept(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list[_Check]:
+    if not facts.old:
+        return [_nothing_old(facts)]
     checks = []
     for found in retention(facts, config):
         resolution = "full" if found.n >= _SMALL_POOL else "coarse"
-        shown = {name: value for name, value in found._asdict().items() if name not in ("opponent", "passed")}
+        shown = {name: value for name, value in found._asdict().items() if name not in ("opponent", "passed", "few")}
         figures[f"retention_{found.opponent}"] = {**shown, "resolution": resolution}
-        if found.passed is None:
-            if found.opponent == "champion":
-                checks.append(_Check(None, f"Only {found.n} old items to ask: fewer than {config.min_items} show nothing."))
+        if found.passed is None and found.opponent != "champion":
             continue
-        word = "within" if found.passed else "not within"
+        items = f"Only {found.n} old items" if found.few else "Old items"
+        word = {True: "within", False: "not within", None: "too few to show it within"}[found.passed]
         reason = (
-            f"Old items against the {found.opponent}: {found.lost} lost, {found.gained} gained of {found.n} "
+            f"{items} against the {found.opponent}: {found.lost} lost, {found.gained} gained of {found.n} "
             f"({found.delta:+.2%}, at worst {found.bound:+.2%}); {word} −{found.margin:.1%}."
         )
         checks.append(_Check(found.passed, reason))
     return checks
 
 
-def _harm(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list[_Check]:
+def _nothing_old(facts: GateFacts) -> _Check:
+    """The first increment on a model that brought no suites: what it was to teach is all there is to ask."""
     assert facts.champion is not None
-    by_suite = {s.name: pairs(facts.champion, facts.challenger, [s]) for s in facts.old}
+    n = pairs(facts.champion, facts.challenger, facts.new).n
+    if n < _FEW_NEW:
+        return _Check(None, f"There is nothing old to ask, and {n} new items are too few to judge by.")
+    return _Check(True, "There is nothing old to ask: no suite of an earlier increment has a live item. The new items decide.")
+
+
+def _harm(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list[_Check]:
+    by_suite = _by_suite(facts, [*facts.old, *facts.new])
     figures["suites"] = {n: {"n": p.n, "lost": p.lost, "gained": p.gained} for n, p in by_suite.items()}
     harmed = [_Check(False, reason) for reason in harmed_suites(facts, config)]
-    return harmed or [_Check(True, f"None of {sum(p.n > 0 for p in by_suite.values())} old suites is significantly harmed.")]
+    return harmed or [_Check(True, f"None of {sum(p.n > 0 for p in by_suite.values())} suites is significantly harmed.")]
 
 
 def _nothing_to_learn(facts: GateFacts, config: GateConfig) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmagentos.config import Config
-from llmagentos.core.errors import InputError, NotFoundError
+from llmagentos.core.errors import ConfigError, InputError, NotFoundError
 from llmagentos.core.evaluation import Decision, EvalItem, EvalReport, Flip, Suite
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Row, answer_text, input_error
@@ -16,14 +16,13 @@ from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.agreement import measure_agreement
 from llmagentos.evaluate.ask import ask
 from llmagentos.evaluate.drift import measure_drift
-from llmagentos.evaluate.exam import set_exam
+from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, decide
 from llmagentos.evaluate.metrics import accuracy, by_suite, flips, grouped, stale_rates
 from llmagentos.evaluate.shift import Shift, input_shift
 from llmagentos.registry.versions import Versions
 from llmagentos.storage import suites as store
 from llmagentos.storage.layout import Home
-from llmagentos.storage.snapshots import Snapshot
 from llmagentos.training.rows import Rows
 
 
@@ -49,7 +48,7 @@ class Judgement:
 def judge(
     config: Config,
     home: Home,
-    snapshot: Snapshot,
+    exam: Exam,
     *,
     champion: ModelVersion | None,
     challenger: ModelVersion,
@@ -61,7 +60,6 @@ def judge(
 
     `rows` are the rendered rows of the update: drift and the shift of the inputs are measured on them.
     """
-    exam = set_exam(config.evaluate, home, snapshot)
     asked = {v.id: v for v in (champion, challenger, anchor, student) if v is not None}
     reports = {number: ask(config, version, exam.suites) for number, version in asked.items()}
     for number, report in reports.items():
@@ -97,12 +95,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answer a suite file, or all live suites, with one version: CONTRACTS' figures.
 
-    Raises InputError naming the line of a bad row, NotFoundError for a missing file or version.
+    Raises ConfigError for a name to register without a suite, InputError naming the line of a bad row, NotFoundError for a
+    missing file or version.
     """
+    if register is not None and not suite:
+        raise ConfigError(f"--register {register} names no rows to keep.", hint="Say which with --suite FILE.")
     home = Home(config.storage.root).open()
     chosen = Versions(home).resolve(version)
     suites = [read_suite(suite, register)] if suite else store.live(home)
-    if register and suite:
+    if register is not None:
         store.register(home, register, "registered", suites[0].items)
     report = ask(config, chosen, suites)
     merged = Suite(name="all", kind="registered", hash="", items=[_renamed(s, i) for s in suites for i in s.items])

@@ -6,6 +6,7 @@ version's weights and the item, so a version is asked a question once; the force
 cached apart, since a generated answer may be right in other words (a call with its arguments in another order).
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,13 +48,20 @@ class ScoreCache:
         self._append("answers.jsonl", [[key, *values] for key, values in found.items()])
 
     def _append(self, name: str, rows: list[list[Any]]) -> None:
+        """In one write, on a fresh line: whoever died before may have left half a line."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / name).open("a", encoding="utf-8") as out:
-            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        lines = "".join("\n" + json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+        with (self._folder / name).open("ab", buffering=0) as out:
+            out.write(lines.encode("utf-8", "surrogatepass"))
 
 
 def _lines(path: Path) -> list[list[Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line] if path.exists() else []
+    """The whole lines; half a line is a question that is asked again."""
+    found = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def item_key(item: EvalItem) -> str:

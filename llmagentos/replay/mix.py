@@ -15,8 +15,10 @@ import pyarrow as pa
 
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError
+from llmagentos.core.examples import supervised_prompts
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.messages import normalised_prompt
+from llmagentos.core.records import Example
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.preference import Kind, preference_rows
@@ -143,10 +145,12 @@ def mix_rows(
     """Render what an update on `snapshot` may train on: its rows, the memory that still holds, a part of the general rows.
 
     Rows whose ids are `known` stand with the memory. New and, unless `plain`, remembered rows come also in made wordings
-    (rewording.py), and for a strategy that reads them the snapshot's judged rows, as `preference` wants them.
+    (rewording.py), and for a strategy that reads them the snapshot's judged rows, as `preference` wants them. Rows that ask
+    what a suite holds out are left out, also where it was registered after they were collected.
     """
     buffer = Buffer(home, config.replay)
-    examples = [e.model_dump() for e in snapshot.examples()]
+    targets, judged = (_free(home, rows) for rows in (snapshot.examples(), snapshot.judged()))
+    examples = [e.model_dump() for e in targets]
     new = [e for e in examples if e["id"] not in known]
     memory = buffer.rows(kind="memory", without=snapshot.superseded) + [e for e in examples if e["id"] in known]
     held, seed = _held(home, snapshot), config.update.seed
@@ -159,8 +163,14 @@ def mix_rows(
         "general": buffer.rows(kind="general", choose=lambda rows: _drawn(rows, config.replay.general_rows, snapshot.id)),
     }
     if preference is not None:
-        sources[PREFERENCE] = preference_rows(preference, snapshot.examples(), snapshot.judged())
+        sources[PREFERENCE] = preference_rows(preference, targets, judged)
     return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)
+
+
+def _free(home: Home, rows: Sequence[Example]) -> list[Example]:
+    """Rows that ask nothing that a suite holds out now; what has retired was settled when they were collected."""
+    held = suites.heldout_prompts(home, with_retired=False)
+    return [row for row in rows if held.isdisjoint(supervised_prompts(row))]
 
 
 def _some(memory: list[dict[str, Any]], salt: str) -> list[dict[str, Any]]:

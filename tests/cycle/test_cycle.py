@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from llmagentos.collect.pipeline import collect
 from llmagentos.collect.quarantine import listing
 from llmagentos.config import Config, load_config
 from llmagentos.core.errors import ConfigError, ConflictError
+from llmagentos.core.evaluation import EvalItem
 from llmagentos.cycle.cycle import CycleResult, cycle
 from llmagentos.local import steps
 from llmagentos.registry import tracking
@@ -21,6 +23,7 @@ from llmagentos.scenarios.customer_service.customers import day_two
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
+from llmagentos.training.launch import launch
 from llmagentos.update.run import KNOWN
 
 pytestmark = pytest.mark.ray
@@ -29,6 +32,7 @@ QUICK = (
     "training.workers=0", "training.engine=torch", "training.threads=2", "update.epochs=5", "update.max_steps=120",
     "distill.max_steps=60", "distill.epochs=4", "evaluate.max_new_tokens=32",
 )  # fmt: skip
+LATE = "late"
 
 
 def settings(root: Path, *overrides: str) -> Config:
@@ -59,7 +63,15 @@ def learned(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tupl
     folder = tmp_path_factory.mktemp("cycle")
     config = settings(folder / "home", "gate.mode=report")
     assert import_file(config, write_day(folder / "day.jsonl", 1, 120))["imported"] == 120
-    return config, cycle(config)
+
+    def registered_late(*arguments: Any) -> Any:
+        item = EvalItem(id="late", messages=[said("Are you there?"), {"role": "assistant", "content": "I am."}])
+        suites.register(Home(config.storage.root), LATE, "registered", [item])
+        return launch(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("llmagentos.cycle.cycle.launch", registered_late)
+        return config, cycle(config)
 
 
 def test_it_makes_a_challenger_and_a_student_with_their_lineage(learned: tuple[Config, CycleResult]):
@@ -94,6 +106,12 @@ def test_the_challenger_is_the_best_of_the_sweep_and_every_candidate_is_told(lea
     assert run.metrics["drift/new"] > run.metrics["drift/old"] > 0
     assert {"candidate_0.75/new", "shift/lengths"} <= set(run.metrics)
     assert any(name.startswith("shift") for name in run.tags)
+
+
+def test_a_suite_registered_while_it_trains_is_asked_the_next_time(learned: tuple[Config, CycleResult]):
+    config, result = learned
+    assert LATE in {suite.name for suite in suites.live(Home(config.storage.root))}
+    assert LATE not in {row["suite"] for row in result.report["suites"]}
 
 
 def test_promotion_moves_the_aliases_and_what_was_learned_becomes_what_must_be_kept(learned: tuple[Config, CycleResult]):

@@ -56,9 +56,17 @@ def test_the_anchor_has_its_say():
     assert not stand(1.0, report(None, 770, 40), EXAM, report(1, 775, 0), report(0, 800, 0), GateConfig()).keeps
 
 
+def test_of_few_old_items_none_is_given_for_more_of_the_new():
+    few = Exam(old=[suite("old", 30)], new=[suite("new", 40)], stale=None)
+    half, whole = (
+        stand(a, report(None, o, n), few, report(1, 30, 0), None, GateConfig()) for a, o, n in ((0.5, 30, 36), (1, 29, 40))
+    )
+    assert prefer([half, whole]) == half
+
+
 def test_a_candidate_alone_is_taken_without_asking(config: Config, home: Home):
     only = Candidate(alpha=1.0, dir="/nowhere", manifest_hash="")
-    choice = choose(config, home, None, [only], champion=add_tiny(home, 1))  # type: ignore[arg-type]
+    choice = choose(config, EXAM, [only], champion=add_tiny(home, 1))
     assert choice == Choice(only, [])
 
 

@@ -59,8 +59,43 @@ def test_an_update_that_learned_nothing_is_rejected():
     assert "not shown to be learned" in decision.reasons[0]
 
 
-def test_too_few_old_items_hold():
-    assert decide(facts(([True] * 30, [True] * 30), LEARNED), CONFIG).verdict == "Hold"
+@pytest.mark.parametrize(
+    ("lost", "gained", "verdict"),
+    [(0, 0, "Promote"), (1, 4, "Promote"), (1, 0, "Hold"), (3, 3, "Hold"), (5, 0, "Reject")],
+)
+@pytest.mark.parametrize("n", [20, 59])
+def test_a_home_of_few_old_items_goes_on_where_none_is_lost_on_net(n: int, lost: int, gained: int, verdict: str):
+    before = [True] * (n - gained) + [False] * gained
+    after = [False] * lost + [True] * (n - lost)
+    decision = decide(facts((before, after), LEARNED), CONFIG)
+    assert decision.verdict == verdict
+    assert any(f"Only {n} old items" in reason for reason in decision.reasons)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_a_handful_of_old_items_of_which_one_is_lost_holds(n: int):
+    assert decide(facts(([True] * n, [False] + [True] * (n - 1)), LEARNED), CONFIG).verdict == "Hold"
+
+
+def first_increment(before: list[bool], after: list[bool]) -> GateFacts:
+    return GateFacts(
+        champion=report(1, {"new": before}), challenger=report(2, {"new": after}), old=[], new=[suite("new", len(before))]
+    )
+
+
+@pytest.mark.parametrize(
+    ("new", "verdict"),
+    [(LEARNED, "Promote"), (([False] * 40, [False] * 39 + [True]), "Reject"), (([False] * 4, [True] * 4), "Hold")],
+)
+def test_where_there_is_nothing_old_to_ask_the_new_items_decide(new: tuple, verdict: str):
+    decision = decide(first_increment(*new), CONFIG)
+    assert decision.verdict == verdict
+    assert any("nothing old to ask" in reason for reason in decision.reasons)
+
+
+def test_old_items_that_were_not_asked_are_not_nothing_old():
+    given = first_increment(*LEARNED).model_copy(update={"old": [suite("old", 30)]})
+    assert decide(given, CONFIG).verdict == "Reject"
 
 
 def test_a_champion_that_knew_it_all_leaves_nothing_to_learn():
@@ -105,6 +140,23 @@ def test_one_small_suite_that_breaks_is_seen_among_many_items():
     decision = decide(given, CONFIG)
     assert decision.verdict == "Reject"
     assert "Suite small is harmed" in decision.reasons[0]
+
+
+@pytest.mark.parametrize(("held_out", "verdict"), [(0, "Reject"), (17, "Promote"), (20, "Promote")])
+def test_recall_gained_does_not_pay_for_generalisation_lost(held_out: int, verdict: str):
+    def day(version: int, recall: bool, right: int) -> EvalReport:
+        heldout = [True] * right + [False] * (40 - right)
+        return report(version, {"old": [True] * 800, "recall-s1": [recall] * 100, "heldout-s1": heldout})
+
+    given = GateFacts(
+        champion=day(1, False, 20),
+        challenger=day(2, True, held_out),
+        old=[suite("old", 800)],
+        new=[suite("recall-s1", 100), suite("heldout-s1", 40)],
+    )
+    decision = decide(given, CONFIG)
+    assert decision.verdict == verdict
+    assert ("Suite heldout-s1 is harmed" in decision.reasons[0]) is (verdict == "Reject")
 
 
 @pytest.mark.parametrize(

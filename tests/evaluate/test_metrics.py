@@ -40,6 +40,12 @@ def test_forgetting_and_backward_transfer_of_a_known_matrix():
     assert backward_transfer(matrix) == pytest.approx(-0.25)
 
 
+def test_a_suite_that_the_last_version_was_not_asked_is_left_out():
+    _, _, matrix = r_matrix({1: {"a": 1.0, "b": 0.9}, 2: {"a": 0.9, "b": 0.9}, 3: {"b": 0.8}})
+    assert forgetting(matrix) == pytest.approx([0.0, 0.1])
+    assert backward_transfer(matrix) == pytest.approx(-0.1)
+
+
 def test_stale_and_update_rate():
     stale = Suite(name="s", kind="stale", hash="h", items=[item(k, wrong="Old") for k in range(4)])
     rates = stale_rates(report(1, [(True, "a0"), (False, "old"), (False, "?"), (True, "a3")]), stale)

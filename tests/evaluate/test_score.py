@@ -75,6 +75,16 @@ def test_the_forced_pass_is_not_made_twice(seed: tuple, tmp_path: Path, monkeypa
     assert len(score(lambda: seed, [suite], cache=ScoreCache(tmp_path), **LIMITS)) == 8
 
 
+@pytest.mark.parametrize("lost", [1, 2, 4, 12])
+def test_a_cache_whose_writer_died_goes_on_with_the_lines_that_are_whole(tmp_path: Path, lost: int):
+    ScoreCache(tmp_path).keep_answers({"a": (True, "twelve", False), "b": (False, "价格", False)})
+    torn = tmp_path / "answers.jsonl"
+    torn.write_bytes(torn.read_bytes()[: -lost - len(b", false]\n")])
+    assert list(ScoreCache(tmp_path).answers) == ["a"]
+    ScoreCache(tmp_path).keep_answers({"c": (True, "two", False)})
+    assert ScoreCache(tmp_path).answers == {"a": (True, "twelve", False), "c": (True, "two", False)}
+
+
 def test_an_answer_that_does_not_end_is_wrong_and_degenerate(seed: tuple, tmp_path: Path):
     results = score(lambda: seed, [suite_of_the_day(6)], cache=ScoreCache(tmp_path), batch_tokens=2048, max_new_tokens=2)
     wrong = [r for r in results if not r.right]

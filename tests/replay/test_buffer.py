@@ -79,6 +79,17 @@ def test_held_out_prompts_never_leave_the_buffer(home):
     assert buffer(home).rows("general") == []
 
 
+def test_a_held_out_prompt_inside_a_longer_conversation_does_not_leave_the_buffer_either(home):
+    said = [{"role": "user", "content": "more"}, {"role": "assistant", "content": "b"}]
+    asks, shows = ({**row(q), "messages": row(q)["messages"] + said} for q in ("secret", "shown"))
+    shows["messages"][1]["weight"] = 0  # not a target: it may stand before one
+    buffer(home).bootstrap([asks, shows], [{**asks, "id": "general"}])
+    items = [EvalItem(id=q, messages=row(q)["messages"]) for q in ("secret", "shown")]
+    suites.register(home, "mine", "registered", items)
+    assert [r["messages"][0]["content"] for r in buffer(home).rows()] == ["shown"]
+    assert buffer(home).rows("general") == []
+
+
 def test_each_change_is_a_version_of_its_own(home):
     buffer(home).bootstrap([row("a")], [])
     before = buffer(home).version

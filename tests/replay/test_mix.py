@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 
 from llmagentos.config.sections import ReplayConfig
+from llmagentos.core.evaluation import EvalItem
 from llmagentos.models.loading import load_renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.mix import _drawn, mix_rows
-from llmagentos.storage import snapshots
+from llmagentos.storage import snapshots, suites
 from llmagentos.storage.snapshots import Draft
 from llmagentos.training.rows import MADE, Rows
 from tests.replay.test_preference import DISLIKED, LIKED, corrected, row
@@ -46,6 +47,14 @@ def test_judged_rows_are_a_source_of_their_own_and_never_new(config, home, tmp_p
 def test_pairs_come_as_pairs(config, home, tmp_path):
     rows = mixed(config, home, tmp_path, preference="dpo")
     assert (rows.pairs[4:], rows.labels[4:].tolist()) == (["c", "c"], [1.0, -1.0])
+
+
+def test_what_a_suite_holds_out_since_the_rows_were_collected_is_not_trained_on(config, home, tmp_path):
+    hidden = [LIKED[0], LIKED[1], corrected("c"), DISLIKED[0]]
+    suites.register(home, "mine", "registered", [EvalItem(id=e.id, messages=e.messages) for e in hidden])
+    rows = mixed(config, home, tmp_path, preference="kto")
+    assert {name.split("/")[0] for name in rows.names} == {LIKED[2].id, DISLIKED[1].id}
+    assert {"new", "preference"} == set(rows.sources)
 
 
 def test_each_update_draws_other_rows_of_a_large_pinned_set(config, home, tmp_path):
