@@ -249,7 +249,7 @@ def test_a_voice_that_stays_alone_ends_in_quarantine(config, home, give):
 def test_rows_of_an_update_that_was_not_promoted_join_the_next(config, home, give, verdict):
     give(facts(5))
     first = collect(config)
-    snapshots.decide(home, first.id, {"verdict": verdict, "id": "d1"})
+    snapshots.decide(home, first.id, {"verdict": verdict, "cycle": "d1"})
     assert collect(config) is None  # they alone are no reason to try again
     give(facts(1, start=5))
     second = collect(config)
@@ -257,11 +257,11 @@ def test_rows_of_an_update_that_was_not_promoted_join_the_next(config, home, giv
     assert {i.id for i in first.heldout} < {i.id for i in second.heldout}
     assert sorted({e.attempts for e in second.examples()}) == [0, 1]
     for start in (6, 7):
-        snapshots.decide(home, snapshots.latest(home).id, {"verdict": verdict, "id": f"d{start}"})
+        snapshots.decide(home, snapshots.latest(home).id, {"verdict": verdict, "cycle": f"d{start}"})
         give(facts(1, start=start))
         last = collect(config)
     assert max(e.attempts for e in last.examples()) == config.collect.max_attempts
-    snapshots.decide(home, last.id, {"verdict": verdict, "id": "d9"})
+    snapshots.decide(home, last.id, {"verdict": verdict, "cycle": "d9"})
     give(facts(4, start=10))
     assert max(e.attempts for e in collect(config).examples()) == config.collect.max_attempts
     aside = quarantine.listing(home, reason="attempts")
