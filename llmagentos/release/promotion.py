@@ -28,11 +28,13 @@ def promote(
     reason: str,
     force: bool = False,
     fence: Fence | None = None,
+    against: int | None = None,
     decision: dict[str, Any] | None = None,
 ) -> Release:
     """Release a version and keep what it learned. Raises as `Releases.promote` does."""
     home = Home(config.storage.root)
-    release = Releases(home).promote(version, student=student, by=by, reason=reason, force=force, fence=fence)
+    more: dict[str, Any] = {"force": force, "fence": fence, "against": against}
+    release = Releases(home).promote(version, student=student, by=by, reason=reason, **more)
     keep_learned(config, version, decision or {"verdict": "Promote", "reasons": [reason], "by": by})
     return release
 

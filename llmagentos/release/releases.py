@@ -26,6 +26,8 @@ _APP = "release"
 _ATTEMPTS = 10
 _LIVE_SECONDS = 15.0
 _POLL_SECONDS = 0.05
+CHAMPION_CHANGED = "champion_changed"
+"""Code of the ConflictError where the champion is no longer the one that a version was judged against."""
 
 Fence = dict[str, int]
 """Lease application id -> epoch held: shuts out a holder that was overtaken."""
@@ -69,12 +71,13 @@ class Releases:
         force: bool = False,
         fence: Fence | None = None,
         stage: int | None = None,
+        against: int | None = None,
     ) -> Release:
         """Make a version the champion (and a student the student). The champion promoted again changes nothing.
 
         It ends the stage under way, whoever is on it. With `stage` (the epoch that began it) it happens only while that
-        one is under way, and the present release is returned otherwise.
-        Raises NotFoundError, ConflictError for a rejected or bad version without `force` or a lost race,
+        one is under way, and the present release is returned otherwise. `against` is the champion it was judged against.
+        Raises NotFoundError, ConflictError for a rejected or bad version without `force`, another champion or a lost race,
         IntegrityError where the weights are no longer on disk.
         """
         self._check(version, "agent", force)
@@ -86,6 +89,7 @@ class Releases:
             served = now.champion == version and now.student == wanted and now.stage is None
             if served or not _under_way(now, stage):
                 return None
+            _check_champion(now, version, against)
             history = now.history if now.champion == version else [*now.history, version]
             anchor = version if now.anchor is None else now.anchor
             fields = {"champion": version, "student": wanted, "history": history, "anchor": anchor, "stage": None}
@@ -97,15 +101,20 @@ class Releases:
             self._versions.change(version, status="promoted")
         return release
 
-    def challenge(self, version: int | None, *, by: str = "", reason: str = "", fence: Fence | None = None) -> Release:
-        """Name the challenger, or with None withdraw it, which ends its stage. Raises NotFoundError, IntegrityError."""
+    def challenge(
+        self, version: int | None, *, by: str = "", reason: str = "", fence: Fence | None = None, against: int | None = None
+    ) -> Release:
+        """Name the challenger, or with None withdraw it, which ends its stage. Raises as `promote` does."""
         if version is not None:
             self._check(version, "agent", True)
         action = "withdraw" if version is None else "challenge"
         ended = {"stage": None} if version is None else {}
-        return self._change(
-            action, lambda now: None if now.challenger == version else {"challenger": version, **ended}, by, reason, fence
-        )
+
+        def change(now: Release) -> dict[str, Any] | None:
+            _check_champion(now, version, against)
+            return None if now.challenger == version else {"challenger": version, **ended}
+
+        return self._change(action, change, by, reason, fence)
 
     def begin(
         self,
@@ -117,13 +126,19 @@ class Releases:
         by: str,
         reason: str,
         fence: Fence | None = None,
+        against: int | None = None,
     ) -> Release:
         """Put a version on the first of `stages`, in place of any other trial. Raises as `promote` does."""
         self._check(version, "agent", True)
         since = self._tables.last_seq("interactions")
         told = {"student": student, "then": list(stages[1:]), "salt": secrets.token_hex(8), "since": since}
         stage = Stage(name=stages[0], version=version, share=share, **told)
-        return self._change("stage", lambda now: _staged(now, stage), by, reason, fence)
+
+        def change(now: Release) -> dict[str, Any]:
+            _check_champion(now, version, against)
+            return _staged(now, stage)
+
+        return self._change("stage", change, by, reason, fence)
 
     def advance(self, stage: Stage, *, share: float, by: str, reason: str) -> Release:
         """Move a trial on to its next stage; the present release where that stage is over already."""
@@ -235,6 +250,11 @@ class Releases:
         release = Release.model_validate({**now.model_dump(), **fields, **told})
         self._tables.append("releases", [released.encode(release)], expect={_APP: now.epoch}, fence=fence)
         return release
+
+
+def _check_champion(now: Release, version: int | None, against: int | None) -> None:
+    if against is not None and now.champion not in (against, version):
+        raise ConflictError(f"The champion changed meanwhile ({against} -> {now.champion}).", code=CHAMPION_CHANGED)
 
 
 def _under_way(now: Release, stage: int | None) -> bool:
