@@ -80,7 +80,8 @@ def keep_known(config: Config, snapshot: Snapshot, champion: ModelVersion, cycle
     """What the champion knew before anybody taught it becomes what must be kept, and is taught no more."""
     home = Home(config.storage.root)
     keep_snapshot(config, snapshot, Path(champion.dir))
-    snapshots.decide(home, snapshot.id, {"verdict": "Skipped", "reasons": [reason], "cycle": cycle})
+    record = {"verdict": "Skipped", "reasons": [reason], "cycle": cycle, "champion": champion.id}
+    snapshots.decide(home, snapshot.id, record)
     maintain(home)
 
 
