@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
+from llmagentos.core.errors import ConflictError, NotFoundError
 from llmagentos.core.records import Assignment, ModelVersion, Release, Stage, StageName
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
@@ -77,8 +77,8 @@ class Releases:
 
         It ends the stage under way, whoever is on it. With `stage` (the epoch that began it) it happens only while that
         one is under way, and the present release is returned otherwise. `against` is the champion it was judged against.
-        Raises NotFoundError, ConflictError for a rejected or bad version without `force`, another champion or a lost race,
-        IntegrityError where the weights are no longer on disk.
+        Raises NotFoundError, ConflictError for a rejected or bad version without `force`, one whose weights are no longer
+        on disk, another champion or a lost race.
         """
         self._check(version, "agent", force)
         if student is not None:
@@ -163,7 +163,8 @@ class Releases:
     def rollback(self, *, by: str, reason: str, fence: Fence | None = None) -> Release:
         """End the trial under way, else go back to the champion before; repeated, it walks back.
 
-        A version whose trial is ended so is rejected. Raises ConflictError `no_previous_version`.
+        A version whose trial is ended so is rejected. Raises ConflictError `no_previous_version`, or `no_weights` where
+        its weights are no longer on disk.
         """
         ended: list[int] = []
 
@@ -185,8 +186,8 @@ class Releases:
     def assign(self, version: int, kind: AssignmentKind, name: str, *, by: str, reason: str) -> Release:
         """Let an adapter answer for a tenant or a scenario, in the place of whatever did; the same again changes nothing.
 
-        Raises NotFoundError, ConflictError for a version that is no adapter or is rejected, IntegrityError where its
-        weights or its base's are no longer on disk.
+        Raises NotFoundError, ConflictError for a version that is no adapter or is rejected, or where its weights or its
+        base's are no longer on disk.
         """
         found = self._check(version, "adapter", False)
         self._check(found.base or 0, "agent", True)
@@ -225,8 +226,9 @@ class Releases:
                 hint='To release it all the same: --force --reason "..." (HTTP: {"force": true, "reason": ...}).',
             )
         if not self._versions.has_weights(number):
-            raise IntegrityError(
+            raise ConflictError(
                 f"the weights of version {number} are no longer on disk.",
+                code="no_weights",
                 hint="storage.keep_versions says how many versions keep their weights.",
             )
         return version

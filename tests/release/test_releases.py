@@ -10,7 +10,7 @@ import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
 from safetensors.numpy import save_file
 
-from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
+from llmagentos.core.errors import ConflictError, NotFoundError
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
@@ -82,7 +82,7 @@ def test_what_cannot_be_promoted(home, releases):
     with pytest.raises(ConflictError, match="student"):
         promote(releases, 2)
     (home.version(4) / "manifest.json").unlink()
-    with pytest.raises(IntegrityError, match="no longer on disk"):
+    with pytest.raises(ConflictError, match="no longer on disk"):
         promote(releases, 4)
     assert releases.current().champion == 1
 
@@ -271,7 +271,7 @@ def test_only_an_adapter_with_its_base_can_be_assigned(home, releases, tmp_path)
     with pytest.raises(ConflictError, match="is bad"):
         releases.assign(bad, "tenant", "acme", by="me", reason="")
     shutil.rmtree(home.version(3))
-    with pytest.raises(IntegrityError, match="version 3"):
+    with pytest.raises(ConflictError, match="version 3"):
         releases.assign(made, "tenant", "acme", by="me", reason="")
     assert releases.current().epoch == 0
 

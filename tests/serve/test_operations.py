@@ -4,6 +4,7 @@ import pytest
 
 from llmagentos.core.records import Feedback
 from llmagentos.registry.versions import Versions
+from llmagentos.release.releases import Releases
 from llmagentos.storage import interactions
 from llmagentos.storage.flush import flush
 from llmagentos.storage.tables import Tables
@@ -105,6 +106,21 @@ def test_a_damaged_version_is_promoted_but_the_old_one_goes_on(start):
         assert client.post("/v1/chat/completions", json=chat(model="agent@2")).status_code == 503
         assert client.post("/v1/rollback").json()["confirmed"] is True
         assert client.get("/readyz").json()["error"] is None
+
+
+def test_a_version_without_weights_is_refused_and_not_asked_for_again(start):
+    served = start()
+    with served.client() as client:
+        client.post("/v1/versions/2/promote")
+        for version in (1, 3, 4):
+            (served.home.version(version) / "manifest.json").unlink()
+        asked = [("versions/3/promote", {}, 3), ("versions/2/promote", {"student": 4}, 4), ("rollback", {}, 1)]
+        for path, body, version in asked:
+            refused = client.post(f"/v1/{path}", json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_weights")
+            assert f"version {version}" in refused.json()["error"]["message"]
+            assert "retry-after" not in refused.headers
+        assert Releases(served.home).current().champion == 2
 
 
 def test_rows_come_in_over_http(local: Served):
