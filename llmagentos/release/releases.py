@@ -75,17 +75,19 @@ class Releases:
     ) -> Release:
         """Make a version the champion (and a student the student). The champion promoted again changes nothing.
 
+        A challenger brings the student that its cycle made of it, where no other is given.
         It ends the stage under way, whoever is on it. With `stage` (the epoch that began it) it happens only while that
         one is under way, and the present release is returned otherwise. `against` is the champion it was judged against.
         Raises NotFoundError, ConflictError for a rejected or bad version without `force`, one whose weights are no longer
         on disk, another champion or a lost race.
         """
-        self._check(version, "agent", force)
+        found = self._check(version, "agent", force)
         if student is not None:
             self._check(student, "student", True)
 
         def change(now: Release) -> dict[str, Any] | None:
-            wanted = student if student is not None else now.student
+            own = self._student_of(version, found.cycle) if now.challenger == version else None
+            wanted = student or own or now.student
             served = now.champion == version and now.student == wanted and now.stage is None
             if served or not _under_way(now, stage):
                 return None
@@ -211,9 +213,11 @@ class Releases:
 
         return self._change("unassign", change, by, reason, None)
 
-    def _student_of(self, teacher: int) -> int | None:
-        students = [v.id for v in self._versions.all() if v.role == "student" and v.teacher == teacher]
-        return next((s for s in reversed(students) if self._versions.has_weights(s)), None)
+    def _student_of(self, teacher: int, cycle: str | None = None) -> int | None:
+        """The newest student of a version (of those that this cycle made) whose weights are on disk."""
+        students = [v for v in self._versions.all() if v.role == "student" and v.teacher == teacher]
+        made = [v.id for v in reversed(students) if cycle in (None, v.cycle)]
+        return next((s for s in made if self._versions.has_weights(s)), None)
 
     def _check(self, number: int, role: str, force: bool) -> ModelVersion:
         version = self._versions.get(number)

@@ -7,6 +7,7 @@ from llmagentos.config import Config, load_config
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import Example
 from llmagentos.cycle.act import act
+from llmagentos.local import steps
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
 from llmagentos.storage import snapshots
@@ -76,3 +77,11 @@ def test_a_challenger_that_somebody_promoted_already_gets_its_student(config: Co
     Releases(home).promote(2, by="test", reason="meanwhile")
     assert decided(config, snapshot, "Promote").promotes
     assert Releases(home).current().aliases() == {"champion": 2, "previous": 1, "student": 3}
+
+
+def test_approving_by_hand_releases_the_student_too(config: Config, home: Home, snapshot: Snapshot):
+    decided(config, snapshot, "Promote", "gate.mode=approve")
+    assert Releases(home).current().aliases() == {"champion": 1, "challenger": 2}
+    assert snapshots.latest(home).status == "held"
+    assert steps.release(config)["student"] == 3
+    assert snapshots.latest(home).status == "promoted"

@@ -63,6 +63,18 @@ def test_promote_moves_the_aliases_and_marks_the_version(home, releases):
     assert Versions(home).get(3).status == "promoted"
 
 
+def test_a_challenger_that_is_approved_brings_the_student_of_its_cycle(home, releases, tmp_path):
+    made = [("agent", None, "c1"), ("student", 7, "c1"), ("student", 7, "by hand"), ("student", 1, "c1")]
+    for role, teacher, cycle in made:
+        Versions(home).add(tmp_path / "made", role=role, teacher=teacher, cycle=cycle)
+    releases.challenge(7)
+    assert promote(releases, 7).aliases() == {"champion": 7, "previous": 1, "student": 8}
+    releases.rollback(by="test", reason="worse")
+    releases.challenge(7)
+    assert promote(releases, 7, student=9).student == 9, "another one was given"
+    assert promote(releases, 3).student == 9, "nobody's challenger"
+
+
 def test_promoting_the_champion_again_changes_nothing(releases):
     before = promote(releases, 3)
     assert promote(releases, 3) == before
