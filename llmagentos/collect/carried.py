@@ -11,7 +11,7 @@ from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot, SnapshotRow
 
-CONSUMED = ("promoted", "skipped")
+CONSUMED = ("promoted", "skipped", snapshots.ROLLED_BACK)
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,8 @@ def _past(home: Home, examples: list[Example]) -> Past:
     keys, prompts = {e.key for e in examples}, {e.prompt for e in examples}
     listed = [*suites.live(home), *suites.stale_parts(home)]
     items = [known for suite in listed for item in suite.items if _concerns(known := item_known(item), keys, prompts)]
-    table = Tables(home).read("replay", columns=["kind", "key", "prompt", "answer", "messages"])
+    kept = ds.field("left").is_null()
+    table = Tables(home).read("replay", columns=["kind", "key", "prompt", "answer", "messages"], where=kept)
     named, asked = (pa.array(sorted(x for x in some if x is not None), pa.string()) for some in (keys, prompts))
     wanted = pc.or_(pc.is_in(table["key"], named), pc.is_in(table["prompt"], asked))
     rows = [_replayed(row) for row in table.filter(wanted).to_pylist()]

@@ -14,6 +14,8 @@ from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
+ROLLED_BACK = "rolled_back"
+"""Reason of rows that a version learned from before somebody rolled it back: the bad ones among them are not known."""
 RAW_CHARACTERS = 65_536
 """Most of the text of a row that could not be read; others are kept whole."""
 
@@ -37,16 +39,16 @@ def set_aside(home: Home, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def let_in(home: Home, which: str) -> int:
-    """Record rows that were set aside as tampered with anew: somebody looked at them and found them right.
+    """Record anew what was set aside as tampered with or rolled back: somebody looked at it and found it right.
 
-    `which` is a row's id in the quarantine, or `trigger` or `inconsistent_labels` for all of these. The next collect takes
+    `which` is a row's id in the quarantine, or the reason of all that are let in. The next collect takes
     them as rows imported today, in which it looks for no tampering. Returns how many were not let in before. Raises
     InputError where nothing of the kind is in quarantine.
     """
-    suspected = [row for row in listing(home) if row["reason"] in (TRIGGER, MIXED_UP)]
+    suspected = [row for row in listing(home) if row["reason"] in (TRIGGER, MIXED_UP, ROLLED_BACK)]
     found = [row for row in suspected if which in (row["id"], row["reason"])]
     if not found:
-        hint = f"Name {TRIGGER}, {MIXED_UP}, or the id of such a row."
+        hint = f"Name {TRIGGER}, {MIXED_UP}, {ROLLED_BACK}, or the id of such a row."
         raise InputError(f"no row in quarantine that could be let in again is {which!r}.", hint=hint, field="release")
     spool = open_spool(home)
     try:

@@ -1,14 +1,16 @@
 """What follows from a decision: the only place where the verdict and `gate.mode` meet."""
 
 from pathlib import Path
+from typing import Any
 
 from llmagentos.config import Config
+from llmagentos.core.errors import ConflictError
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import ModelVersion
 from llmagentos.registry.versions import Versions, prune
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.promotion import keep_snapshot, promote
-from llmagentos.release.releases import Fence, Releases
+from llmagentos.release.releases import CHAMPION_CHANGED, Fence, Releases
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.maintenance import maintain
@@ -20,38 +22,66 @@ def act(
     cycle: str,
     decision: Decision,
     snapshot: Snapshot,
+    champion: ModelVersion,
+    challenger: ModelVersion,
+    student: ModelVersion | None,
+    fence: Fence,
+) -> Decision:
+    """Promote, or mark the challenger and leave the champion; write the decision on the snapshot, and tidy up.
+
+    With a ladder a promotion begins on its first stage; the snapshot then stays undecided until the last one is over.
+    Returns the decision, which is Hold where `champion`, whom the challenger was judged against, is champion no more.
+    """
+    home = Home(config.storage.root)
+    try:
+        _act(config, cycle, decision, snapshot, champion, challenger, student, fence)
+    except ConflictError as error:
+        if error.code != CHAMPION_CHANGED:
+            raise
+        reasons = [f"{error.message} Its rows wait for the next update.", *decision.reasons]
+        decision = decision.model_copy(update={"verdict": "Hold", "reasons": reasons})
+        Versions(home).change(challenger.id, status="held")
+        record = {**decision.model_dump(mode="json"), "cycle": cycle, "challenger": challenger.id, "untrained": True}
+        snapshots.decide(home, snapshot.id, record)
+    prune(home, config.storage.keep_versions, Releases(home).current())
+    maintain(home)
+    return decision
+
+
+def _act(
+    config: Config,
+    cycle: str,
+    decision: Decision,
+    snapshot: Snapshot,
+    champion: ModelVersion,
     challenger: ModelVersion,
     student: ModelVersion | None,
     fence: Fence,
 ) -> None:
-    """Promote, or mark the challenger and leave the champion; write the decision on the snapshot, and tidy up.
-
-    With a ladder a promotion begins on its first stage; the snapshot then stays undecided until the last one is over.
-    """
     home = Home(config.storage.root)
     reason = decision.reasons[0] if decision.reasons else decision.verdict
     record = {**decision.model_dump(mode="json"), "cycle": cycle, "challenger": challenger.id}
     promoted = config.gate.mode == "report" or (config.gate.mode == "enforce" and decision.promotes)
+    told: dict[str, Any] = {"by": cycle, "fence": fence, "against": champion.id}
     pupil = student.id if student else None
     if promoted and config.release.ladder:
-        Ladder(config).begin(challenger.id, student=pupil, by=cycle, reason=reason, fence=fence)
+        Ladder(config).begin(challenger.id, student=pupil, reason=reason, **told)
     elif promoted:
-        promote(config, challenger.id, student=pupil, by=cycle, reason=reason, force=True, fence=fence, decision=record)
+        promote(config, challenger.id, student=pupil, reason=reason, force=True, decision=record, **told)
     elif config.gate.mode == "approve" and decision.promotes:
-        Releases(home).challenge(challenger.id, by=cycle, reason="waits for approval", fence=fence)
+        Releases(home).challenge(challenger.id, reason="waits for approval", **told)
     else:
         Versions(home).change(challenger.id, status="held" if decision.verdict == "Hold" else "rejected")
     if not (promoted and config.release.ladder):
         snapshots.decide(home, snapshot.id, record, promoted=promoted)
-    prune(home, config.storage.keep_versions, Releases(home).current())
-    maintain(home)
 
 
 def keep_known(config: Config, snapshot: Snapshot, champion: ModelVersion, cycle: str, reason: str) -> None:
     """What the champion knew before anybody taught it becomes what must be kept, and is taught no more."""
     home = Home(config.storage.root)
     keep_snapshot(config, snapshot, Path(champion.dir))
-    snapshots.decide(home, snapshot.id, {"verdict": "Skipped", "reasons": [reason], "cycle": cycle})
+    record = {"verdict": "Skipped", "reasons": [reason], "cycle": cycle, "champion": champion.id}
+    snapshots.decide(home, snapshot.id, record)
     maintain(home)
 
 

@@ -100,10 +100,10 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
             record_failure(home, walk.id, snapshot, problem)
             raise
 
-        decision = verdict.decision
         with walk.step("release") as outcome:
             lease.check()
-            act(config, walk.id, decision, snapshot, challenger, student, {f"lease/{name}": lease.epoch})
+            fence = {f"lease/{name}": lease.epoch}
+            decision = act(config, walk.id, verdict.decision, snapshot, champion, challenger, student, fence)
             outcome |= {"version": challenger.id, "tags": {"decision": decision.verdict}}
         whole |= {"snapshot": snapshot.id, "version": challenger.id, "tags": {"decision": decision.verdict}}
     return CycleResult(

@@ -32,8 +32,10 @@ def collect(config: Config) -> dict[str, Any]:
     from llmagentos.collect.pipeline import collect as run
     from llmagentos.local.ray import connect
     from llmagentos.registry.tracking import new_run
+    from llmagentos.release.promotion import finish_promotion
 
     _begin(config)
+    finish_promotion(config)
     with connect(config):
         snapshot = run(config, new_run("collect").id)
     if snapshot is None:

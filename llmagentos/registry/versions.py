@@ -148,9 +148,9 @@ class Versions:
 def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
     """Delete the weights of old versions and return their ids; the records stay.
 
-    Kept: every version an alias or the anchor names, the newest `keep` promoted ones (so that rollback can walk back
-    over them), and the newest `keep` of all. Students, agents and adapters are counted apart; adapters in use are kept,
-    and so is the base of every adapter that is.
+    Kept: every version an alias or the anchor names, the challenger's students, the newest `keep` promoted ones (so that
+    rollback can walk back over them), and the newest `keep` of all. Students, agents and adapters are counted apart;
+    adapters in use are kept, and so is the base of every adapter that is.
     """
     versions = Versions(home)
     release = release or released.current(home)
@@ -159,6 +159,7 @@ def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
     everything = versions.all()
     for role in ("agent", "student", "adapter"):
         kept |= {v.id for v in [v for v in everything if v.role == role][-keep:]}
+    kept |= {v.id for v in everything if v.teacher is not None and v.teacher == release.challenger}
     kept |= {one.version for one in release.adapters}
     kept |= {v.base for v in everything if v.id in kept and v.base is not None}
     gone = [v.id for v in everything if v.id not in kept and home.version(v.id).exists()]

@@ -6,13 +6,14 @@ on is under way. Replicas do, every time they look at the releases, and so does 
 
 import logging
 import time
+from typing import Any
 
 from llmagentos.config import Config
 from llmagentos.config.sections import ReleaseConfig
 from llmagentos.core.records import Release, Stage, StageName
 from llmagentos.release import counts
 from llmagentos.release.counts import Counts
-from llmagentos.release.releases import Fence, Releases, confirmations
+from llmagentos.release.releases import Releases, confirmations
 from llmagentos.release.verdict import Abort, Facts, Promote, Verdict, Wait, judge
 from llmagentos.release.votes import votes
 from llmagentos.storage.layout import Home
@@ -34,11 +35,11 @@ class Ladder:
         self._read: tuple[int, int] = (-1, -1)  # stage and commit of the table of feedback
         self._read_at = 0.0
 
-    def begin(self, version: int, *, student: int | None = None, by: str, reason: str, fence: Fence | None = None) -> Release:
+    def begin(self, version: int, *, by: str, reason: str, **more: Any) -> Release:
         """Put a version on the first stage of `release.ladder`. Raises as `Releases.begin` does."""
         stages = self._config.ladder
         share = share_of(stages[0], self._config)
-        release = self._releases.begin(version, stages, share=share, student=student, by=by, reason=reason, fence=fence)
+        release = self._releases.begin(version, stages, share=share, by=by, reason=reason, **more)
         counts.forget(self._home, release.epoch)
         return release
 

@@ -1,14 +1,20 @@
 """A version becomes champion, and what it learned becomes what must be kept.
 
 The release comes first and is one commit. What follows from it (the snapshot's suites become old ones, superseded
-items retire, its rows enter the replay buffer) is idempotent and done again by whoever finds it unfinished.
+items retire, its rows enter the replay buffer) is idempotent and done again by whoever finds it unfinished. So is what
+follows from a rollback, which undoes all of that: else the next update would learn from memory what was rolled back.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from llmagentos.collect import quarantine
+from llmagentos.collect.carried import spent
 from llmagentos.config import Config
+from llmagentos.core.errors import IntegrityError
 from llmagentos.core.records import Release
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Fence, Releases
@@ -17,6 +23,8 @@ from llmagentos.replay.selection import Losses
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
+
+log = logging.getLogger(__name__)
 
 
 def promote(
@@ -28,11 +36,14 @@ def promote(
     reason: str,
     force: bool = False,
     fence: Fence | None = None,
+    against: int | None = None,
     decision: dict[str, Any] | None = None,
 ) -> Release:
     """Release a version and keep what it learned. Raises as `Releases.promote` does."""
     home = Home(config.storage.root)
-    release = Releases(home).promote(version, student=student, by=by, reason=reason, force=force, fence=fence)
+    undo_rolled_back(config)
+    more: dict[str, Any] = {"force": force, "fence": fence, "against": against}
+    release = Releases(home).promote(version, student=student, by=by, reason=reason, **more)
     keep_learned(config, version, decision or {"verdict": "Promote", "reasons": [reason], "by": by})
     return release
 
@@ -70,8 +81,45 @@ def _losses(config: Config, weights: Path) -> Losses:
     return measure
 
 
+def undo_rolled_back(config: Config) -> bool:
+    """Take out of memory and suites what versions learned that were rolled back since; true where there was one.
+
+    The rows go to quarantine, from where what was right among them can be let in again.
+    """
+    home = Home(config.storage.root)
+    every = Releases(home).all()
+    back = [(old.champion, new) for old, new in pairwise(every) if new.action == "rollback"]
+    left = {version: new.reason for version, new in back if version is not None and version not in every[-1].history}
+    learned = _learned_by(home, left) if left else {}
+    for name, version in learned.items():
+        _undo(config, name, f"version {version} was rolled back: {left[version]}")
+    return bool(learned)
+
+
+def _learned_by(home: Home, left: Collection[int]) -> dict[str, int]:
+    """Snapshot -> the version among `left` that learned it or knew it already, the newest first: so they are undone."""
+    agents, history = [v for v in Versions(home).all() if v.role == "agent"], Releases(home).current().history
+    kept = {v.snapshot for v in agents if v.id in history}
+    learned = {v.snapshot: v.id for v in agents if v.id in left}
+    rows = [r for r in reversed(snapshots.history(home)) if r.status != snapshots.ROLLED_BACK and r.id not in kept]
+    found = {row.id: learned.get(row.id, (row.decision or {}).get("champion")) for row in rows}
+    return {name: version for name, version in found.items() if version in left}
+
+
+def _undo(config: Config, name: str, reason: str) -> None:
+    home = Home(config.storage.root)
+    try:
+        rows = snapshots.open_snapshot(home, name).examples()
+    except IntegrityError as error:
+        log.warning("the rows of snapshot %s cannot be set aside: %s", name, error)
+        rows = []
+    quarantine.set_aside(home, [spent(row, quarantine.ROLLED_BACK, reason) for row in rows])
+    Buffer(home, config.replay).take_back(name)
+    snapshots.decide(home, name, {"verdict": "RolledBack", "reasons": [reason]})
+
+
 def finish_promotion(config: Config) -> bool:
-    """Complete what a release left to do: the champion's promotion, and trials that ended since.
+    """Complete what a release left to do: rollbacks, the champion's promotion, and trials that ended since.
 
     Replicas only commit; what follows is work for whoever comes next with time for it. True where something was left.
     """
@@ -79,9 +127,10 @@ def finish_promotion(config: Config) -> bool:
     champion = Releases(home).current().champion
     if champion is None:
         return False
+    undone = undo_rolled_back(config)
     settled = _settle_trials(config, home)
     done = keep_learned(config, champion, {"verdict": "Promote", "reasons": ["completed after an interruption"]})
-    return done or settled
+    return done or settled or undone
 
 
 def _settle_trials(config: Config, home: Home) -> bool:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
+from llmagentos.core.errors import ConflictError, NotFoundError
 from llmagentos.core.records import Assignment, ModelVersion, Release, Stage, StageName
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
@@ -26,6 +26,8 @@ _APP = "release"
 _ATTEMPTS = 10
 _LIVE_SECONDS = 15.0
 _POLL_SECONDS = 0.05
+CHAMPION_CHANGED = "champion_changed"
+"""Code of the ConflictError where the champion is no longer the one that a version was judged against."""
 
 Fence = dict[str, int]
 """Lease application id -> epoch held: shuts out a holder that was overtaken."""
@@ -69,23 +71,27 @@ class Releases:
         force: bool = False,
         fence: Fence | None = None,
         stage: int | None = None,
+        against: int | None = None,
     ) -> Release:
         """Make a version the champion (and a student the student). The champion promoted again changes nothing.
 
+        A challenger brings the student that its cycle made of it, where no other is given.
         It ends the stage under way, whoever is on it. With `stage` (the epoch that began it) it happens only while that
-        one is under way, and the present release is returned otherwise.
-        Raises NotFoundError, ConflictError for a rejected or bad version without `force` or a lost race,
-        IntegrityError where the weights are no longer on disk.
+        one is under way, and the present release is returned otherwise. `against` is the champion it was judged against.
+        Raises NotFoundError, ConflictError for a rejected or bad version without `force`, one whose weights are no longer
+        on disk, another champion or a lost race.
         """
-        self._check(version, "agent", force)
+        found = self._check(version, "agent", force)
         if student is not None:
             self._check(student, "student", True)
 
         def change(now: Release) -> dict[str, Any] | None:
-            wanted = student if student is not None else now.student
+            own = self._student_of(version, found.cycle) if now.challenger == version else None
+            wanted = student or own or now.student
             served = now.champion == version and now.student == wanted and now.stage is None
             if served or not _under_way(now, stage):
                 return None
+            _check_champion(now, version, against)
             history = now.history if now.champion == version else [*now.history, version]
             anchor = version if now.anchor is None else now.anchor
             fields = {"champion": version, "student": wanted, "history": history, "anchor": anchor, "stage": None}
@@ -97,15 +103,20 @@ class Releases:
             self._versions.change(version, status="promoted")
         return release
 
-    def challenge(self, version: int | None, *, by: str = "", reason: str = "", fence: Fence | None = None) -> Release:
-        """Name the challenger, or with None withdraw it, which ends its stage. Raises NotFoundError, IntegrityError."""
+    def challenge(
+        self, version: int | None, *, by: str = "", reason: str = "", fence: Fence | None = None, against: int | None = None
+    ) -> Release:
+        """Name the challenger, or with None withdraw it, which ends its stage. Raises as `promote` does."""
         if version is not None:
             self._check(version, "agent", True)
         action = "withdraw" if version is None else "challenge"
         ended = {"stage": None} if version is None else {}
-        return self._change(
-            action, lambda now: None if now.challenger == version else {"challenger": version, **ended}, by, reason, fence
-        )
+
+        def change(now: Release) -> dict[str, Any] | None:
+            _check_champion(now, version, against)
+            return None if now.challenger == version else {"challenger": version, **ended}
+
+        return self._change(action, change, by, reason, fence)
 
     def begin(
         self,
@@ -117,13 +128,19 @@ class Releases:
         by: str,
         reason: str,
         fence: Fence | None = None,
+        against: int | None = None,
     ) -> Release:
         """Put a version on the first of `stages`, in place of any other trial. Raises as `promote` does."""
         self._check(version, "agent", True)
         since = self._tables.last_seq("interactions")
         told = {"student": student, "then": list(stages[1:]), "salt": secrets.token_hex(8), "since": since}
         stage = Stage(name=stages[0], version=version, share=share, **told)
-        return self._change("stage", lambda now: _staged(now, stage), by, reason, fence)
+
+        def change(now: Release) -> dict[str, Any]:
+            _check_champion(now, version, against)
+            return _staged(now, stage)
+
+        return self._change("stage", change, by, reason, fence)
 
     def advance(self, stage: Stage, *, share: float, by: str, reason: str) -> Release:
         """Move a trial on to its next stage; the present release where that stage is over already."""
@@ -148,7 +165,8 @@ class Releases:
     def rollback(self, *, by: str, reason: str, fence: Fence | None = None) -> Release:
         """End the trial under way, else go back to the champion before; repeated, it walks back.
 
-        A version whose trial is ended so is rejected. Raises ConflictError `no_previous_version`.
+        A version whose trial is ended so is rejected. Raises ConflictError `no_previous_version`, or `no_weights` where
+        its weights are no longer on disk.
         """
         ended: list[int] = []
 
@@ -170,8 +188,8 @@ class Releases:
     def assign(self, version: int, kind: AssignmentKind, name: str, *, by: str, reason: str) -> Release:
         """Let an adapter answer for a tenant or a scenario, in the place of whatever did; the same again changes nothing.
 
-        Raises NotFoundError, ConflictError for a version that is no adapter or is rejected, IntegrityError where its
-        weights or its base's are no longer on disk.
+        Raises NotFoundError, ConflictError for a version that is no adapter or is rejected, or where its weights or its
+        base's are no longer on disk.
         """
         found = self._check(version, "adapter", False)
         self._check(found.base or 0, "agent", True)
@@ -195,9 +213,11 @@ class Releases:
 
         return self._change("unassign", change, by, reason, None)
 
-    def _student_of(self, teacher: int) -> int | None:
-        students = [v.id for v in self._versions.all() if v.role == "student" and v.teacher == teacher]
-        return next((s for s in reversed(students) if self._versions.has_weights(s)), None)
+    def _student_of(self, teacher: int, cycle: str | None = None) -> int | None:
+        """The newest student of a version (of those that this cycle made) whose weights are on disk."""
+        students = [v for v in self._versions.all() if v.role == "student" and v.teacher == teacher]
+        made = [v.id for v in reversed(students) if cycle in (None, v.cycle)]
+        return next((s for s in made if self._versions.has_weights(s)), None)
 
     def _check(self, number: int, role: str, force: bool) -> ModelVersion:
         version = self._versions.get(number)
@@ -210,8 +230,9 @@ class Releases:
                 hint='To release it all the same: --force --reason "..." (HTTP: {"force": true, "reason": ...}).',
             )
         if not self._versions.has_weights(number):
-            raise IntegrityError(
+            raise ConflictError(
                 f"the weights of version {number} are no longer on disk.",
+                code="no_weights",
                 hint="storage.keep_versions says how many versions keep their weights.",
             )
         return version
@@ -235,6 +256,11 @@ class Releases:
         release = Release.model_validate({**now.model_dump(), **fields, **told})
         self._tables.append("releases", [released.encode(release)], expect={_APP: now.epoch}, fence=fence)
         return release
+
+
+def _check_champion(now: Release, version: int | None, against: int | None) -> None:
+    if against is not None and now.champion not in (against, version):
+        raise ConflictError(f"The champion changed meanwhile ({against} -> {now.champion}).", code=CHAMPION_CHANGED)
 
 
 def _under_way(now: Release, stage: int | None) -> bool:

@@ -2,6 +2,9 @@
 
 `memory` rows are bounded by `replay.capacity`; `general` rows are pinned: put there once, never evicted, not counted.
 Rows that ask what a suite holds out, in any supervised turn, never leave the buffer, whenever the suite was registered.
+
+What leaves memory stays in the table for a while, with the snapshot it made room for in `left`: when that is rolled back,
+its rows go and these come back.
 """
 
 import json
@@ -24,6 +27,8 @@ from llmagentos.storage.tables import Tables
 Kind = Literal["memory", "general"]
 
 APP = "replay"
+UNDONE = 20
+"""Snapshots, the newest ones, that can be taken back without loss."""
 _JSON = ("messages", "tools")
 
 
@@ -63,21 +68,32 @@ class Buffer:
     def admit(self, snapshot: Snapshot, losses: Losses | None = None) -> int:
         """On promote: forget what the snapshot superseded or withdrew, take in its examples, keep within capacity.
 
-        Returns the rows of memory after it. Admitting the same snapshot again changes nothing. `losses` of the model that
-        was promoted are asked for only where there is more than fits.
+        Returns the rows of memory after it. Admitting the same snapshot again changes nothing, unless it was taken back in
+        between. `losses` of the model that was promoted are asked for only where there is more than fits.
         """
-        app = f"{APP}/{snapshot.id}"
-        number, done = self._tables.transaction("replay", APP), self._tables.transaction("replay", app)
-        memory = self._all("memory")
-        if done >= 0:
+        marks, inside = self._marks(snapshot.id)
+        memory, left = self._memory()
+        if inside:
             return len(memory)
         examples = snapshot.examples()
         leaving = {e.id for e in examples} | set(snapshot.withdrawn)
         stays = [r for r in memory if r["id"] not in leaving and not _gone(r, snapshot.superseded)]
         wanting = [*stays, *(_row(e, "memory", snapshot.id) for e in examples)]
         kept = select(wanting, self.capacity, self.seed, losses=losses, hard_share=self.hard)
-        self._write(map(_coded, kept), {APP: number, app: -1}, predicate="kind = 'memory'")
+        known = {id(row) for row in kept}
+        left += [{**row, "left": snapshot.id} for row in memory if id(row) not in known]
+        self._remember(kept, left, marks)
         return len(kept)
+
+    def take_back(self, snapshot: str) -> None:
+        """Undo `admit`: the snapshot's rows go, and what left for them comes back. Taken back again it changes nothing."""
+        marks, inside = self._marks(snapshot)
+        if not inside:
+            return
+        memory, left = ([row for row in rows if row["snapshot"] != snapshot] for rows in self._memory())
+        back = [{**row, "left": None} for row in left if row["left"] == snapshot]
+        kept = select([*memory, *back], self.capacity, self.seed)
+        self._remember(kept, [row for row in left if row["left"] != snapshot], marks)
 
     def bootstrap(
         self,
@@ -98,11 +114,26 @@ class Buffer:
         self._write([*rows.values(), *map(_coded, kept)], {APP: -1})
         return True
 
-    def _all(self, kind: Kind) -> list[dict[str, Any]]:
-        return [_decoded(row) for row in self._table(kind).to_pylist()]
+    def _marks(self, snapshot: str) -> tuple[dict[str, int], bool]:
+        """What a commit must find, and whether the snapshot is in memory: every other commit of its own takes it back."""
+        marks = {app: self._tables.transaction("replay", app) for app in (APP, f"{APP}/{snapshot}")}
+        return marks, marks[f"{APP}/{snapshot}"] % 2 == 0
 
-    def _table(self, kind: Kind) -> pa.Table:
-        table = self._tables.read("replay", where=ds.field("kind") == kind)
+    def _memory(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The rows of memory, and those that left it."""
+        return self._all(left=False), self._all(left=True)
+
+    def _remember(self, memory: list[dict[str, Any]], left: list[dict[str, Any]], marks: dict[str, int]) -> None:
+        newest = sorted({row["left"] for row in left})[-UNDONE:]
+        rows = [*memory, *(row for row in left if row["left"] in newest)]
+        self._write(map(_coded, rows), marks, predicate="kind = 'memory'")
+
+    def _all(self, *, left: bool) -> list[dict[str, Any]]:
+        return [_decoded(row) for row in self._table("memory", left=left).to_pylist()]
+
+    def _table(self, kind: Kind, *, left: bool = False) -> pa.Table:
+        there = ds.field("left").is_valid() if left else ds.field("left").is_null()
+        table = self._tables.read("replay", where=(ds.field("kind") == kind) & there)
         return table.sort_by([("seq", "ascending"), ("id", "ascending")])
 
     def _write(self, rows: Iterable[Mapping[str, Any]], expect: dict[str, int], predicate: str | None = None) -> None:

@@ -36,7 +36,8 @@ _TYPES = {
 }  # fmt: skip
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in [*Example.model_fields, "pending"]])
 
-STATUS = {"Promote": "promoted", "Reject": "rejected", "Hold": "held", "Skipped": "skipped"}
+ROLLED_BACK = "rolled_back"
+STATUS = {"Promote": "promoted", "Reject": "rejected", "Hold": "held", "Skipped": "skipped", "RolledBack": ROLLED_BACK}
 """Verdict -> status; any other verdict is a failed update. `made` is a snapshot nobody decided on yet."""
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 `suites/<name>/items.jsonl` + manifest hold the questions. A row of the table registers a suite; a later row of the same
 name with `retired` takes items out of retention. Superseded items live on in suites of kind `stale`, where the old
-answer counts as the wrong one.
+answer counts as the wrong one. What a snapshot registered and retired does not count while that is rolled back.
 """
 
 import json
@@ -18,7 +18,7 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.messages import normalised_prompt
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import read_manifest, verify, write_manifest
-from llmagentos.storage.snapshots import Snapshot
+from llmagentos.storage.snapshots import ROLLED_BACK, Snapshot, history
 from llmagentos.storage.tables import Tables
 
 APP = "suites"
@@ -90,11 +90,11 @@ def retire(home: Home, entries: Sequence[Mapping[str, Any]], snapshot: str) -> i
     twins = [EvalItem.model_validate(entry["stale"]) for entry in entries if entry.get("stale")]
     if twins:
         register(home, f"stale-{snapshot}", "stale", list({t.id: t for t in twins}.values()), snapshot=snapshot)
-    counted = 0
+    counted, undone = 0, _rolled_back(home)
 
     def rows(state: list[dict[str, Any]]) -> list[dict[str, Any]]:
         nonlocal counted
-        gone = _retired(state)
+        gone = _retired(row for row in state if row["snapshot"] not in undone)
         first = {row["name"]: row for row in reversed(state)}
         fresh = {n: sorted(set(ids) - gone.get(n, set())) for n, ids in by_suite.items() if n in first}
         counted = sum(len(ids) for ids in fresh.values())
@@ -123,7 +123,8 @@ def heldout_prompts(home: Home, *, with_retired: bool = True) -> set[str]:
 
 
 def _load(home: Home, *, with_retired: bool = False) -> list[Suite]:
-    state = _table(home)
+    undone = _rolled_back(home)
+    state = [row for row in _table(home) if row["snapshot"] not in undone]
     gone = {} if with_retired else _retired(state)
     suites: dict[str, Suite] = {}
     for row in state:
@@ -136,6 +137,10 @@ def _load(home: Home, *, with_retired: bool = False) -> list[Suite]:
 def _table(home: Home) -> list[dict[str, Any]]:
     # Within one suite the registering row (no `retired`) comes first.
     return sorted(Tables(home).rows("suites"), key=lambda r: (r["order"], r["retired"] is not None, r["created"]))
+
+
+def _rolled_back(home: Home) -> set[str]:
+    return {row.id for row in history(home) if row.status == ROLLED_BACK}
 
 
 def _retired(state: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:

@@ -10,7 +10,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -44,7 +44,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "replay": pa.schema(
         [("id", _TEXT), ("seq", _INT), ("kind", _TEXT), ("snapshot", _TEXT), ("scenario", _TEXT), ("skill", _TEXT),
          ("key", _TEXT), ("tier", _TEXT), ("user_id", _TEXT), ("prompt", _TEXT), ("answer", _TEXT), ("messages", _TEXT),
-         ("tools", _TEXT)]
+         ("tools", _TEXT), ("left", _TEXT)]
     ),
     "suites": pa.schema(
         [("name", _TEXT), ("kind", _TEXT), ("hash", _TEXT), ("n", _INT), ("order", _INT), ("snapshot", _TEXT),
@@ -182,8 +182,9 @@ class Tables:
         marks = [Transaction(app, last + 1) for app, last in (expect or {}).items()]
         data = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
         properties = CommitProperties(app_transactions=marks) if marks else None
+        mode = _schema_mode(table, data)
         try:
-            write_deltalake(table, data, mode="overwrite", predicate=predicate, commit_properties=properties)
+            write_deltalake(table, data, mode="overwrite", predicate=predicate, schema_mode=mode, commit_properties=properties)
         except CommitFailedError as error:
             raise ConflictError(f"{name}: another writer committed first ({error}).", code="stale_writer") from None
         return self.version(name)
@@ -226,17 +227,21 @@ class Tables:
     def _commit(table: DeltaTable, name: str, rows: Iterable[dict[str, Any]], marks: dict[str, int]) -> None:
         data = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
         properties = CommitProperties(app_transactions=[Transaction(app, n) for app, n in marks.items()])
-        grown = {f.name for f in table.schema().fields} < set(data.column_names)  # a home of an older release
         try:
             write_deltalake(
                 table,
                 data,
                 mode="append",
-                schema_mode="merge" if grown else None,
+                schema_mode=_schema_mode(table, data),
                 commit_properties=properties if marks else None,
             )
         except CommitFailedError as error:
             raise ConflictError(f"{name}: another writer committed first ({error}).", code="stale_writer") from None
+
+
+def _schema_mode(table: DeltaTable, data: pa.Table) -> Literal["merge"] | None:
+    grown = {f.name for f in table.schema().fields} < set(data.column_names)  # a home of an older release
+    return "merge" if grown else None
 
 
 @contextlib.contextmanager

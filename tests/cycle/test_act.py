@@ -2,10 +2,12 @@
 
 import pytest
 
+from llmagentos.collect.carried import carry
 from llmagentos.config import Config, load_config
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import Example
 from llmagentos.cycle.act import act
+from llmagentos.local import steps
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
 from llmagentos.storage import snapshots
@@ -27,12 +29,12 @@ def snapshot(home: Home) -> Snapshot:
     return made
 
 
-def decided(config: Config, snapshot: Snapshot, verdict: str, *overrides: str) -> None:
-    """Act on a verdict."""
+def decided(config: Config, snapshot: Snapshot, verdict: str, *overrides: str) -> Decision:
+    """Act on a verdict about 2 against 1."""
     config = load_config(None, [f"storage.root={config.storage.root}", *overrides], environment={})
     versions = Versions(Home(config.storage.root))
-    decision = Decision(verdict=verdict, reasons=["because"])
-    act(config, "cycle-1", decision, snapshot, versions.get(2), versions.get(3), {"lease/cycle-default": 0})
+    decision, made = Decision(verdict=verdict, reasons=["because"]), [versions.get(n) for n in (1, 2, 3)]
+    return act(config, "cycle-1", decision, snapshot, *made, {"lease/cycle-default": 0})
 
 
 def test_without_a_ladder_it_is_champion_at_once(config: Config, home: Home, snapshot: Snapshot):
@@ -56,3 +58,30 @@ def test_a_ladder_changes_nothing_about_a_rejection(config: Config, home: Home, 
     now = Releases(home).current()
     assert (now.champion, now.stage, snapshots.latest(home).status) == (1, None, "rejected")
     assert Versions(home).get(2).status == "rejected"
+
+
+@pytest.mark.parametrize("overrides", [(), ("gate.mode=report",), ("gate.mode=approve",), ("release.ladder=[canary]",)])
+def test_what_was_judged_against_another_champion_is_held(config: Config, home: Home, snapshot: Snapshot, overrides: tuple):
+    add_tiny(home, 4)
+    before = Releases(home).promote(4, by="test", reason="meanwhile")
+    decision = decided(config, snapshot, "Promote", *overrides)
+    assert decision.verdict == "Hold"
+    assert decision.reasons[0].startswith("The champion changed meanwhile (1 -> 4)")
+    assert decision.reasons[1:] == ["because"]
+    assert Releases(home).current() == before
+    assert (Versions(home).get(2).status, snapshots.latest(home).status) == ("held", "held")
+    assert [e.attempts for e in carry(home, 3).examples] == [0]
+
+
+def test_a_challenger_that_somebody_promoted_already_gets_its_student(config: Config, home: Home, snapshot: Snapshot):
+    Releases(home).promote(2, by="test", reason="meanwhile")
+    assert decided(config, snapshot, "Promote").promotes
+    assert Releases(home).current().aliases() == {"champion": 2, "previous": 1, "student": 3}
+
+
+def test_approving_by_hand_releases_the_student_too(config: Config, home: Home, snapshot: Snapshot):
+    decided(config, snapshot, "Promote", "gate.mode=approve")
+    assert Releases(home).current().aliases() == {"champion": 1, "challenger": 2}
+    assert snapshots.latest(home).status == "held"
+    assert steps.release(config)["student"] == 3
+    assert snapshots.latest(home).status == "promoted"

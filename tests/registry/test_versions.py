@@ -131,6 +131,15 @@ def test_old_weights_go_and_records_stay(home, tmp_path):
     assert prune(home, 3, release) == []
 
 
+def test_a_challenger_that_waits_keeps_its_student(home, tmp_path):
+    versions = Versions(home)
+    for n in range(8):
+        teacher = n if n % 2 else None  # students 2, 4, 6 and 8, of 1, 3, 5 and 7
+        versions.add(weights(tmp_path / str(n)), move=True, role="student" if teacher else "agent", teacher=teacher)
+    waiting = Release(epoch=1, champion=5, student=6, challenger=1, history=[5])
+    assert prune(home, 1, waiting) == [3, 4]
+
+
 def test_adapters_in_use_and_what_they_are_put_on_keep_their_weights(home, tmp_path):
     versions = Versions(home)
     for n in range(8):

@@ -1,15 +1,22 @@
 """What follows from a release: for a champion at once, for a version on trial when its trial is over."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from llmagentos.collect import quarantine
+from llmagentos.collect.carried import carry
 from llmagentos.config import Config, load_config
+from llmagentos.core.evaluation import EvalItem
+from llmagentos.core.examples import example_of_row
 from llmagentos.core.records import Example
+from llmagentos.cycle.act import keep_known
+from llmagentos.registry.versions import Versions
 from llmagentos.release.promotion import finish_promotion, promote
 from llmagentos.release.releases import Releases
 from llmagentos.replay.buffer import Buffer
-from llmagentos.storage import snapshots
+from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
 from tests.tiny import add_tiny
 
@@ -64,4 +71,108 @@ def test_a_trial_that_was_ended_leaves_its_rows_to_the_next(home: Home, config: 
     assert (status(home), remembered(home, config)) == (wanted, 0)
     decision = snapshots.latest(home).decision
     assert (decision["reasons"], decision["cycle"]) == (["abort: 3 of 3 answers failed"], "cycle-7")
+    assert not finish_promotion(config)
+
+
+def said(price: str, question: str = "What does the lamp cost?") -> dict:
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": price}]
+    return {"messages": messages, "metadata": {"key": "lamp price"}}
+
+
+def item(price: str, **fields) -> EvalItem:
+    return EvalItem(id=f"lamp {price}", messages=said(price)["messages"], key="lamp price", **fields)
+
+
+def taught(home: Home, version: int, old: str, new: str) -> str:
+    """A version that learned a new price, over the one that the snapshot before asks for; the snapshot's name."""
+    before = snapshots.latest(home)
+    twin = item(new, wrong=old).model_dump()
+    entry = {"suite": f"recall-{before.id}", "item_id": f"lamp {old}", "stale": twin}
+    made = snapshots.Draft(
+        examples=[example_of_row(said(new), seq=version), example_of_row(said("same", "Is it new?"), seq=10 * version)],
+        recall=[item(new)],
+        retired=[entry],
+        superseded={"lamp price": {"kind": "behaviour", "prompts": {"user: what does the lamp cost?": new}}},
+        interactions_seq=version,
+    )
+    name = snapshots.create(home, made).id
+    assert add_tiny(home, version, snapshot=name).id == version
+    return name
+
+
+def kept(home: Home, config: Config) -> tuple[set, set, set]:
+    """What memory says, what retention asks, and what is asked as stale."""
+    stale = suites.stale(home)
+    return (
+        {row["answer"] for row in Buffer(home, config.replay).rows()},
+        {i.id for suite in suites.live(home) for i in suite.items},
+        {i.wrong for i in stale.items} if stale else set(),
+    )
+
+
+RIGHT = ({"12", "15", "same"}, {"lamp 15"}, {"10"})
+WRONG = ({"12", "99", "same"}, {"lamp 99"}, {"10", "15"})
+
+
+@pytest.fixture
+def wrong(home: Home, config: Config) -> str:
+    """2 is asked for a price of 10, 3 learned the right one of 15, and 4, which serves, a wrong one of 99."""
+    suites.register(home, f"recall-{snapshots.latest(home).id}", "recall", [item("10")])
+    promote(config, 2, by="test", reason="better")
+    taught(home, 3, "10", "15")
+    promote(config, 3, by="test", reason="better")
+    assert kept(home, config) == RIGHT
+    name = taught(home, 4, "15", "99")
+    promote(config, 4, by="test", reason="better")
+    assert kept(home, config) == WRONG
+    return name
+
+
+def test_what_was_rolled_back_is_forgotten_and_what_it_took_over_from_is_kept_again(home: Home, config: Config, wrong: str):
+    Releases(home).rollback(by="test", reason="wrong prices")
+    assert finish_promotion(config)
+    assert kept(home, config) == RIGHT
+    last = snapshots.latest(home)
+    assert (last.id, last.status) == (wrong, "rolled_back")
+    assert last.decision["reasons"] == ["version 4 was rolled back: wrong prices"]
+    assert carry(home, 3).examples == []
+    assert {json.loads(row["row"])["answer"] for row in quarantine.listing(home)} == {"99", "same"}
+    assert not finish_promotion(config)
+    assert kept(home, config) == RIGHT
+    assert quarantine.let_in(home, "rolled_back") == 2
+
+
+def test_rolled_back_and_promoted_again_it_is_kept_again(home: Home, config: Config, wrong: str):
+    for _ in range(2):
+        Releases(home).rollback(by="test", reason="wrong prices")
+        assert finish_promotion(config)
+        assert kept(home, config) == RIGHT
+        Releases(home).promote(4, by="http", reason="they were right")
+        assert finish_promotion(config)
+        assert kept(home, config) == WRONG
+        assert not finish_promotion(config)
+
+
+def test_walking_back_undoes_every_step(home: Home, config: Config, wrong: str):
+    for _ in range(2):
+        Releases(home).rollback(by="test", reason="wrong prices")
+    promote(config, 2, by="test", reason="the way it was")
+    assert kept(home, config) == ({"12"}, {"lamp 10"}, set())
+
+
+def test_what_the_rolled_back_champion_knew_already_is_forgotten_with_it(home: Home, config: Config, wrong: str):
+    again = snapshots.create(home, snapshots.Draft(examples=[example_of_row(said("99", "Lamp?"), seq=50)], interactions_seq=50))
+    keep_known(config, again, Versions(home).get(4), "cycle", "known")
+    Releases(home).rollback(by="test", reason="wrong prices")
+    assert finish_promotion(config)
+    assert kept(home, config) == RIGHT
+    assert snapshots.latest(home).status == "rolled_back"
+
+
+def test_what_was_promoted_and_rolled_back_before_anybody_kept_it_does_not_join_the_next(home: Home, config: Config):
+    snapshots.decide(home, snapshots.latest(home).id, {"verdict": "Hold"})
+    Releases(home).promote(2, by="http", reason="approved")
+    Releases(home).rollback(by="http", reason="wrong prices")
+    assert finish_promotion(config)
+    assert (status(home), carry(home, 3).examples, remembered(home, config)) == ("rolled_back", [], 0)
     assert not finish_promotion(config)

@@ -10,7 +10,7 @@ import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
 from safetensors.numpy import save_file
 
-from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
+from llmagentos.core.errors import ConflictError, NotFoundError
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
@@ -63,6 +63,18 @@ def test_promote_moves_the_aliases_and_marks_the_version(home, releases):
     assert Versions(home).get(3).status == "promoted"
 
 
+def test_a_challenger_that_is_approved_brings_the_student_of_its_cycle(home, releases, tmp_path):
+    made = [("agent", None, "c1"), ("student", 7, "c1"), ("student", 7, "by hand"), ("student", 1, "c1")]
+    for role, teacher, cycle in made:
+        Versions(home).add(tmp_path / "made", role=role, teacher=teacher, cycle=cycle)
+    releases.challenge(7)
+    assert promote(releases, 7).aliases() == {"champion": 7, "previous": 1, "student": 8}
+    releases.rollback(by="test", reason="worse")
+    releases.challenge(7)
+    assert promote(releases, 7, student=9).student == 9, "another one was given"
+    assert promote(releases, 3).student == 9, "nobody's challenger"
+
+
 def test_promoting_the_champion_again_changes_nothing(releases):
     before = promote(releases, 3)
     assert promote(releases, 3) == before
@@ -82,7 +94,7 @@ def test_what_cannot_be_promoted(home, releases):
     with pytest.raises(ConflictError, match="student"):
         promote(releases, 2)
     (home.version(4) / "manifest.json").unlink()
-    with pytest.raises(IntegrityError, match="no longer on disk"):
+    with pytest.raises(ConflictError, match="no longer on disk"):
         promote(releases, 4)
     assert releases.current().champion == 1
 
@@ -271,7 +283,7 @@ def test_only_an_adapter_with_its_base_can_be_assigned(home, releases, tmp_path)
     with pytest.raises(ConflictError, match="is bad"):
         releases.assign(bad, "tenant", "acme", by="me", reason="")
     shutil.rmtree(home.version(3))
-    with pytest.raises(IntegrityError, match="version 3"):
+    with pytest.raises(ConflictError, match="version 3"):
         releases.assign(made, "tenant", "acme", by="me", reason="")
     assert releases.current().epoch == 0
 

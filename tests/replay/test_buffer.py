@@ -1,6 +1,9 @@
 """The buffer keeps the past within bounds and forgets what no longer holds."""
 
+import shutil
+
 import pytest
+from deltalake import CommitProperties, Transaction, write_deltalake
 
 from llmagentos.config.sections import ReplayConfig
 from llmagentos.core.evaluation import EvalItem
@@ -61,6 +64,33 @@ def test_withdrawn_rows_leave_and_rows_of_the_same_id_are_replaced(home):
     buffer(home).bootstrap([again, gone], [])
     buffer(home).admit(snapshot(home, {**row("p", "other"), "id": "again"}, withdrawn=["gone"]))
     assert answers(buffer(home).rows()) == ["other"]
+
+
+def test_a_snapshot_taken_back_leaves_memory_as_it_was(home):
+    rows = [{**row("p", "one"), "id": "again"}, row("r", "same"), *(row(f"m{i}") for i in range(4))]
+    buffer(home, capacity=6).bootstrap(rows, [row("g", "pinned")])
+    before = buffer(home).rows()
+    made = snapshot(home, {**row("p", "other"), "id": "again"}, row("r", "same"), row("new"))
+    assert buffer(home, capacity=6).admit(made) == 6
+    assert [r["answer"] for r in buffer(home).rows() if r["id"] == "again"] == ["other"]
+    for _ in range(2):
+        buffer(home, capacity=6).take_back(made.id)
+        assert buffer(home).rows() == before
+    assert answers(buffer(home).rows("general")) == ["pinned"]
+    assert buffer(home, capacity=6).admit(made) == 6
+    assert "other" in answers(buffer(home).rows())
+
+
+def test_a_buffer_of_an_older_release_takes_what_leaves_it(home):
+    buffer(home).bootstrap([row("p", "old", key="k")], [row("g", "pinned")])
+    rows = Tables(home).read("replay").drop_columns(["left"])
+    shutil.rmtree(home.table("replay"))
+    write_deltalake(home.table("replay"), rows, commit_properties=CommitProperties(app_transactions=[Transaction("replay", 0)]))
+    superseded = {"k": {"kind": "fact", "answer": "new", "prompts": None, "calls": None}}
+    made = snapshot(home, row("p", "new", key="k"), superseded=superseded)
+    assert buffer(home).admit(made) == 1
+    buffer(home).take_back(made.id)
+    assert answers(buffer(home).rows()) == ["old"]
 
 
 def test_capacity_binds_memory_alone_and_the_seed_decides(home):

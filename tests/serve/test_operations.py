@@ -6,6 +6,7 @@ import pytest
 from llmagentos.config import load_config
 from llmagentos.core.records import Feedback, Release
 from llmagentos.registry.versions import Versions
+from llmagentos.release.releases import Releases
 from llmagentos.serve import keys, operations
 from llmagentos.storage import interactions
 from llmagentos.storage.flush import flush
@@ -141,6 +142,21 @@ def test_a_switch_that_takes_long_is_answered_before_it_ends(tmp_path, monkeypat
 
     assert asyncio.run(ask()) == (200, []), "nothing serves here, so nothing is missing"
     assert loaded == [1]
+
+
+def test_a_version_without_weights_is_refused_and_not_asked_for_again(start):
+    served = start()
+    with served.client() as client:
+        client.post("/v1/versions/2/promote")
+        for version in (1, 3, 4):
+            (served.home.version(version) / "manifest.json").unlink()
+        asked = [("versions/3/promote", {}, 3), ("versions/2/promote", {"student": 4}, 4), ("rollback", {}, 1)]
+        for path, body, version in asked:
+            refused = client.post(f"/v1/{path}", json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_weights")
+            assert f"version {version}" in refused.json()["error"]["message"]
+            assert "retry-after" not in refused.headers
+        assert Releases(served.home).current().champion == 2
 
 
 def test_rows_come_in_over_http(local: Served):
