@@ -15,7 +15,7 @@ from llmagentos.collect.caps import over_caps
 from llmagentos.collect.carried import Carried
 from llmagentos.collect.hold_out import choose, withhold
 from llmagentos.collect.judged import contradicted
-from llmagentos.collect.keys import Known, resolve
+from llmagentos.collect.keys import Known, grouped, resolve
 from llmagentos.collect.tampering import Tampering, signs
 from llmagentos.config.sections import CollectConfig
 from llmagentos.core.evaluation import EvalItem, Suite
@@ -97,7 +97,8 @@ def settle(
     retired = retire(past.suites, superseded, kept)
     waiting = [item for item in carried.heldout if not _item_gone(item, vote.superseded)]
     live, gone = _held_out(past, retired)
-    of_key = _of_keys([*(i for s in past.suites for i in s.items if _prompt(i) in live), *waiting])
+    asked = [*(i for s in past.suites for i in s.items if _prompt(i) in live), *waiting]
+    of_key = {key: {_prompt(i) for i in same} for key, same in grouped(asked, lambda i: i.key).items() if key is not None}
     dropped |= withhold(kept, live | {_prompt(item) for item in waiting}, gone, of_key)
     kept = [e for e in kept if e.id not in dropped]
 
@@ -156,14 +157,6 @@ def _twin(item: EvalItem, right: Message, old: str) -> EvalItem:
     messages = [*item.messages[:-1], right]
     name = digest(["stale", item.key, _prompt(item), old, answer_text(right)], length=16)
     return item.model_copy(update={"id": name, "messages": messages, "wrong": old})
-
-
-def _of_keys(items: Iterable[EvalItem]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for item in items:
-        if item.key is not None:
-            found.setdefault(item.key, set()).add(_prompt(item))
-    return found
 
 
 def _held_out(past: Past, retired: Sequence[Mapping[str, Any]]) -> tuple[set[str], set[str]]:

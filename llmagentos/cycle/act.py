@@ -33,47 +33,36 @@ def act(
     Returns the decision, which is Hold where `champion`, whom the challenger was judged against, is champion no more.
     """
     home = Home(config.storage.root)
-    try:
-        _act(config, cycle, decision, snapshot, champion, challenger, student, fence)
-    except ConflictError as error:
-        if error.code != CHAMPION_CHANGED:
-            raise
-        reasons = [f"{error.message} Its rows wait for the next update.", *decision.reasons]
-        decision = decision.model_copy(update={"verdict": "Hold", "reasons": reasons})
-        Versions(home).change(challenger.id, status="held")
-        record = {**decision.model_dump(mode="json"), "cycle": cycle, "challenger": challenger.id, "untrained": True}
-        snapshots.decide(home, snapshot.id, record)
-    prune(home, config.storage.keep_versions, Releases(home).current())
-    maintain(home)
-    return decision
-
-
-def _act(
-    config: Config,
-    cycle: str,
-    decision: Decision,
-    snapshot: Snapshot,
-    champion: ModelVersion,
-    challenger: ModelVersion,
-    student: ModelVersion | None,
-    fence: Fence,
-) -> None:
-    home = Home(config.storage.root)
     reason = decision.reasons[0] if decision.reasons else decision.verdict
     record = {**decision.model_dump(mode="json"), "cycle": cycle, "challenger": challenger.id}
     promoted = config.gate.mode == "report" or (config.gate.mode == "enforce" and decision.promotes)
     told: dict[str, Any] = {"by": cycle, "fence": fence, "against": champion.id}
     pupil = student.id if student else None
-    if promoted and config.release.ladder:
-        Ladder(config).begin(challenger.id, student=pupil, reason=reason, **told)
-    elif promoted:
-        promote(config, challenger.id, student=pupil, reason=reason, force=True, decision=record, **told)
-    elif config.gate.mode == "approve" and decision.promotes:
-        Releases(home).challenge(challenger.id, reason="waits for approval", **told)
-    else:
-        Versions(home).change(challenger.id, status="held" if decision.verdict == "Hold" else "rejected")
-    if not (promoted and config.release.ladder):
-        snapshots.decide(home, snapshot.id, record, promoted=promoted)
+    try:
+        if promoted and config.release.ladder:
+            Ladder(config).begin(challenger.id, student=pupil, reason=reason, **told)
+        elif promoted:
+            promote(config, challenger.id, student=pupil, reason=reason, force=True, decision=record, **told)
+        elif config.gate.mode == "approve" and decision.promotes:
+            Releases(home).challenge(challenger.id, reason="waits for approval", **told)
+        else:
+            Versions(home).change(challenger.id, status="held" if decision.verdict == "Hold" else "rejected")
+        if not (promoted and config.release.ladder):
+            snapshots.decide(home, snapshot.id, record, promoted=promoted)
+    except ConflictError as error:
+        if error.code != CHAMPION_CHANGED:
+            raise
+        decision = _overtaken(decision, error)
+        Versions(home).change(challenger.id, status="held")
+        snapshots.decide(home, snapshot.id, {**record, **decision.model_dump(mode="json"), "untrained": True})
+    prune(home, config.storage.keep_versions, Releases(home).current())
+    maintain(home)
+    return decision
+
+
+def _overtaken(decision: Decision, error: ConflictError) -> Decision:
+    reasons = [f"{error.message} Its rows wait for the next update.", *decision.reasons]
+    return decision.model_copy(update={"verdict": "Hold", "reasons": reasons})
 
 
 def keep_known(config: Config, snapshot: Snapshot, champion: ModelVersion, cycle: str, reason: str) -> None:

@@ -149,7 +149,7 @@ def mix_rows(
     what a suite holds out are left out, also where it was registered after they were collected.
     """
     buffer = Buffer(home, config.replay)
-    targets, judged = (_free(home, rows) for rows in (snapshot.examples(), snapshot.judged()))
+    targets = _free(home, snapshot.examples())
     examples = [e.model_dump() for e in targets]
     new = [e for e in examples if e["id"] not in known]
     memory = buffer.rows(kind="memory", without=snapshot.superseded) + [e for e in examples if e["id"] in known]
@@ -163,7 +163,7 @@ def mix_rows(
         "general": buffer.rows(kind="general", choose=lambda rows: _drawn(rows, config.replay.general_rows, snapshot.id)),
     }
     if preference is not None:
-        sources[PREFERENCE] = preference_rows(preference, targets, judged)
+        sources[PREFERENCE] = preference_rows(preference, targets, _free(home, snapshot.judged()))
     return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)
 
 
