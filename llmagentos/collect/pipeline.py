@@ -19,7 +19,6 @@ import ray.data
 
 from llmagentos.collect import quarantine
 from llmagentos.collect.carried import Carried, carry, spent
-from llmagentos.collect.clean import clean
 from llmagentos.collect.deduplicate import deduplicate
 from llmagentos.collect.format import format_row, renderer_of
 from llmagentos.collect.implicit import doubted
@@ -32,6 +31,7 @@ from llmagentos.collect.tampering import suspects
 from llmagentos.collect.validate import Row, drop, on_messages, validate
 from llmagentos.config import Config
 from llmagentos.config.sections import THUMBS_ALONE
+from llmagentos.core.clean import clean
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import calls_of
 from llmagentos.models.loading import resolve_base

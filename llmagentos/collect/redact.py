@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmagentos.collect.clean import map_text
+from llmagentos.core.clean import map_text
 from llmagentos.core.messages import Message
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmagentos.config import Config
+from llmagentos.core.clean import clean
 from llmagentos.core.errors import ConfigError, InputError, NotFoundError
 from llmagentos.core.evaluation import Decision, EvalItem, EvalReport, Flip, Suite
 from llmagentos.core.hashing import digest
@@ -146,7 +147,8 @@ def _item(line: bytes, number: int) -> EvalItem:
         raise input_error(error, line=number, prefix=f"line {number}") from None
     except ValueError as error:
         raise InputError(f"line {number} is not valid JSON: {error}.", line=number) from None
-    messages = [m.model_dump(mode="json", exclude_none=True) for m in row.messages]
+    # As what is trained on is cleaned: else an answer learned to the letter is wrong for a character nobody sees.
+    messages = clean([m.model_dump(mode="json", exclude_none=True) for m in row.messages])
     if messages[-1]["role"] != "assistant":
         raise InputError(f"line {number}: the last message must be the assistant's.", field="messages", line=number)
     return EvalItem(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmagentos.collect.clean import clean, clean_text
+from llmagentos.core.clean import clean, clean_text
 
 
 def test_text_is_composed_trimmed_and_free_of_control_characters():
