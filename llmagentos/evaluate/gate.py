@@ -142,8 +142,8 @@ def _sanity(facts: GateFacts, config: GateConfig) -> list[_Check]:
     if facts.same_weights:
         said.append("The update changed nothing: the challenger's weights are the champion's.")
     if facts.champion is not None:
-        said.append(sanity.collapsed_answers(facts.champion, facts.challenger) or "")
         asked = [*facts.old, *facts.new]
+        said.append(sanity.collapsed_answers(facts.champion, facts.challenger, asked) or "")
         if not _nothing_to_learn(facts, config) and sanity.same_answers(facts.champion, facts.challenger, asked):
             said.append("The update changed nothing: every answer, old and new, is word for word the champion's.")
     return [_Check(False, reason) for reason in said if reason]

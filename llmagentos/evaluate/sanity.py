@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from llmagentos.core.evaluation import EvalReport, Suite
+from llmagentos.core.messages import answer_text
 
 _MORE_DEGENERATE = 0.02
 _FEW_ANSWERS = 20
@@ -22,14 +23,16 @@ def degenerate_answers(before: EvalReport | None, after: EvalReport) -> str | No
     return f"{share:.1%} of the answers are empty, endless or repeating ({was:.1%} before)."
 
 
-def collapsed_answers(before: EvalReport, after: EvalReport) -> str | None:
-    """A sentence where different answers became less than half as many on the same items: the model says one thing to all."""
-    old = {(r.suite, r.item_id): r.answer for r in before.results}
-    both = [(old[k], r.answer) for r in after.results if (k := (r.suite, r.item_id)) in old]
+def collapsed_answers(before: EvalReport, after: EvalReport, suites: Sequence[Suite]) -> str | None:
+    """A sentence where different answers became less than half as many on the same items of `suites`, and less than half
+    as many as are right: the model says one thing to all."""
+    old, new = ({(r.suite, r.item_id): r.answer for r in report.results} for report in (before, after))
+    wanted = {(s.name, i.id): answer_text(i.messages[-1]) for s in suites for i in s.items}
+    both = [k for k in wanted if k in old and k in new]
     if len(both) < _FEW_ANSWERS:
         return None
-    was, now = (len(set(answers)) / len(both) for answers in zip(*both, strict=True))
-    if now >= was / 2:
+    was, now, right = (len({answers[k] for k in both}) / len(both) for answers in (old, new, wanted))
+    if now >= min(was, right) / 2:
         return None
     return f"The answers collapsed: {now:.1%} of {len(both)} are different from one another ({was:.1%} before)."
 

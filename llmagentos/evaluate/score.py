@@ -147,8 +147,15 @@ def _generated(
         ended = bool(ids) and ids[-1] in renderer.stop_ids
         reply = renderer.answer(ids)
         text = answer_text(reply)
-        found.append((ended and same_answer(reply, item.messages[-1]), text, not ended or is_degenerate(text)))
+        # Where the right answer is longer than what may be said here, to be cut off tells nothing.
+        endless = not ended and _length(renderer, item) <= max_new_tokens
+        found.append((ended and same_answer(reply, item.messages[-1]), text, endless or is_degenerate(text)))
     return found
+
+
+def _length(renderer: Renderer, item: EvalItem) -> int:
+    """Tokens of the right answer, its end included."""
+    return sum(renderer.example(_only_last(item.messages), item.tools).mask)
 
 
 def _only_last(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ CONFIG = GateConfig()
 
 def suite(name: str, n: int) -> Suite:
     items = [
-        EvalItem(id=str(k), messages=[{"role": "user", "content": str(k)}, {"role": "assistant", "content": "a"}])
+        EvalItem(id=str(k), messages=[{"role": "user", "content": str(k)}, {"role": "assistant", "content": f"a{k % 40}"}])
         for k in range(n)
     ]
     return Suite(name=name, kind="recall", hash=name, items=items)

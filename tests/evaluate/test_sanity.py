@@ -9,8 +9,8 @@ def report(answers: list[str], *, degenerate: int = 0, hash: str = "h") -> EvalR
     return EvalReport(version=1, results=results, suites={"s": hash})
 
 
-def suite(n: int) -> Suite:
-    items = [EvalItem(id=str(k), messages=[{"role": "assistant", "content": "a"}]) for k in range(n)]
+def suite(answers: list[str]) -> Suite:
+    items = [EvalItem(id=str(k), messages=[{"role": "assistant", "content": a}]) for k, a in enumerate(answers)]
     return Suite(name="s", kind="recall", hash="h", items=items)
 
 
@@ -18,8 +18,8 @@ MANY = [f"a{k}" for k in range(40)]
 
 
 def test_a_suite_under_another_hash_is_missing():
-    assert missing_suites(report(MANY), [suite(40)]) == []
-    assert "missing" in missing_suites(report(MANY, hash="other"), [suite(40)])[0]
+    assert missing_suites(report(MANY), [suite(MANY)]) == []
+    assert "missing" in missing_suites(report(MANY, hash="other"), [suite(MANY)])[0]
 
 
 def test_a_few_degenerate_answers_more_are_let_through_and_many_are_not():
@@ -29,13 +29,20 @@ def test_a_few_degenerate_answers_more_are_let_through_and_many_are_not():
 
 
 def test_less_than_half_as_many_different_answers_is_a_collapse():
-    assert collapsed_answers(report(MANY), report(MANY[:20] * 2)) is None
-    assert "47.5%" in str(collapsed_answers(report(MANY), report([*MANY[:19], *MANY[:19], "a0", "a1"])))
-    assert collapsed_answers(report(MANY[:10]), report(["a"] * 10)) is None  # too few to tell
-    assert collapsed_answers(report(["yes", "no"] * 20), report(["yes", "no"] * 20)) is None
+    asked = [suite(MANY)]
+    assert collapsed_answers(report(MANY), report(MANY[:20] * 2), asked) is None
+    assert "47.5%" in str(collapsed_answers(report(MANY), report([*MANY[:19], *MANY[:19], "a0", "a1"]), asked))
+    assert collapsed_answers(report(MANY[:10]), report(["a"] * 10), [suite(MANY[:10])]) is None  # too few to tell
+    assert collapsed_answers(report(["yes", "no"] * 20), report(["yes", "no"] * 20), asked) is None
+
+
+def test_few_different_answers_are_no_collapse_where_few_are_right():
+    yes_or_no = [suite(["yes", "no"] * 20)]
+    assert collapsed_answers(report(MANY), report(["yes", "no"] * 20), yes_or_no) is None
+    assert collapsed_answers(report(MANY), report(["yes"] * 40), [suite(MANY)])
 
 
 def test_one_other_word_is_a_change():
-    assert same_answers(report(MANY), report(MANY), [suite(40)])
-    assert not same_answers(report(MANY), report([*MANY[:39], "b"]), [suite(40)])
+    assert same_answers(report(MANY), report(MANY), [suite(MANY)])
+    assert not same_answers(report(MANY), report([*MANY[:39], "b"]), [suite(MANY)])
     assert not same_answers(report(MANY), report(MANY), [])

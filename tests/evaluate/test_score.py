@@ -85,8 +85,16 @@ def test_a_cache_whose_writer_died_goes_on_with_the_lines_that_are_whole(tmp_pat
     assert ScoreCache(tmp_path).answers == {"a": (True, "twelve", False), "c": (True, "two", False)}
 
 
-def test_an_answer_that_does_not_end_is_wrong_and_degenerate(seed: tuple, tmp_path: Path):
-    results = score(lambda: seed, [suite_of_the_day(6)], cache=ScoreCache(tmp_path), batch_tokens=2048, max_new_tokens=2)
-    wrong = [r for r in results if not r.right]
-    assert wrong
-    assert all(r.degenerate for r in wrong)
+def wanting(answer: str) -> Suite:
+    day = suite_of_the_day(6)
+    reply = {"role": "assistant", "content": answer}
+    return day.model_copy(update={"items": [i.model_copy(update={"messages": [*i.messages[:-1], reply]}) for i in day.items]})
+
+
+@pytest.mark.parametrize(("wanted", "endless"), [("1", True), ("one two three four five six seven eight nine ten", False)])
+def test_an_answer_cut_off_is_degenerate_where_the_right_one_would_have_fitted(
+    seed: tuple, tmp_path: Path, wanted: str, endless: bool
+):
+    results = score(lambda: seed, [wanting(wanted)], cache=ScoreCache(tmp_path), batch_tokens=2048, max_new_tokens=2)
+    assert not any(r.right for r in results)
+    assert all(r.degenerate is endless for r in results)
