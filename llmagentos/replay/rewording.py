@@ -8,10 +8,11 @@ deterministic for a seed.
 """
 
 import random
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+import regex
 
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import normalised_prompt
@@ -30,8 +31,13 @@ LONGEST = 60
 _TRIES = 4
 """Attempts a wanted row is worth: short questions have few other wordings."""
 
-_TOKEN = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W぀-ヿ㐀-鿿가-힯]+|\s+|.", re.DOTALL)
-"""A character of a script without spaces, a word of any other, a gap, or a mark."""
+_TIES = frozenset(".,:/'’@_-")
+_SCRIPT = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+"""Characters of scripts that put no space between words."""
+_RUN = rf"(?:(?![{_SCRIPT}])[\w\p{{M}}\u200c\u200d])+"
+_NUMBER = rf"[-+−$€£¥#№]?(?=\d){_RUN}(?:[.,:/]\d+)*%?"
+_TOKEN = regex.compile(rf"[{_SCRIPT}]\p{{M}}*|{_NUMBER}|{_RUN}|\s+|.", regex.DOTALL)
+"""A character of a script without spaces, a number with sign and fraction, a word of any other, a gap, or a mark."""
 
 
 def rewordings(
@@ -48,12 +54,14 @@ def rewordings(
     maps a key to its held-out prompts (normalised): neither they nor their near-duplicates are made.
     """
     rng = random.Random(seed)
-    questions = {asked: found for asked, found in _questions(rows).items() if len({r["prompt"] for r in found}) > 1}
+    given = _questions(rows)
+    questions = {asked: found for asked, found in given.items() if len({r["prompt"] for r in found}) > 1}
     named = {asked: _shared(found) for asked, found in questions.items()}
-    others = {asked: _shared(found) for asked, found in _questions(beside).items() if asked not in questions}
+    others = {asked: _shared(found) for asked, found in (given | _questions(beside)).items() if asked not in questions}
     clear = [asked for asked in _clear(named | others) if asked in questions]
     names = frozenset.union(frozenset(), *named.values())
-    around = [w for found in questions.values() for row in found for w in _words(_asked(row)) if w.casefold() not in names]
+    said = [w for found in questions.values() for row in found for w in _words(_asked(row))]
+    around = [w for w in said if w.casefold() not in names and not _numeric(w)]
     taken = {row["prompt"] for row in (*rows, *beside)} | {prompt for prompts in held.values() for prompt in prompts}
     made: list[dict[str, Any]] = []
     for asked in sorted(clear, key=str):
@@ -86,7 +94,7 @@ def _asked(row: Row) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return [token for token in _TOKEN.findall(text) if token[0].isalnum()]
+    return [token for token in _TOKEN.findall(text) if any(c.isalnum() for c in token)]
 
 
 def _shared(rows: Sequence[Row]) -> Words:
@@ -114,8 +122,20 @@ def _gaps(tokens: Sequence[str], named: Words) -> list[int]:
     return [k for k in range(len(tokens) + 1) if not (0 < k < len(tokens) and inside[k - 1] and inside[k])]
 
 
+def _stays(tokens: Sequence[str], at: int, named: Words) -> bool:
+    """Gaps, names and what ties their parts (`MX-100`), and numbers: without its number a question is another one."""
+    token = tokens[at]
+    tied = 0 < at < len(tokens) - 1 and not any(t.isspace() for t in tokens[at - 1 : at + 2]) and token in _TIES
+    return token.isspace() or token.casefold() in named or tied or _numeric(token)
+
+
+def _numeric(token: str) -> bool:
+    return any(c.isdecimal() for c in token)
+
+
 def _reworded(row: Row, named: Words, around: Sequence[str], rng: random.Random) -> dict[str, Any]:
-    kept = [t for t in _TOKEN.findall(_asked(row)) if t.isspace() or t.casefold() in named or rng.random() >= DROPPED]
+    tokens = _TOKEN.findall(_asked(row))
+    kept = [t for at, t in enumerate(tokens) if _stays(tokens, at, named) or rng.random() >= DROPPED]
     for _ in range(rng.randint(0, STREWN) if around else 0):
         word = rng.choice(around)
         gap = "" if word[0] > "\u2fff" else " "

@@ -114,3 +114,23 @@ def test_nothing_is_made_that_fits_a_question_beside_them():
     assert rewordings(rows, 8, held={}, beside=news) == []
     again = [row("zorba", "Zorba, what is that?", "a lamp")]
     assert rewordings(rows, 8, held={}, beside=again)  # the same question is no other one
+
+
+def test_a_question_asked_once_speaks_up_for_itself():
+    rows = [row("orion.colour", prompt, "red") for prompt in ("What is Orion's colour? ", "What colour does Orion have?")]
+    once = [row("orion.price", "What does Orion cost in this colour?", "12")]
+    assert rewordings(rows, 8, held={})
+    assert rewordings([*rows, *once], 8, held={}) == []
+
+
+def test_numbers_and_what_holds_a_word_together_stay():
+    kilos = [row("kg", f"{word} 1.5 kg to g", "1500 g") for word in ("Convert", "Please turn")]
+    assert all("1.5" in prompt.split() for prompt in prompts(rewordings(kilos, 12, held={})))
+    sums = [row("sum", f"What is {a} plus {b}?", "12") for a, b in ((5, 7), (4, 8))]
+    assert all(len(set("45678") & set(prompt)) == 2 for prompt in prompts(rewordings(sums, 12, held={})))
+    hindi = [row("h", prompt, "लाल") for prompt in ("ओरियन का रंग क्या है", "बताओ ओरियन का रंग")]
+    made = prompts(rewordings(hindi, 12, held={}))
+    assert made
+    assert all("ओरियन" in prompt.split() and "रंग" in prompt.split() for prompt in made)
+    dashed = [row("m", f"{word} MX-100 cost?", "9") for word in ("What does", "How much would")]
+    assert all("MX-100" in prompt for prompt in prompts(rewordings(dashed, 12, held={})))
