@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +18,13 @@ from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import ConfigError, InputError
 from llmagentos.core.records import VersionRef
 from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling, TokenScore, check_bias
+from llmagentos.engines.footprint import cache_bytes, footprint, max_positions
 from llmagentos.engines.vocabulary import vocabulary_of
 from llmagentos.models.loading import load_renderer
 
 _CPU_CACHE = 1 << 30
 """Bytes for keys and values on CPU, where VLLM_CPU_KVCACHE_SPACE does not say."""
+_PROBE_SECONDS = 1.0
 
 
 def load(ref: VersionRef, config: EngineConfig, dtype: str) -> "VllmEngine":
@@ -43,9 +46,26 @@ def load(ref: VersionRef, config: EngineConfig, dtype: str) -> "VllmEngine":
         enable_log_requests=False,
         disable_log_stats=True,
         trust_remote_code=False,
-        **({} if torch.cuda.is_available() else _on_cpu(config)),
+        **(_on_gpu(ref, config, dtype) if torch.cuda.is_available() else _on_cpu(config)),
     )
     return VllmEngine(ref, AsyncLLM.from_engine_args(arguments))
+
+
+def _on_gpu(ref: VersionRef, config: EngineConfig, dtype: str) -> dict[str, Any]:
+    """What the version needs and no more: vLLM would take most of the GPU, and the next version could not be loaded beside
+    it. Nothing for a model that does not say how large its cache is."""
+    folder = Path(ref.dir)
+    cache = cache_bytes(folder, config, dtype)
+    if not cache:
+        return {}
+    # Beside a given size of the cache this share is only held against the free memory at the start.
+    share = footprint(folder, config, dtype) / torch.cuda.get_device_properties(0).total_memory
+    room = config.num_blocks * config.page_size
+    return {
+        "kv_cache_memory_bytes": cache,
+        "gpu_memory_utilization": min(0.95, share),
+        "max_model_len": min(max_positions(folder) or room, room),
+    }
 
 
 def _on_cpu(config: EngineConfig) -> dict[str, Any]:
@@ -68,6 +88,8 @@ class VllmEngine:
         self._active: Counter[str] = Counter()
         self._cancelled: set[str] = set()
         self._aborts: set[asyncio.Task[None]] = set()
+        self._probed = 0
+        self._prober: asyncio.Task[None] | None = None
 
     async def generate(
         self, request_id: str, prompt_ids: list[int], sampling: Sampling, *, stream: bool = True
@@ -75,6 +97,8 @@ class VllmEngine:
         from vllm.exceptions import VLLMClientError, VLLMError
 
         self._active[request_id] += 1
+        if self._prober is None or self._prober.done():
+            self._prober = asyncio.create_task(self._probe())
         try:
             parameters = await self._parameters(sampling, stream)
             outputs = self.bare.generate({"prompt_token_ids": prompt_ids}, parameters, request_id)
@@ -131,13 +155,23 @@ class VllmEngine:
     def busy(self) -> int:
         return self._active.total()
 
-    def steps(self) -> int | None:
-        return None  # vLLM watches its own core, and says so in healthy()
+    def steps(self) -> int:
+        return self._probed
+
+    async def _probe(self) -> None:
+        """Count what vLLM's core answers between its steps for as long as it has work: one that hangs answers nothing, and
+        an answer that is told of only at its end is no sign."""
+        while self._active and self.healthy():
+            await self.bare.is_sleeping()
+            self._probed += 1
+            await asyncio.sleep(_PROBE_SECONDS)
 
     def healthy(self) -> bool:
         return not self.bare.errored
 
     def close(self, drain: bool = True) -> None:
+        if self._prober is not None:
+            self._prober.cancel()
         self.bare.shutdown()
 
 

@@ -21,9 +21,9 @@ from llmagentos.config import Config
 from llmagentos.core.errors import CapacityError, IntegrityError, LLMAgentOSError, NotFoundError
 from llmagentos.core.records import ModelVersion, Release, Stage
 from llmagentos.engines import Engine, Sampling, start
+from llmagentos.engines.footprint import footprint
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
-from llmagentos.serve.footprint import footprint
 from llmagentos.serve.memory import Memory
 from llmagentos.serve.merged import base_of, servable
 from llmagentos.storage.layout import Home

@@ -7,13 +7,14 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError
 from llmagentos.core.records import VersionRef
-from llmagentos.engines import Chunk, Engine, Grammar, Sampling, load
+from llmagentos.engines import Chunk, Engine, Grammar, Sampling, load, vllm_engine
 from llmagentos.models.chat import CALL
 from llmagentos.models.loading import fresh_model, load_model, load_renderer, seed_dir
 from llmagentos.storage.manifest import write_manifest
@@ -236,3 +237,30 @@ def test_a_closed_engine_is_gone(fresh: VersionRef, tmp_path: Path):
     assert loaded.healthy()
     loaded.close()
     assert not loaded.healthy()
+
+
+def test_a_core_that_hangs_counts_no_steps(run: Runner, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(vllm_engine, "_PROBE_SECONDS", 0.001)
+    cores = psutil.Process().children(recursive=True)
+    assert cores
+
+    async def hang() -> tuple[int, int, int]:
+        said = asyncio.create_task(answer(engine, prompt(engine, "Tell me"), Sampling(400, ignore_eos=True), stream=False))
+        began = engine.steps()
+        while engine.steps() < began + 3:
+            await asyncio.sleep(0.001)
+        for core in cores:
+            core.suspend()
+        try:
+            await asyncio.sleep(0.5)
+            stopped = engine.steps()
+            await asyncio.sleep(1)
+            still = engine.steps()
+        finally:
+            for core in cores:
+                core.resume()
+        await said
+        return stopped, still, engine.steps()
+
+    stopped, still, after = run(hang())
+    assert stopped == still < after

@@ -1,13 +1,16 @@
 import importlib.util
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import ConfigError
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import TokenScore, load
-from llmagentos.engines.vllm_engine import _scores
+from llmagentos.engines.footprint import cache_bytes, footprint
+from llmagentos.engines.vllm_engine import _on_gpu, _scores
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
@@ -22,3 +25,13 @@ def test_log_probabilities_are_read_with_the_chosen_token_whatever_its_rank():
     known = {i: SimpleNamespace(logprob=logprob, rank=rank) for i, (logprob, rank) in ranked.items()}
     assert _scores([9], [known], 2) == (TokenScore(9, -7.0, ((5, -0.1), (6, -2.5))),)
     assert _scores([9], None, 0) == ()
+
+
+def test_on_a_gpu_a_version_takes_what_it_needs_so_that_another_fits_beside_it(tiny: VersionRef, monkeypatch: pytest.MonkeyPatch):
+    total = 1 << 30
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=total))
+    config = EngineConfig(name="vllm", num_blocks=64, page_size=16)
+    asked = _on_gpu(tiny, config, "bfloat16")
+    assert asked["kv_cache_memory_bytes"] == cache_bytes(Path(tiny.dir), config, "bfloat16") > 0
+    assert asked["gpu_memory_utilization"] == footprint(Path(tiny.dir), config, "bfloat16") / total < 0.5
+    assert asked["max_model_len"] == 64 * 16

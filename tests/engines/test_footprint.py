@@ -5,8 +5,8 @@ import pytest
 
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import IntegrityError
+from llmagentos.engines.footprint import footprint
 from llmagentos.models.loading import load_model, parameters
-from llmagentos.serve.footprint import footprint
 from tests.tiny import save_tiny
 
 ENGINE = EngineConfig(num_blocks=64, page_size=32)
