@@ -14,6 +14,7 @@ from llmagentos.agent.form import HERMES, Form, call_marker, grammar
 from llmagentos.agent.spoken import Spoken, SpokenToken
 from llmagentos.config.sections import AgentConfig
 from llmagentos.core.errors import InputError
+from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, text_of
 from llmagentos.engines.engine import Chunk, Engine, Sampling
 from llmagentos.engines.vocabulary import vocabulary_of
@@ -56,11 +57,11 @@ class Conversation:
 
     @property
     def markers(self) -> tuple[str, ...]:
-        return _MARKERS if self._may_call else ()
+        return tuple(mark for mark in _MARKERS if self._may_call(mark))
 
-    @property
-    def _may_call(self) -> bool:
-        return self.form.calls != "none" and (self.form.schema is None or bool(self.tools))
+    def _may_call(self, mark: str) -> bool:
+        """Ours is a token that no text can hold; Hermes' is text, and with no tool on offer a quotation."""
+        return self.form.calls != "none" and (bool(self.tools) or (mark == CALL and self.form.schema is None))
 
     def prompt(self, engine: Engine) -> list[int]:
         return engine.renderer.prompt(self.messages, self.tools)
@@ -73,7 +74,12 @@ class Conversation:
         return replace(asked, grammar=grammar(self.form, self.tools, engine.renderer))
 
     def message(self, text: str) -> Message:
-        return parse_answer(text) if self._may_call else {"role": "assistant", "content": text}
+        if not any(mark in text for mark in self.markers):
+            return {"role": "assistant", "content": text}
+        message = parse_answer(text)
+        if message.get("tool_calls") and not self.form.parallel:
+            message["tool_calls"] = message["tool_calls"][:1]
+        return message
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,8 @@ class Turn:
             self.message = {"role": "assistant", "content": self._sent}
             return Piece("", self._tokens_within(len(self._sent)))
         self.message = self.source.message(text)
+        for k, call in enumerate(self.message.get("tool_calls") or ()):
+            call["id"] = f"call_{digest([self.request_id, k], length=24)}"  # never that of an equal call before
         called = bool(self.message.get("tool_calls")) and last.finish_reason != "length"
         self.finish_reason = "tool_calls" if called else str(last.finish_reason)
         content = self.message["content"] or ""

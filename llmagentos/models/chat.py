@@ -203,7 +203,7 @@ def parse_answer(text: str) -> Message:
     tool_calls = [
         {"id": f"call_{digest([k, text], length=24)}", "type": "function", "function": call} for k, call in enumerate(parsed)
     ]
-    return {"role": "assistant", "content": content.strip() or None, "tool_calls": tool_calls}
+    return {"role": "assistant", "content": content.rstrip() or None, "tool_calls": tool_calls}
 
 
 def _own_call(text: str) -> dict[str, str] | None:

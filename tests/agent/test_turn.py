@@ -16,6 +16,7 @@ from llmagentos.models.loading import load_renderer
 from tests.tiny import save_tiny
 
 ASKED = Conversation([{"role": "user", "content": "Hi"}])
+OFFERED = Conversation(ASKED.messages, [{"type": "function", "function": {"name": "price"}}])
 
 
 class Scripted:
@@ -94,7 +95,7 @@ def test_a_stop_string_never_leaks(renderer: Renderer, step: int):
     ],
 )
 def test_a_tool_call_is_parsed_and_not_streamed_as_text(renderer: Renderer, text: str):
-    pieces, turn = run(Scripted(renderer, text))
+    pieces, turn = run(Scripted(renderer, text), OFFERED)
     assert "".join(pieces) == "Let me look."
     assert turn.finish_reason == "tool_calls"
     (call,) = turn.message["tool_calls"]
@@ -145,6 +146,41 @@ def test_a_form_becomes_a_grammar(renderer: Renderer):
     _, turn = run(Scripted(renderer, "{}"), Conversation(ASKED.messages, None, Form(schema={"type": "object"})))
     assert turn.sampling.grammar.field == "response_format"
     assert run(Scripted(renderer, "x"))[1].sampling.grammar is None
+
+
+def test_who_offers_no_tool_may_be_told_how_one_is_called(renderer: Renderer):
+    text = 'Write <tool_call>{"name":"f"}</tool_call> and wait.'
+    pieces, turn = run(Scripted(renderer, text))
+    assert "".join(pieces) == turn.message["content"] == text
+    assert "tool_calls" not in turn.message
+
+
+def test_of_calls_that_may_not_be_parallel_the_first_is_made(renderer: Renderer):
+    twice = f'{CALL}price{{"item":"lamp"}}{CALL}price{{"item":"rug"}}'
+    assert len(run(Scripted(renderer, twice), OFFERED)[1].message["tool_calls"]) == 2
+    one = Conversation(OFFERED.messages, OFFERED.tools, Form(parallel=False))
+    (call,) = run(Scripted(renderer, twice), one)[1].message["tool_calls"]
+    assert "lamp" in call["function"]["arguments"]
+
+
+def test_two_equal_calls_have_ids_of_their_own(renderer: Renderer):
+    engine = Scripted(renderer, f"{CALL}price{{}}{CALL}price{{}}")
+    ids = set()
+    for request in ("r1", "r2"):
+        turn = Turn(engine, request, OFFERED, Sampling(max_new_tokens=500), 1024)
+
+        async def to_the_end(turn: Turn = turn) -> None:
+            async for _ in turn.pieces():
+                pass
+
+        asyncio.run(to_the_end())
+        ids |= {call["id"] for call in turn.message["tool_calls"]}
+    assert len(ids) == 4
+
+
+def test_what_was_streamed_before_a_call_is_what_was_said(renderer: Renderer):
+    pieces, turn = run(Scripted(renderer, f"  Let me check it{CALL}price{{}}"), OFFERED)
+    assert "".join(pieces) == turn.message["content"] == "  Let me check it"
 
 
 def test_a_call_that_is_none_stays_text(renderer: Renderer):
