@@ -34,8 +34,6 @@ def run(
     longest: int = 128,
     switches: int = 200,
     pace: float = 0.5,
-    ongoing: int = 32,
-    queued: int = 16,
     seconds: float = 10.0,
     beside: float = 2.0,
     say: Callable[[str], None] = lambda line: None,
@@ -43,10 +41,10 @@ def run(
     """The figures of `parts`, each with its target and whether it is met, over `rounds` rounds behind one to warm up.
 
     `requests` are asked in a round by the most `clients`; answers have a median of `tokens` tokens (log-normal, `sigma`),
-    at most `longest`. `switches` in all, one every `pace` seconds. `ongoing` and `queued` are the places at work and in the
-    queue, `seconds` the length of an overload. `beside` requests a second are asked while a cycle runs.
+    at most `longest`. `switches` in all, one every `pace` seconds. `seconds` is the length of an overload, of the places
+    that `serve.max_ongoing` and `serve.max_queued` give. `beside` requests a second are asked while a cycle runs.
     """
-    with place(config, max_ongoing=ongoing, max_queued=queued) as there:
+    with place(config) as there:
         asked = draw(there.bare, requests, tokens, sigma, longest)
         measures: dict[str, Callable[[], Any]] = {
             "bare": lambda: against_bare(there, asked, rounds, clients),
@@ -63,10 +61,15 @@ def run(
         facts = {
             "questions": described(asked, tokens, sigma),
             "cores": {**vars(there.cores), "apart": there.cores.apart, "replica": "others" if config.engine.apart else "engine"},
-            "settings": {"max_ongoing": ongoing, "max_queued": queued, "threads": config.engine.threads, "rounds": rounds},
+            "settings": {**_settings(config), "rounds": rounds},
         }
     figures = [figure.told() for part in found.values() for figure in part.figures]
     return {"table": table(figures), "figures": figures, **facts, **{name: part.facts for name, part in found.items()}}
+
+
+def _settings(config: Config) -> dict[str, int]:
+    serve = config.serve
+    return {"max_ongoing": serve.max_ongoing, "max_queued": serve.max_queued, "threads": config.engine.threads}
 
 
 def against_bare(there: Place, asked: Sequence[Asked], rounds: int, clients: Sequence[int]) -> Found:

@@ -25,8 +25,8 @@ class Figure:
     def target(self) -> str | None:
         """In words; None where there is none."""
         if self.least is not None:
-            return f"≥ {self.least:g}"
-        return None if self.most is None else f"≤ {self.most:g}"
+            return f"≥ {self.least:.3g}"
+        return None if self.most is None else f"≤ {self.most:.3g}"
 
     @property
     def met(self) -> bool | None:

@@ -12,7 +12,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "gpu": {
         "model": {"dtype": "bfloat16", "max_length": 4096},
-        "serve": {"replica_cpus": 2, "replica_gpus": 1, "max_ongoing": 256},
+        "serve": {"replica_cpus": 2, "replica_gpus": 1, "max_ongoing": 256, "max_queued": 128},
         "engine": {"name": "vllm", "max_batch_tokens": 8192, "num_blocks": 4096},
         "training": {
             "gpus_per_worker": 1,

@@ -13,7 +13,7 @@ from llmagentos.benchmark.serve import PARTS, _share
 ROOT = Path(__file__).parents[2]
 SMALLEST = (
     "rounds=1", "requests=8", "clients=1,2", "tokens=6", "longest=24", "switches=6", "pace=0.1",
-    "ongoing=2", "queued=1", "seconds=1.0", "beside=1.0",
+    "seconds=1.0", "beside=1.0",
 )  # fmt: skip
 
 
@@ -24,7 +24,8 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict:
     options = [part for option in SMALLEST for part in ("-o", option)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLMAGENTOS_HOME": str(elsewhere / "home")}
     quick = ["update.max_steps=60", "update.min_steps=20", "update.min_epochs=1", "distill.max_steps=20", "distill.min_steps=10"]
-    command = [sys.executable, "-m", "llmagentos.cli", "benchmark", "serve", *quick, *options, "--json"]
+    narrow = ["serve.max_ongoing=2", "serve.max_queued=1"]
+    command = [sys.executable, "-m", "llmagentos.cli", "benchmark", "serve", *quick, *narrow, *options, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=elsewhere, timeout=600)
     assert done.returncode == 0, done.stderr
     assert not list(elsewhere.iterdir())
