@@ -56,7 +56,7 @@ from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import engine_settings
 from llmagentos.training.rows import Rows
-from llmagentos.update.reinforce import Reinforcement, reinforce
+from llmagentos.update.reinforce import Reinforcement, Task, reinforce
 from llmagentos.update.run import prepare
 
 LOG = 400
@@ -139,7 +139,7 @@ def rewards(world: _World, settings: Reinforcement) -> dict[str, Any]:
     start = _taught(world, "orders", [q.row() | {"skill": q.skill} for q in either_tool(shown, rng)])
     before = {"reward": _mean_reward(world, start, others), **_kept_scores(world, start)}
     folder = world.home.run("preference-grpo")
-    done = reinforce(world.config, start, practised, reward, folder, kept=world.kept(), settings=settings)
+    done = reinforce(world.config, start, [_task(q) for q in practised], reward, folder, kept=world.kept(), settings=settings)
     after = {"reward": _mean_reward(world, done.weights, others), **_kept_scores(world, done.weights)}
     return {
         "start": before,
@@ -150,6 +150,10 @@ def rewards(world: _World, settings: Reinforcement) -> dict[str, Any]:
         "groups_without_spread": [round(s, 4) for s in done.without_spread],
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _task(question: Question) -> Task:
+    return Task(question.messages()[:-1], list(question.tools) or None, question.skill, question)
 
 
 def _taught(world: _World, name: str, shown: Sequence[Mapping[str, Any]]) -> Path:

@@ -195,6 +195,25 @@ THUMBS_ALONE = ("kto",)
 """Strategies that learn from a day without a single supervised answer."""
 
 
+class RewardConfig(Section):
+    """Reinforcement learning behind the supervised part of an update, on the snapshot's own prompts."""
+
+    function: str = ""
+    """`module:name` of reward(example, reply) -> 0 to 1, importable where the cycle runs; empty leaves this out."""
+    rounds: int = Field(4, ge=1)
+    """Rounds of sampling and training."""
+    tasks: int = Field(48, ge=1)
+    """Prompts of a round."""
+    group: int = Field(8, ge=2)
+    """Answers sampled to each prompt, which are compared with one another."""
+    baseline: Literal["grpo", "rloo"] = "grpo"
+    """What an answer is compared with."""
+    leash: float = Field(5.0, ge=0)
+    """Weight of the divergence from the weights before, on remembered and general rows."""
+    learning_rate: float = Field(6e-4, gt=0)
+    """Peak learning rate of the first round."""
+
+
 class UpdateConfig(Section):
     strategy: str = "replay"
     """What fights forgetting; a name in llmagentos.update.strategies."""
@@ -223,6 +242,7 @@ class UpdateConfig(Section):
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of an average of the weights along the run, tried as a further candidate; 0 keeps none (it costs fp32 memory)."""
     lora: LoraConfig = LoraConfig()
+    reward: RewardConfig = RewardConfig()
     terms: dict[str, dict[str, float | int | str]] = {}
     """Settings of loss terms, e.g. `update.terms.ewc.weight=1`, laid over those of a strategy that has the term."""
 

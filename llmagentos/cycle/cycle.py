@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable
-from pathlib import Path
 
 from llmagentos.collect.pipeline import collect
 from llmagentos.config import Config
@@ -11,8 +10,8 @@ from llmagentos.cycle import artifacts
 from llmagentos.cycle.act import act, hold_untrained, keep_known, looks_tampered_with, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
 from llmagentos.cycle.due import not_due
-from llmagentos.cycle.progress import training_progress
 from llmagentos.cycle.result import CycleResult, held, skipped
+from llmagentos.cycle.train import train
 from llmagentos.cycle.walk import Walk
 from llmagentos.distill import run as distill
 from llmagentos.evaluate.candidates import choose
@@ -26,7 +25,6 @@ from llmagentos.release.promotion import finish_promotion
 from llmagentos.release.releases import Releases
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
-from llmagentos.training.launch import launch
 from llmagentos.update import run as update
 
 
@@ -73,12 +71,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
                     outcome |= {"status": "skipped"}
                     whole |= {"status": "skipped", "snapshot": snapshot.id}
                     return skipped(walk, update.KNOWN, now.champion, snapshot)
-                runs = [first]
-                if config.distill.enabled:
-                    second = distill.prepare(config, home, snapshot, Path(first.phase.out), pupil, folder)
-                    runs += [second] if second else []
-                with training_progress([r.phase for r in runs]):
-                    trained = launch([r.phase for r in runs], config.training, folder)
+                runs, trained = train(config, home, snapshot, first, pupil, folder)
                 choice = choose(config, exam, update.candidates(config, runs[0]), champion=champion, anchor=anchor)
                 lease.check()
                 challenger = update.register(config, home, runs[0], walk.id, choice.candidate)

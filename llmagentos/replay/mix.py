@@ -149,7 +149,7 @@ def mix_rows(
     what a suite holds out are left out, also where it was registered after they were collected.
     """
     buffer = Buffer(home, config.replay)
-    targets = _free(home, snapshot.examples())
+    targets = free(home, snapshot.examples())
     examples = [e.model_dump() for e in targets]
     new = [e for e in examples if e["id"] not in known]
     memory = buffer.rows(kind="memory", without=snapshot.superseded) + [e for e in examples if e["id"] in known]
@@ -163,11 +163,11 @@ def mix_rows(
         "general": buffer.rows(kind="general", choose=lambda rows: _drawn(rows, config.replay.general_rows, snapshot.id)),
     }
     if preference is not None:
-        sources[PREFERENCE] = preference_rows(preference, targets, _free(home, snapshot.judged()))
+        sources[PREFERENCE] = preference_rows(preference, targets, free(home, snapshot.judged()))
     return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)
 
 
-def _free(home: Home, rows: Sequence[Example]) -> list[Example]:
+def free(home: Home, rows: Sequence[Example]) -> list[Example]:
     """Rows that ask nothing that a suite holds out now; what has retired was settled when they were collected."""
     held = suites.heldout_prompts(home, with_retired=False)
     return [row for row in rows if held.isdisjoint(supervised_prompts(row))]

@@ -20,7 +20,6 @@ from llmagentos.core.messages import Message
 from llmagentos.engines.batch import Sampled, sampled_from
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.mix import render_mix
-from llmagentos.scenarios.question import Question
 from llmagentos.training.annotate import annotation_for
 from llmagentos.training.launch import launch
 from llmagentos.training.phase import Phase
@@ -31,8 +30,18 @@ from llmagentos.training.rows import ROWS, Rows, open_arrow, record_batch, write
 from llmagentos.training.terms import make_terms
 from llmagentos.update.advantages import ADVANTAGES, has_spread
 
-Reward = Callable[[Question, Message], float]
-"""What a reply to a question is worth, between 0 and 1; pure, a scenario's own."""
+Reward = Callable[[Any, Message], float]
+"""What a reply to a task is worth, between 0 and 1; pure, the environment's own. It sees what the task is about."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked again and again; an answer is judged by its outcome, no right one need be known."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None
+    skill: str
+    about: Any
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,8 @@ class Reinforcement:
     """How to learn from rewards."""
 
     rounds: int = 16
-    questions: int = 48
-    """Questions of one round."""
+    tasks: int = 48
+    """Tasks of one round."""
     group: int = 8
     """Answers sampled to each."""
     baseline: str = "grpo"
@@ -79,7 +88,7 @@ class Reinforced:
 
 @dataclass(frozen=True)
 class _Group:
-    question: Question
+    task: Task
     prompt: list[int]
     answers: list[Sampled]
     rewards: list[float]
@@ -88,7 +97,7 @@ class _Group:
 def reinforce(
     config: Config,
     start: Path,
-    questions: Sequence[Question],
+    tasks: Sequence[Task],
     reward: Reward,
     folder: Path,
     *,
@@ -105,7 +114,7 @@ def reinforce(
     render_mix(kept, start, old, max_length=config.model.max_length, on_ray=config.training.workers > 0)
     done = Reinforced(start)
     for number in range(settings.rounds):
-        asked = rng.sample(list(questions), min(settings.questions, len(questions)))
+        asked = rng.sample(list(tasks), min(settings.tasks, len(tasks)))
         groups = _ask(config, done.weights, renderer, asked, reward, settings, number)
         useful = [g for g in groups if has_spread(g.rewards)]
         done.rewards.append(fmean(r for g in groups for r in g.rewards))
@@ -120,10 +129,10 @@ def reinforce(
 
 
 def _ask(
-    config: Config, weights: Path, renderer: Renderer, asked: Sequence[Question], reward: Reward, settings: Reinforcement,
+    config: Config, weights: Path, renderer: Renderer, asked: Sequence[Task], reward: Reward, settings: Reinforcement,
     number: int,
 ) -> list[_Group]:  # fmt: skip
-    prompts = [renderer.prompt([{"role": "user", "content": q.prompt}], list(q.tools) or None) for q in asked]
+    prompts = [renderer.prompt(task.messages, task.tools) for task in asked]
     answers = reserved(
         config.evaluate.gpus,
         sampled_from,
@@ -136,15 +145,15 @@ def _ask(
         seed=settings.seed * 1000 + number,
     )
     groups = []
-    for at, (question, prompt) in enumerate(zip(asked, prompts, strict=True)):
+    for at, (task, prompt) in enumerate(zip(asked, prompts, strict=True)):
         given = answers[at * settings.group : (at + 1) * settings.group]
-        groups.append(_Group(question, prompt, given, [_worth(question, a, renderer, reward) for a in given]))
+        groups.append(_Group(task, prompt, given, [_worth(task, a, renderer, reward) for a in given]))
     return groups
 
 
-def _worth(question: Question, answer: Sampled, renderer: Renderer, reward: Reward) -> float:
+def _worth(task: Task, answer: Sampled, renderer: Renderer, reward: Reward) -> float:
     """The reward of an answer; one that never ended is worth nothing."""
-    return reward(question, renderer.answer(answer.ids)) if answer.ids[-1] in renderer.stop_ids else 0.0
+    return reward(task.about, renderer.answer(answer.ids)) if answer.ids[-1] in renderer.stop_ids else 0.0
 
 
 def _rows(groups: Sequence[_Group], settings: Reinforcement) -> Any:
@@ -156,7 +165,7 @@ def _rows(groups: Sequence[_Group], settings: Reinforcement) -> Any:
                 {
                     "id": f"{at}/{k}",
                     "source": "new",
-                    "stratum": group.question.skill,
+                    "stratum": group.task.skill,
                     "ids": [*group.prompt, *answer.ids],
                     "mask": [0] * len(group.prompt) + [1] * len(answer.ids),
                     "advantage": advantage,

@@ -28,6 +28,7 @@ from llmagentos.training.prepared import Prepared, engine_settings
 from llmagentos.training.rows import PREFERENCE, Rows
 from llmagentos.training.terms import make_terms
 from llmagentos.update import interpolate
+from llmagentos.update.rewarded import rewarded
 from llmagentos.update.strategies import strategy
 
 _ASKED = 32
@@ -192,6 +193,9 @@ def update(config: Config) -> dict[str, Any]:
         if prepared is None:
             raise TrainingError(KNOWN, hint="`llmagentos cycle` closes the snapshot.")
         trained = launch([prepared.phase], config.training, home.run(name))
+        if config.update.reward.function:
+            prepared, said = rewarded(config, home, snapshot, prepared, home.run(name))
+            trained["update"] |= said
         version = register(config, home, prepared, name)
         outcome |= {"version": version.id, "metrics": trained["update"]}
     facts = {"version": version.id, "parent": version.parent, "snapshot": snapshot.id}

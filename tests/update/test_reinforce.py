@@ -6,41 +6,25 @@ import pytest
 
 from llmagentos.core.errors import ConfigError
 from llmagentos.core.messages import text_of
-from llmagentos.replay.mix import render_mix
 from llmagentos.scenarios.question import Question
-from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.rows import Rows
-from llmagentos.training.worker import run_phase
-from llmagentos.update.reinforce import Reinforced, Reinforcement, reinforce
-from tests.replay.test_preference import row
-from tests.tiny import save_tiny
-from tests.training.test_loop import phase
+from llmagentos.update.reinforce import Reinforced, Reinforcement, Task, reinforce
+from tests.update.either import KEPT, QUESTIONS, answering_either
 
-QUESTIONS = [Question(f"What does lamp {k} cost?", "12 euros.", "shop") for k in range(12)]
-KEPT = {name: [row(f"{name}{k}", "target", "Two years.").model_dump() for k in range(4)] for name in ("memory", "general")}
+TASKS = [Task(q.messages()[:-1], None, q.skill, q) for q in QUESTIONS]
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that answers every question in one of two ways."""
-    folder = tmp_path_factory.mktemp("start")
-    save_tiny(folder / "fresh", 3)
-    taught = [row(f"{a}{q.prompt}", "target", a, q.prompt).model_dump() for q in QUESTIONS for a in ("12 euros.", "Two years.")]
-    rows, plan = folder / "rows.arrow", folder / "plan.arrow"
-    render_mix({"new": taught, **KEPT}, folder / "fresh", rows, max_length=256, on_ray=False)
-    make_plan(Rows(rows), Recipe({"new": 0.8, "memory": 0.2}, epochs=1e9, batch_tokens=1024, max_steps=150, min_epochs=0), plan)
-    paths = {"init": folder / "fresh", "out": folder / "start", "run_dir": folder / "run", "rows": rows, "plan": plan}
-    fields = {name: str(path) for name, path in paths.items()}
-    run_phase(phase(**fields, terms={"next_token": {}}, learning_rate=5e-3, engine="torch"))
-    return folder / "start"
+    return answering_either(tmp_path_factory.mktemp("start"))
 
 
 def reinforced(config, start: Path, folder: Path, reward, **settings: object) -> Reinforced:
     here = config.model_copy(
         update={"training": config.training.model_copy(update={"workers": 0, "engine": "torch", "batch_tokens": 1024})}
     )
-    made = Reinforcement(**{"rounds": 5, "questions": 8, "learning_rate": 1e-3, "max_new_tokens": 12, **settings})
-    return reinforce(here, start, QUESTIONS, reward, folder / "run", kept=KEPT, settings=made)
+    made = Reinforcement(**{"rounds": 5, "tasks": 8, "learning_rate": 1e-3, "max_new_tokens": 12, **settings})
+    return reinforce(here, start, TASKS, reward, folder / "run", kept=KEPT, settings=made)
 
 
 def right(question: Question, reply: dict) -> float:
