@@ -40,7 +40,7 @@ STORES: tuple[Store, ...] = (
     Store("keys", "keys", "serve/keys", "holds names and salted hashes of keys only"),
     Store("reports", "reports", "evaluate", "rewrite without the person's items"),
     Store("caches", "caches", "training, evaluate", "delete whole: it can be computed again"),
-    Store("mlflow", "mlflow", "registry", "holds figures, pictures and ids only"),
+    Store("mlflow", "mlflow", "registry", "delete traces by interaction id; else figures, pictures and ids only"),
     Store("local", "local", "local", "process ids and logs that hold ids only"),
     Store("served", "served", "serve", "holds which replica serves which version, and its figures"),
 )
