@@ -364,6 +364,8 @@ class RegistryConfig(Section):
     """MLflow experiment and registered model prefix."""
     enabled: bool = True
     """false leaves MLflow as it is (the tables know all the same); a later cycle with true catches up."""
+    trace_share: float = Field(0.0, ge=0, le=1)
+    """Share of the answers that each cycle puts into MLflow as traces, redacted; 0 leaves all text out of MLflow."""
 
 
 class LocalConfig(Section):

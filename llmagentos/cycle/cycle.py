@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 
 from llmagentos.collect.pipeline import collect
+from llmagentos.collect.traces import trace
 from llmagentos.config import Config
 from llmagentos.core.errors import LeaseLostError
 from llmagentos.cycle import artifacts
@@ -40,6 +41,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         return skipped(walk, reason, Releases(home).current().champion)
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(Lease(home, name, seconds=config.storage.lease_seconds))
+        stack.callback(trace, config)
         stack.callback(tracking.sync, config)
         whole = stack.enter_context(walk.whole())
         stack.enter_context(connect(config))

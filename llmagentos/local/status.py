@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from llmagentos.config import Config
+from llmagentos.core.records import Release
 from llmagentos.local import processes
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations
@@ -30,16 +31,29 @@ def status(config: Config) -> dict[str, Any]:
         return {**facts, "release": None, "versions": 0, "replicas": {}, "keys": {}, "pending": {}, "last_cycle": None}
     home.open()
     release = Releases(home).current()
-    trial = {"stage": release.stage.model_dump(include={"name", "version", "share", "began"})} if release.stage else {}
     return {
         **facts,
-        "release": {"epoch": release.epoch, "by": release.by, "reason": release.reason, **release.aliases(), **trial},
+        "release": {
+            "epoch": release.epoch,
+            "by": release.by,
+            "reason": release.reason,
+            **release.aliases(),
+            **_trial(config, release),
+        },
         "versions": len(Versions(home).all()),
         "replicas": confirmations(home),
         "keys": _keys(home),
         "pending": _pending(home),
         "last_cycle": _last_cycle(home),
     }
+
+
+def _trial(config: Config, release: Release) -> dict[str, Any]:
+    if release.stage is None:
+        return {}
+    from llmagentos.release.ladder import Ladder
+
+    return {"stage": Ladder(config).outlook(release)}
 
 
 def _keys(home: Home) -> dict[str, int]:

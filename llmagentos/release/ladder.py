@@ -69,6 +69,20 @@ class Ladder:
             broken=tuple(f"{name}: {sheet.broken}" for name, sheet in sheets.items() if sheet.broken and name in live),
         )
 
+    def outlook(self, now: Release) -> dict[str, Any] | None:
+        """The stage under way as people are told of it: who answers which share, what comes next, what that waits for."""
+        stage = now.stage
+        if stage is None or now.champion is None:
+            return None
+        verdict, answered = judge(self.facts(stage, now.champion), self._config), stage.share if stage.name == "canary" else 0.0
+        return {
+            **stage.model_dump(include={"name", "version", "share", "began"}),
+            "serves": {str(now.champion): round(1.0 - answered, 6), str(stage.version): answered},
+            "next": stage.then[0] if stage.then else "champion",
+            "waits_for": verdict.reasons if isinstance(verdict, Wait) else [],
+            "until": stage.began + self._config.max_hours * 3600,
+        }
+
     def _opinions(self, stage: Stage, champion: int) -> dict[int, Counts]:
         """Read again only where feedback came since, and not at every look."""
         seen = (stage.epoch, self._tables.stamp("feedback"))

@@ -34,7 +34,7 @@ from llmagentos.serve.health import LOOK_SECONDS, Health
 from llmagentos.serve.journal import Journal
 from llmagentos.serve.keys import ADMIN, ANY, CHAT, Key, Keyring, Role
 from llmagentos.serve.measured import MeasuredResidents
-from llmagentos.serve.metrics import Metrics
+from llmagentos.serve.metrics import LEAVE_SECONDS, Metrics
 from llmagentos.serve.operations import Operations
 from llmagentos.serve.page import page
 from llmagentos.serve.quota import Quotas
@@ -61,7 +61,7 @@ class Service:
     def __init__(self, config: Config, key_hash: str | None, replica: str) -> None:
         self.config, self.replica = config, replica
         self.home = Home(config.storage.root).open()
-        self.metrics, self.quotas = Metrics(), Quotas()
+        self.metrics, self.quotas = Metrics(replica), Quotas()
         self.keyring = Keyring(self.home, _own_key(config, key_hash), loopback=is_loopback(config.serve.host))
         self.journal = Journal(self.home, replica)
         self.door = Door(self.keyring, self.quotas, self.metrics, self.journal)
@@ -91,6 +91,7 @@ class Service:
             self._again(self._serve_newest, period),
             self._again(lambda: asyncio.to_thread(self.keyring.refresh), period),
             self._again(self._look_for_hangs, LOOK_SECONDS),
+            self._again(lambda: self._show(self.metrics.leave), LEAVE_SECONDS),
         )
         self._tasks = [asyncio.ensure_future(look) for look in looks]
 
@@ -132,6 +133,7 @@ class Service:
         await self.residents.close()
         await asyncio.to_thread(self.recorder.close)
         with contextlib.suppress(OSError):
+            self.metrics.withdraw(self.home)
             (self.home.served / f"{self.replica}.json").unlink()
 
     async def health(self, _request: Request) -> Response:
@@ -150,11 +152,17 @@ class Service:
         return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "2"})
 
     async def figures(self, _request: Request) -> Response:
+        """The figures of all replicas."""
+        text = await self._show(self.metrics.of_all)
+        return Response(text, 200, {"x-replica": self.replica}, "text/plain; version=0.0.4")
+
+    async def _show(self, figures: Callable[[Home], str]) -> str:
+        """Figures in a thread, once those are set that nobody counts."""
         self.metrics.version.set(self.residents.version or 0)
         self.metrics.unflushed.set(self.recorder.unflushed)
-        return Response(self.metrics.text(), 200, {"x-replica": self.replica}, "text/plain; version=0.0.4")
+        return await asyncio.to_thread(figures, self.home)
 
-    async def _again(self, look: Callable[[], Awaitable[None]], period: float) -> None:
+    async def _again(self, look: Callable[[], Awaitable[object]], period: float) -> None:
         """Look every `period` seconds: for each thing on its own, since a release may take long to load."""
         while True:
             await asyncio.sleep(period)

@@ -15,6 +15,7 @@ from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import OTHERS, TENANT, Feedback, Interaction, ModelVersion, Release, own_id
 from llmagentos.registry.versions import Versions
+from llmagentos.release.ladder import Ladder
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.serve import traffic
 from llmagentos.serve.errors import ApiError
@@ -44,7 +45,7 @@ class Operations:
         """`announce` serves the newest release and says so; `shared` tells whether there are several tenants."""
         self._home, self._config, self._residents, self._recorder = home, config, residents, recorder
         self._versions, self._releases = Versions(home), Releases(home)
-        self._announce, self._shared = announce, shared
+        self._announce, self._shared, self._ladder = announce, shared, Ladder(config)
         self._switching: set[asyncio.Future[None]] = set()
 
     async def feedback(self, request: Request, data: dict[str, Any]) -> Response:
@@ -130,7 +131,8 @@ class Operations:
         return JSONResponse({"object": "list", "data": [version_object(v, release) for v in every]})
 
     async def status(self, _request: Request) -> Response:
-        """What serves and since when, which replica says so, and the last decisions and releases with their reasons."""
+        """What serves and since when, what is on trial beside it, which replica says so, and the last decisions and
+        releases with their reasons."""
         return JSONResponse({"object": "status", "now": time.time(), **await asyncio.to_thread(self._status)})
 
     def _status(self) -> dict[str, Any]:
@@ -142,6 +144,7 @@ class Operations:
             "champion": now.champion,
             "since": moves[-1].created if moves else None,
             "aliases": now.aliases(),
+            "stage": self._ladder.outlook(now),
             "replicas": confirmations(self._home),
             "releases": [r.model_dump(include=shown) for r in releases[: -_NEWEST - 1 : -1]],
             "decisions": _decisions(self._home),

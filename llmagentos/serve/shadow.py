@@ -6,6 +6,7 @@ Nothing is recorded; only how the answer compares with the champion's is counted
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import time
 from collections.abc import Callable
@@ -66,7 +67,8 @@ class Mirror:
             self.dropped += 1
             return
         if self._task is None or self._task.done():
-            self._task = asyncio.ensure_future(self._work())
+            # Nobody's request, else whoever's began it would pay for all.
+            self._task = asyncio.get_running_loop().create_task(self._work(), context=contextvars.Context())
 
     async def close(self) -> None:
         """Leave what waits."""

@@ -40,9 +40,9 @@ STORES: tuple[Store, ...] = (
     Store("keys", "keys", "serve/keys", "holds names and salted hashes of keys only"),
     Store("reports", "reports", "evaluate", "rewrite without the person's items"),
     Store("caches", "caches", "training, evaluate", "delete whole: it can be computed again"),
-    Store("mlflow", "mlflow", "registry", "holds figures, pictures and ids only"),
+    Store("mlflow", "mlflow", "registry", "delete traces by interaction id; else figures, pictures and ids only"),
     Store("local", "local", "local", "process ids and logs that hold ids only"),
-    Store("served", "served", "serve", "holds which replica serves which version"),
+    Store("served", "served", "serve", "holds which replica serves which version, and its figures"),
 )
 
 
@@ -121,5 +121,5 @@ class Home:
 
     @property
     def served(self) -> Path:
-        """One small file a replica: the version and epoch it serves."""
+        """Small files of each replica: the version and epoch it serves, its figures."""
         return self.root / "served"

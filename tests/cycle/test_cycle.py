@@ -13,6 +13,7 @@ from llmagentos.collect.quarantine import listing
 from llmagentos.config import Config, load_config
 from llmagentos.core.errors import ConfigError, ConflictError
 from llmagentos.core.evaluation import EvalItem
+from llmagentos.core.records import Interaction
 from llmagentos.cycle.cycle import CycleResult, cycle
 from llmagentos.local import steps
 from llmagentos.registry import tracking
@@ -21,6 +22,7 @@ from llmagentos.release.releases import Releases
 from llmagentos.replay.buffer import Buffer
 from llmagentos.scenarios.customer_service.customers import day_two
 from llmagentos.storage import snapshots, suites
+from llmagentos.storage.flush import open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
 from llmagentos.training.launch import launch
@@ -132,6 +134,19 @@ def test_mlflow_knows_the_runs_the_versions_and_the_pictures(learned: tuple[Conf
     assert {"cycle", "collect", "update", "distill", "evaluate", "release"} <= {k.split("-")[0] for k in kinds} | kinds
     champion = client.get_model_version_by_alias(f"{config.registry.experiment}-agent", "champion")
     assert champion.tags["llmagentos.version"] == str(result.challenger)
+
+
+def test_answers_become_traces_also_where_nothing_is_learned(tmp_path: Path, ray_cluster: None):
+    config = settings(tmp_path, "registry.trace_share=1")
+    spool = open_spool(Home(tmp_path).open())
+    answer = [said("Are you there?"), {"role": "assistant", "content": "I am."}]
+    spool.put([Interaction(id="chatcmpl-1", created=1.0, model_version=1, messages=answer)])
+    spool.close()
+    assert cycle(config).decision == "Skipped"
+    client = tracking.warm_up(config)
+    experiment = client.get_experiment_by_name("llmagentos").experiment_id
+    (trace,) = client.search_traces([experiment])
+    assert (trace.info.tags["llmagentos.interaction"], trace.info.tags["llmagentos.version"]) == ("chatcmpl-1", "1")
 
 
 def test_without_anything_new_it_is_skipped(learned: tuple[Config, CycleResult]):

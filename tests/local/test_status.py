@@ -28,4 +28,7 @@ def test_a_version_on_trial_is_named(tmp_path):
     stage = Releases(home).begin(2, ["canary"], share=0.1, by="test", reason="test").stage
     found = status(load_config(None, [f"storage.root={home.root}"], environment={}))["release"]
     assert (found["champion"], found["challenger"]) == (1, 2)
-    assert found["stage"] == {"name": "canary", "version": 2, "share": 0.1, "began": stage.began}
+    said = found["stage"]
+    assert (said["name"], said["version"], said["share"], said["began"]) == ("canary", 2, 0.1, stage.began)
+    assert (said["serves"], said["next"]) == ({"1": 0.9, "2": 0.1}, "champion")
+    assert said["waits_for"][0] == "0 answers; 200 are needed."

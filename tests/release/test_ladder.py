@@ -111,3 +111,20 @@ def test_an_outdated_verdict_moves_nothing(ladder: Ladder, home: Home):
     assert isinstance(ladder.step(old), Abort)
     assert Releases(home).current().champion == 4
     assert Versions(home).get(2).status == "registered"
+
+
+def test_people_are_told_who_answers_what_and_what_the_next_move_waits_for(ladder: Ladder, config: Config):
+    home, releases = Home(config.storage.root), Releases(Home(config.storage.root))
+    assert ladder.outlook(releases.current()) is None
+    begin(ladder)
+    see(home, v1=GOOD, v2=Counts(answers=12, seconds={-8: 12}))
+    said = ladder.outlook(releases.current())
+    assert said is not None
+    assert (said["name"], said["serves"], said["next"]) == ("shadow", {"1": 1.0, "2": 0.0}, "canary")
+    assert said["waits_for"] == ["12 answers; 50 are needed."]
+    see(home, v1=GOOD, v2=GOOD)
+    ladder.step()
+    said = ladder.outlook(releases.current())
+    assert said is not None
+    assert (said["name"], said["serves"], said["next"]) == ("canary", {"1": 0.7, "2": 0.3}, "champion")
+    assert said["until"] - said["began"] == 24 * 3600

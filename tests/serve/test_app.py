@@ -213,8 +213,9 @@ def test_readiness_and_figures(local: Served):
         ready = client.get("/readyz").json()
         assert (ready["status"], ready["model_version"]) == ("ready", 1)
         text = client.get("/metrics").text
-    assert 'llmagentos_requests_total{route="/v1/chat/completions",status="200"}' in text
-    assert "llmagentos_champion 1.0" in text
+    replica = f'replica="{local.service.replica}"'
+    assert f'llmagentos_requests_total{{{replica},route="/v1/chat/completions",status="200"}}' in text
+    assert f"llmagentos_champion{{{replica}}} 1.0" in text
 
 
 def test_a_replica_that_starts_with_a_damaged_champion_serves_the_one_before(start: Callable[..., Served], local: Served):

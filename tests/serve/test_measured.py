@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from llmagentos.serve import keys
 from tests.serve.conftest import Served, chat, new_home
+from tests.serve.test_door import figures
 
 
 def figure(served: Served, name: str) -> float:
-    assert served.service is not None
-    found = re.search(rf"^llmagentos_{re.escape(name)} (\S+)$", served.service.metrics.text().decode(), re.MULTILINE)
+    found = re.search(rf"^llmagentos_{re.escape(name)} (\S+)$", figures(served), re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -6,18 +7,51 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmagentos.serve.metrics import Metrics
+from llmagentos.storage.layout import Home
 from tests.serve.conftest import Served, chat
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "k8s" / "grafana" / "llmagentos.json").read_text("utf-8"))
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
-def test_two_replicas_in_one_process_do_not_share_figures():
-    one, two = Metrics(), Metrics()
+def replicas(text: str) -> dict[str, float]:
+    """Replica -> requests it answered; a figure without the label is nobody's."""
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    assert all(sample.labels["replica"] for sample in samples)
+    return {s.labels["replica"]: s.value for s in samples if s.name == "llmagentos_requests_total"}
+
+
+def test_a_scrape_of_either_replica_shows_both_and_goes_never_back(tmp_path):
+    home, one, two = Home(tmp_path).open(), Metrics("one"), Metrics("two")
+    for replica, times in ((one, 3), (two, 5)):
+        replica.requests.labels("/v1/feedback", "200").inc(times)
+        replica.leave(home)
+    assert replicas(one.of_all(home)) == replicas(two.of_all(home)) == {"one": 3, "two": 5}
     one.requests.labels("/v1/feedback", "200").inc()
-    line = b'llmagentos_requests_total{route="/v1/feedback",status="200"} 1.0'
-    assert line in one.text()
-    assert line not in two.text()
+    assert [replicas(asked.of_all(home))["one"] for asked in (two, one, two)] == [3, 4, 4]
+    kinds = [line for line in two.of_all(home).splitlines() if line.startswith("# TYPE")]
+    assert len(kinds) == len(set(kinds)) > 10
+
+
+def test_figures_of_a_replica_that_is_gone_go(tmp_path):
+    home, one, two = Home(tmp_path).open(), Metrics("one"), Metrics("two")
+    for replica in (one, two):
+        replica.requests.labels("/v1/feedback", "200").inc()
+        replica.leave(home)
+    two.withdraw(home)
+    assert set(replicas(one.of_all(home))) == {"one"}
+    two.leave(home)
+    (left,) = home.served.rglob("two.prom")
+    os.utime(left, (1, 1))  # it was killed
+    assert set(replicas(one.of_all(home))) == {"one"}
+    assert not left.exists()
+
+
+def test_a_disk_that_fails_hides_no_figures(tmp_path):
+    home, one = Home(tmp_path).open(), Metrics("one")
+    one.requests.labels("/v1/feedback", "200").inc()
+    home.served.write_text("in the way")
+    assert replicas(one.of_all(home)) == {"one": 1}
 
 
 def test_the_dashboard_asks_for_figures_and_labels_that_there_are(start: Callable[..., Served]):
@@ -32,6 +66,7 @@ def test_the_dashboard_asks_for_figures_and_labels_that_there_are(start: Callabl
         used = {word for group in re.findall(r"by \(([^)]*)\)", query) for word in group.split(", ")}
         used |= set(re.findall(r"(\w+)=~", query))
         assert used <= there, query
+        assert re.match(r"(max|sum|histogram_quantile\([\d.]+, sum)\b", query), "it is one of all replicas"
 
 
 def test_the_dashboard_shows_speed_by_version_the_queue_and_refusals():

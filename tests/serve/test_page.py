@@ -80,7 +80,18 @@ def test_since_when_is_when_the_champion_changed_last(start: Callable[..., Serve
     with start(home=home).client() as client:
         status = client.get("/v1/status").json()
     assert (status["champion"], status["since"]) == (1, first.created)
+    assert status["stage"] is None
     assert status["releases"][0]["action"] == "challenge"
+
+
+def test_a_version_on_trial_is_in_the_status(start: Callable[..., Served], tmp_path):
+    home = new_home(tmp_path / "home")
+    Releases(home).begin(2, ["canary"], share=0.1, by="test", reason="better")
+    with start(home=home).client() as client:
+        said = client.get("/v1/status").json()["stage"]
+    assert (said["name"], said["serves"], said["next"]) == ("canary", {"1": 0.9, "2": 0.1}, "champion")
+    assert said["waits_for"]
+    assert set(re.findall(r"\bon\.(\w+)", HTML)) <= set(said)
 
 
 @pytest.mark.skipif(FOUND is None, reason="no Chromium on this machine; what the page is made of is tested above")
@@ -98,6 +109,9 @@ def test_a_browser_shows_it_once_the_key_is_typed(shop: tuple[Served, str], tmp_
         assert "version 2 serves since" in browser.run("document.getElementById('serves').textContent")
         assert browser.run("document.querySelectorAll('#versions tbody tr').length") == 4
         assert REASON in browser.run("document.getElementById('decisions').textContent")  # as text: nothing of it runs
+        assert browser.run("document.getElementById('stage').hidden")
+        Releases(served.home).begin(3, ["canary"], share=0.1, by="test", reason="better")
+        browser.wait("document.getElementById('stage').textContent.includes('version 3 answers 10 % of the sessions')")
         cells = "[...document.querySelectorAll('#matrix tbody tr')].map(r => [...r.children].map(c => c.textContent))"
         assert browser.run(cells) == [["general", "100", "90.0", "50.0"], ["prices", "0.0", "100", ""]]
         lost = "[...document.querySelectorAll('#matrix td .lost')].map(c => c.textContent)"

@@ -14,10 +14,11 @@ from llmagentos.release import counts
 from llmagentos.release.counts import Counts, answered
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.releases import Releases
+from llmagentos.serve import keys
 from llmagentos.serve.shadow import Mirror, Outcome
 from llmagentos.storage.flush import flush
 from llmagentos.storage.tables import Tables
-from tests.serve.conftest import Served, chat, until
+from tests.serve.conftest import Served, chat, new_home, until
 
 LADDER = ("release.ladder=[shadow]", "release.shadow_share=1", "release.max_latency_ratio=1000", "release.min_samples=100000")
 STAGE = Stage(name="shadow", version=2, share=1.0, salt="s", epoch=1)
@@ -53,6 +54,19 @@ def test_it_is_asked_after_the_reply_and_nothing_of_it_is_recorded(start: Callab
     versions = Tables(served.home).read("interactions", columns=["model_version"]).column("model_version").to_pylist()
     assert sorted(versions) == [1] * 10 + [3]
     assert Releases(served.home).current().champion == 1
+
+
+def test_nobody_pays_for_it(start: Callable[..., Served], tmp_path):
+    home = new_home(tmp_path / "home")
+    secret = keys.add(home, "shop", "chat", tokens_per_day=1000)[1]
+    served = start(*LADDER, home=home)
+    stage = begin(served, 1)
+    with served.client(Authorization=f"Bearer {secret}") as client:
+        ids = [reply.headers["x-interaction-id"] for reply in ask(client, 4)]
+        until(lambda: seen(served, stage, 1).same == 4)
+        own = sum(len(client.get(f"/v1/interactions/{id}").json()["answer_ids"]) for id in ids)
+    (key,) = keys.stored(home)
+    assert served.service.quotas.spent(key) == own > 0
 
 
 def test_the_same_weights_say_the_same_and_another_move_on(start: Callable[..., Served]):

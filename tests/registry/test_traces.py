@@ -1,0 +1,37 @@
+"""What MLflow takes of an answer; which answers it is given is the business of tests/collect/test_traces.py."""
+
+from pathlib import Path
+
+from llmagentos.config import load_config
+from llmagentos.core.records import Interaction
+from llmagentos.registry import traces, tracking
+
+ANSWER = Interaction(
+    id="chatcmpl-1", created=1000.0, model_version=3, latency_ms=250.0, finish_reason="stop",
+    prompt_ids=[1, 2, 3], answer_ids=[4], user_id="mary", session_id="talk",
+    messages=[{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A lamp."}],
+)  # fmt: skip
+
+
+def test_a_trace_tells_question_answer_version_time_and_tokens_once(tmp_path: Path):
+    config = load_config(None, [f"storage.root={tmp_path / 'home'}"], environment={})
+    assert traces.write(config, [ANSWER])
+    assert traces.write(config, [ANSWER])
+    client = tracking.warm_up(config)
+    experiment = client.get_experiment_by_name("llmagentos").experiment_id
+    (found,) = client.search_traces([experiment], filter_string="tags.`llmagentos.version` = '3'")
+    assert found.info.tags["llmagentos.interaction"] == "chatcmpl-1"
+    (span,) = found.data.spans
+    assert span.inputs == {"messages": ANSWER.messages[:-1]}
+    assert span.outputs["choices"][0] == {"message": ANSWER.messages[-1], "finish_reason": "stop"}
+    assert (found.info.request_time, found.info.execution_duration) == (1_000_000, 250)
+    assert found.info.token_usage == {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}
+    assert not [word for word in ("mary", "talk") if word in found.to_json()]
+
+
+def test_where_mlflow_is_away_it_says_so_and_raises_nothing(tmp_path: Path, caplog):
+    (tmp_path / "file").touch()
+    nowhere = f"sqlite:///{tmp_path}/file/mlflow.db"
+    config = load_config(None, [f"storage.root={tmp_path / 'home'}", f"registry.tracking_uri={nowhere}"], environment={})
+    assert not traces.write(config, [ANSWER])
+    assert nowhere in caplog.text
