@@ -56,6 +56,8 @@ class ServeConfig(Section):
     memory_mb: int = Field(0, ge=0)
     """MB that the engines of one replica may take, weights and cache blocks; 0 is no limit. A newer champion is loaded
     beside the old one, so it must hold both."""
+    max_asked: int = Field(4, ge=1)
+    """Versions beside the released ones that a replica loads because they were asked for by number; then an idle one goes."""
     max_body_bytes: int = Field(4_000_000, ge=1024)
     """Largest request body; beyond it 413."""
     poll_seconds: float = Field(0.5, gt=0)

@@ -205,8 +205,9 @@ class Answers:
 
     async def _spoken(self, answer: Answer, *, last: bool = False) -> bool:
         """Speak under one engine; False where it died before anybody heard a word, so that its successor may."""
-        async with self._residents.pin(self._trial.target(answer.question.routed)) as engine:
-            self._check_open(engine.ref.id, answer.question.caller.tenant)
+        target = self._trial.target(answer.question.routed)
+        await self._residents.check_open(target, answer.question.caller.tenant)
+        async with self._residents.pin(target) as engine:
             try:
                 with self._trial.watched(engine.ref.id, answer.question.routed):
                     await self._turns(answer, engine)
@@ -226,11 +227,6 @@ class Answers:
         same = said == [(one.model_version, one.messages[-1]) for one in answer.recorded or []]
         if answer.recorded is None or (answer.begun and not same):
             raise ApiError(409, f"{answer.question.id} was answered at the same time elsewhere; ask again.", code="in_progress")
-
-    def _check_open(self, version: int, tenant: str) -> None:
-        """Raises NotFoundError for an adapter that answers for other tenants only: it may repeat what they said."""
-        if self._residents.is_adapter(version) and not self._residents.release.open_to(version, tenant):
-            raise NotFoundError(f"version {version} is not for the tenant {tenant!r}.")
 
     def _measure(self, answer: Answer, seconds: float) -> None:
         used = answer.used()
