@@ -274,6 +274,12 @@ class PromoteRequest(_Body):
     reason: str = Field("", max_length=2000)
     student: int | None = None
 
+    @model_validator(mode="after")
+    def _says_why(self) -> "PromoteRequest":
+        if self.force and not self.reason.strip():
+            raise ValueError("reason: is missing; say why the version is released all the same")
+        return self
+
 
 class RollbackRequest(_Body):
     reason: str = Field("", max_length=2000)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from llmagentos.agent.form import Form
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError
-from llmagentos.serve.schemas import ChatRequest, CompletionRequest, FeedbackRequest, parse, parse_json
+from llmagentos.serve.schemas import ChatRequest, CompletionRequest, FeedbackRequest, PromoteRequest, parse, parse_json
 
 HELLO = {"model": "agent", "messages": [{"role": "user", "content": "Hello"}]}
 VALUES = st.recursive(
@@ -114,6 +114,8 @@ def test_a_key_that_stands_twice_is_refused(body: bytes):
         (FeedbackRequest, {"name": "thumb", "interaction_id": "x"}, "value"),
         (FeedbackRequest, {"name": "thumb", "interaction_id": "x", "value": 3}, "value"),
         (FeedbackRequest, {"name": "thumb", "value": True}, "interaction_id"),
+        (PromoteRequest, {"force": True}, "reason"),
+        (PromoteRequest, {"force": True, "reason": " "}, "reason"),
         (ChatRequest, HELLO | {"tool_choice": "required"}, "tool_choice"),
         (ChatRequest, HELLO | {"stop": [1]}, "stop"),
         (ChatRequest, HELLO | {"metadata": {"k" * 100_000: 1}}, "metadata." + "k" * 64),
