@@ -25,6 +25,7 @@ from llmagentos.serve import traffic
 from llmagentos.serve.canary import Trial
 from llmagentos.serve.claims import Claims
 from llmagentos.serve.errors import ApiError, api_error
+from llmagentos.serve.limits import answering
 from llmagentos.serve.metrics import Metrics
 from llmagentos.serve.model import Residents
 from llmagentos.serve.question import Question
@@ -179,7 +180,7 @@ class Answers:
             if answer.question.keyed:  # once more, now that nobody else can begin with it
                 answer.recorded = await self._known(answer.question)
             if answer.recorded is None:
-                async with self._slots:
+                async with answering(self._config.serve.request_seconds), self._slots:
                     with self._metrics.ongoing.track_inprogress():
                         await self._generate(answer)
             answer.events.put_nowait(None)
