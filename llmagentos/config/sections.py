@@ -57,8 +57,12 @@ class ServeConfig(Section):
     memory_mb: int = Field(0, ge=0)
     """MB that the engines of one replica may take, weights and cache blocks; 0 is no limit. A newer champion is loaded
     beside the old one, so it must hold both."""
+    max_asked: int = Field(4, ge=1)
+    """Versions beside the released ones that a replica loads because they were asked for by number; then an idle one goes."""
     max_body_bytes: int = Field(4_000_000, ge=1024)
     """Largest request body; beyond it 413."""
+    request_seconds: float = Field(600.0, gt=0)
+    """Longest that a body may take to arrive (else 408), and then its answer to be ready (else 503)."""
     poll_seconds: float = Field(0.5, gt=0)
     """How often a replica looks for a newer release."""
     ingress: Literal["default", "haproxy"] = "default"

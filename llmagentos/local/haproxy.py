@@ -56,6 +56,8 @@ def _changed(part: str, page: Path) -> str:
         return re.sub(r"(stats socket .*) mode \d+ ", r"\1 mode 600 ", part)
     if name == "defaults":
         part = part.rstrip() + "\n    option http-buffer-request\n"  # only a request that is there whole is put to another
+        # A body that comes drop by drop is bounded as a whole, not only each of its drops.
+        part = re.sub(r"^(\s*timeout) client (.*)$", r"\g<0>\n\1 http-request \2", part, flags=re.MULTILINE)
         return re.sub(r"^(\s*errorfile \d+) .*$", rf"\1 {page}", part, flags=re.MULTILINE)
     if name == "frontend http_frontend":
         again = f"    http-request set-header {REQUEST_ID} %[uuid]\n"

@@ -3,6 +3,7 @@
 Serve reads all of this from the environment of its processes, so a cluster has one ingress for its whole life.
 """
 
+import math
 import os
 import shlex
 import sys
@@ -22,6 +23,8 @@ HEALTH = {
 """A dead ingress is missed after three checks; an unhealthy replica is killed, since one that hangs cannot end by itself."""
 _BUFFER = 128 * 1024
 """Bytes; a request longer than this cannot be put to another replica."""
+_GRACE_SECONDS = 30
+"""What HAProxy waits beyond the limit of a replica, which has the better words."""
 _PORTS = 200
 """Ports of its own for the replicas of a cluster: HAProxy must not meet the replicas of another home at a dead one's."""
 _LONGEST_SOCKET = 97
@@ -35,6 +38,7 @@ def environment(config: Config, home: Home, folder: Path) -> dict[str, str]:
     """
     if config.serve.ingress == "default":
         return HEALTH
+    patience = str(math.ceil(config.serve.request_seconds) + _GRACE_SECONDS)
     fallback, grpc = ports.free_ports(2, config.serve.host)
     first = ports.free_block(_PORTS, config.serve.host)
     return {
@@ -45,6 +49,8 @@ def environment(config: Config, home: Home, folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "1",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": patience,
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": patience,
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_BUFFER),

@@ -82,7 +82,9 @@ def evaluate(config: Config, **options: Any) -> dict[str, Any]:
 
 
 def release(config: Config, version: str = "challenger", *, force: bool = False, reason: str = "") -> dict[str, Any]:
-    """Promote a version by hand."""
+    """Promote a version by hand. Raises ConfigError for `force` without a reason."""
+    if force and not reason.strip():
+        raise ConfigError("--force says nothing of why.", hint='Add --reason "...": it is kept with the release.')
     from llmagentos.registry.versions import Versions
     from llmagentos.release.promotion import promote
 

@@ -25,6 +25,7 @@ from llmagentos.serve import traffic
 from llmagentos.serve.canary import Trial
 from llmagentos.serve.claims import Claims
 from llmagentos.serve.errors import ApiError, api_error
+from llmagentos.serve.limits import answering
 from llmagentos.serve.metrics import Metrics
 from llmagentos.serve.model import Residents
 from llmagentos.serve.question import Question
@@ -179,7 +180,7 @@ class Answers:
             if answer.question.keyed:  # once more, now that nobody else can begin with it
                 answer.recorded = await self._known(answer.question)
             if answer.recorded is None:
-                async with self._slots:
+                async with answering(self._config.serve.request_seconds), self._slots:
                     with self._metrics.ongoing.track_inprogress():
                         await self._generate(answer)
             answer.events.put_nowait(None)
@@ -205,8 +206,9 @@ class Answers:
 
     async def _spoken(self, answer: Answer, *, last: bool = False) -> bool:
         """Speak under one engine; False where it died before anybody heard a word, so that its successor may."""
-        async with self._residents.pin(self._trial.target(answer.question.routed)) as engine:
-            self._check_open(engine.ref.id, answer.question.caller.tenant)
+        target = self._trial.target(answer.question.routed)
+        await self._residents.check_open(target, answer.question.caller.tenant)
+        async with self._residents.pin(target) as engine:
             try:
                 with self._trial.watched(engine.ref.id, answer.question.routed):
                     await self._turns(answer, engine)
@@ -226,11 +228,6 @@ class Answers:
         same = said == [(one.model_version, one.messages[-1]) for one in answer.recorded or []]
         if answer.recorded is None or (answer.begun and not same):
             raise ApiError(409, f"{answer.question.id} was answered at the same time elsewhere; ask again.", code="in_progress")
-
-    def _check_open(self, version: int, tenant: str) -> None:
-        """Raises NotFoundError for an adapter that answers for other tenants only: it may repeat what they said."""
-        if self._residents.is_adapter(version) and not self._residents.release.open_to(version, tenant):
-            raise NotFoundError(f"version {version} is not for the tenant {tenant!r}.")
 
     def _measure(self, answer: Answer, seconds: float) -> None:
         used = answer.used()

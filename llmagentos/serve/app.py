@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from llmagentos.config import Config, load_config
+from llmagentos.config.sections import ServeConfig
 from llmagentos.core.errors import InputError
 from llmagentos.engines import prepare
 from llmagentos.release.releases import Releases
@@ -33,6 +34,7 @@ from llmagentos.serve.errors import ApiError
 from llmagentos.serve.health import LOOK_SECONDS, Health
 from llmagentos.serve.journal import Journal
 from llmagentos.serve.keys import ADMIN, ANY, CHAT, Key, Keyring, Role
+from llmagentos.serve.limits import arriving
 from llmagentos.serve.measured import MeasuredResidents
 from llmagentos.serve.metrics import LEAVE_SECONDS, Metrics
 from llmagentos.serve.operations import Operations
@@ -198,13 +200,13 @@ def create_app(service: Service) -> Starlette:
 
     def post(path: str, handler: WithBody, roles: tuple[Role, ...] = ADMIN, *, answers: bool = False) -> Route:
         async def with_body(request: Request) -> Response:
-            body = await _read(request, service.config.serve.max_body_bytes)
+            body = await _read(request, service.config.serve)
             return await handler(request, parse_json(body) if body.strip() or path not in _BODY_OPTIONAL else {})
 
         return route(path, with_body, roles, "POST", answers=answers)
 
     async def batch(request: Request) -> Response:
-        return await operations.batch(request, await _read(request, service.config.serve.max_body_bytes))
+        return await operations.batch(request, await _read(request, service.config.serve))
 
     async def failed(request: Request, error: Exception) -> Response:
         return await service.door.through(Access("other", ANY), _raising(error), request)
@@ -242,9 +244,14 @@ def _own_key(config: Config, key_hash: str | None) -> Key | None:
     return Key(name=config.serve.api_key_env, role="admin", hash=key_hash) if key_hash else None
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    """The body. Raises ApiError 415 for one that is no JSON, 413 beyond `limit` bytes, before reading on."""
+async def _read(request: Request, settings: ServeConfig) -> bytes:
+    """The body. Raises ApiError 415 for one that is no JSON, 413 for one that is too large, before reading on, and 408."""
     check_kind(request.headers)
+    async with arriving(settings.request_seconds):
+        return await _whole(request, settings.max_body_bytes)
+
+
+async def _whole(request: Request, limit: int) -> bytes:
     length = request.headers.get("content-length", "")
     parts, size = [], int(length) if length.isdigit() and len(length) < 16 else 0
     if size <= limit:

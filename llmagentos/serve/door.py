@@ -14,8 +14,9 @@ from starlette.responses import Response, StreamingResponse
 from llmagentos.serve import traffic
 from llmagentos.serve.errors import api_error
 from llmagentos.serve.journal import Journal
-from llmagentos.serve.keys import ADMIN, Keyring, Role, check_role
+from llmagentos.serve.keys import ADMIN, ANYONE, Keyring, Role, check_role
 from llmagentos.serve.metrics import Metrics
+from llmagentos.serve.origin import check_own
 from llmagentos.serve.quota import Quotas
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class Door:
         if not access.roles:
             return
         visit.key = self._keyring.find(request.headers.get("authorization"))
+        if visit.key is ANYONE:
+            check_own(request.headers)
         check_role(visit.key, access.roles)
         self._quotas.take(visit.key)
         if access.answers:

@@ -6,7 +6,8 @@ version that does not load leaves the old one serving and is reported, never rai
 the champion, in a task of its own: neither an answer nor a newer release waits for it.
 
 With `serve.memory_mb` the engines share that much memory: versions that were asked for stay until another needs the
-room, and then idle ones go, the least recently used first, those that are released last, the champion never.
+room, and then idle ones go, the least recently used first, those that are released last, the champion never. With or
+without, `serve.max_asked` bounds how many versions that the release does not name are loaded.
 """
 
 import asyncio
@@ -158,9 +159,15 @@ class Residents:
             self._uses[version] -= 1
             self._retire()
 
-    def is_adapter(self, version: int) -> bool:
-        """Whether a version that was loaded is an adapter's."""
-        return version in self._adapters
+    async def check_open(self, target: str | int, tenant: str) -> None:
+        """Raises NotFoundError for an adapter that answers for other tenants only: it may repeat what they said."""
+        if isinstance(target, int) and await self._is_adapter(target) and not self.release.open_to(target, tenant):
+            raise NotFoundError(f"version {target} is not for the tenant {tenant!r}.")
+
+    async def _is_adapter(self, version: int) -> bool:
+        if version in self._engines:
+            return version in self._adapters
+        return (await asyncio.to_thread(self._versions.get, version)).base is not None
 
     async def _resolve(self, target: str | int) -> Engine:
         version = {
@@ -218,12 +225,35 @@ class Residents:
         async with self._making_room:
             if version in self._engines:  # it died
                 self._close(version, drain=False)
+            if not leads and version not in self._needed():
+                await self._make_place(version)
             if self._memory.limit and self.version is not None:
                 await self._closed()
                 for victim in self._memory.victims(version, needed, self._idle(leads), self.version):
                     self._close(victim)
                 await self._closed()
             self._memory.hold(version, needed)
+
+    async def _make_place(self, version: int) -> None:
+        """Close an idle engine where `serve.max_asked` versions that the release does not name are held already.
+
+        Raises CapacityError where none is idle.
+        """
+        while len(others := self._unnamed() - {version}) >= self._config.serve.max_asked:
+            if not self._closing:
+                idle = [v for v in self._idle(leads=False) if v in others]
+                if not idle:
+                    raise CapacityError(
+                        f"version {version} cannot be loaded: {len(others)} others that the release does not name are in use "
+                        "(serve.max_asked).",
+                        hint="Ask again in a moment.",
+                    )
+                self._close(idle[0])
+            await self._closed()
+
+    def _unnamed(self) -> set[int]:
+        """Versions that are held because somebody asked for them."""
+        return set(self._memory.held) - self._needed()
 
     def _idle(self, leads: bool) -> list[int]:
         """Engines that may be closed, the first to go first. Only for a newer champion the one on trial goes too."""

@@ -19,6 +19,7 @@ from llmagentos.release.ladder import Ladder
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.serve import traffic
 from llmagentos.serve.errors import ApiError
+from llmagentos.serve.keys import ANYONE
 from llmagentos.serve.model import Residents
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import FeedbackRequest, PromoteRequest, RollbackRequest, model_object, parse
@@ -163,7 +164,7 @@ class Operations:
             self._releases.promote,
             found.id,
             student=asked.student,
-            by="http",
+            by=_by(),
             reason=asked.reason or "promoted over HTTP",
             force=asked.force,
         )
@@ -172,7 +173,7 @@ class Operations:
     async def rollback(self, _request: Request, data: dict[str, Any]) -> Response:
         asked = parse(RollbackRequest, data)
         reason = asked.reason or "rolled back over HTTP"
-        release = await asyncio.to_thread(self._releases.rollback, by="http", reason=reason)
+        release = await asyncio.to_thread(self._releases.rollback, by=_by(), reason=reason)
         return await self._released(release)
 
     async def _released(self, release: Release) -> Response:
@@ -245,6 +246,12 @@ def _decisions(home: Home) -> list[dict[str, Any]]:
         }
         for row, said in decided[:_NEWEST]
     ]
+
+
+def _by() -> str:
+    """Who moves a release: the key that asks, where there is one."""
+    visit = traffic.visit()
+    return "http" if visit is None or visit.key is ANYONE else f"http:{visit.key.name}"
 
 
 def _checked_id(id: str, tenant: str) -> str:

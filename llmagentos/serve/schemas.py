@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import from_json
 
 from llmagentos.agent.form import Form
@@ -23,6 +23,7 @@ _MOST_CHOICES = 8
 _MOST_BIASES = 1024
 _FUNCTION = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _JSON_NAMES = {str: "a string", dict: "a JSON schema", bool: "true or false"}
+_INSTEAD = {"functions": "tools", "function_call": "tool_choice"}
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -52,6 +53,14 @@ class _Generation(_Body):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = Field(None, max_length=_MOST_BIASES)
+    top_k: int | None = None
+
+    @field_validator("top_k")
+    @classmethod
+    def _all_tokens(cls, top_k: int | None) -> int | None:
+        if top_k not in (None, 0, -1):  # which mean no limit
+            raise ValueError("is not supported; use top_p")
+        return top_k
 
     @field_validator("stop")
     @classmethod
@@ -151,6 +160,23 @@ class ChatRequest(_Generation):
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    functions: Any = None
+    function_call: Any = None
+    modalities: list[str] | None = None
+
+    @field_validator("functions", "function_call")
+    @classmethod
+    def _retired(cls, asked: Any, info: ValidationInfo) -> Any:
+        if asked is not None:
+            raise ValueError(f"is not supported; use {_INSTEAD[str(info.field_name)]}")
+        return asked
+
+    @field_validator("modalities")
+    @classmethod
+    def _text_alone(cls, modalities: list[str] | None) -> list[str] | None:
+        if modalities is not None and set(modalities) != {"text"}:
+            raise ValueError("answers are text; use ['text'], or leave it out")
+        return modalities
 
     @field_validator("tools")
     @classmethod
@@ -273,6 +299,12 @@ class PromoteRequest(_Body):
     force: bool = False
     reason: str = Field("", max_length=2000)
     student: int | None = None
+
+    @model_validator(mode="after")
+    def _says_why(self) -> "PromoteRequest":
+        if self.force and not self.reason.strip():
+            raise ValueError("reason: is missing; say why the version is released all the same")
+        return self
 
 
 class RollbackRequest(_Body):

@@ -132,6 +132,11 @@ def test_as_serve_writes_it_it_would_be_open(tmp_path):
     assert (closed.count("bind "), closed.count("127.0.0.1:514")) == (1, 0)
 
 
+def test_a_body_that_comes_drop_by_drop_is_bounded_as_a_whole(tmp_path):
+    closed = shut(written(tmp_path, free_ports(1)[0], []).read_text(), tmp_path / "503.http")
+    assert "    timeout client 3600s\n    timeout http-request 3600s\n" in closed
+
+
 @pytest.mark.parametrize(("was", "now"), [("mode 666", "mode 777 user"), ("listen stats\n", "listen statistics\n")])
 def test_what_is_not_understood_is_refused(tmp_path, was, now):
     text = written(tmp_path, free_ports(1)[0], []).read_text()

@@ -34,6 +34,11 @@ def test_haproxy_retries_once_and_keeps_its_files_to_itself(home: Home):
     assert found["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] != found["RAY_SERVE_FALLBACK_PROXY_GRPC_PORT"]
 
 
+def test_haproxy_waits_longer_than_a_replica(home: Home):
+    found = settings(home, Path("/tmp/x"), "haproxy")
+    assert {found[f"RAY_SERVE_HAPROXY_TIMEOUT_{side}_S"] for side in ("CLIENT", "SERVER")} == {"630"}
+
+
 def test_serve_starts_haproxy_by_our_launcher(home: Home):
     launcher = Path(settings(home, Path("/tmp/x"), "haproxy")["RAY_SERVE_HAPROXY_BINARY_PATH"])
     assert launcher.stat().st_mode & 0o777 == 0o700

@@ -47,6 +47,12 @@ def test_versions_by_number_alias_and_interaction(config):
     assert steps.quarantine(config, 5) == {"n": 0, "reasons": {}, "rows": []}
 
 
+@pytest.mark.parametrize("reason", ["", " "])
+def test_force_needs_a_reason(config, reason):
+    with pytest.raises(ConfigError, match="--force"):
+        steps.release(config, "1", force=True, reason=reason)
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("24h", 86400), ("30m", 1800), ("1.5h", 5400), ("7d", 604800)])
 def test_durations(text, seconds):
     assert seconds_of(text) == seconds

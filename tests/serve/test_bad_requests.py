@@ -192,7 +192,7 @@ def judge(mutant: Mutant, got: Got) -> str | None:
         return None
     if (got.status, got.body) == (400, b"Invalid HTTP request received."):  # by the server: it is no HTTP, so no route's
         return None
-    return refused(got, (400, 404, 405, 409, 415, 422))
+    return refused(got, (400, 403, 404, 405, 409, 415, 422))
 
 
 def test_what_a_generator_tries_is_refused(local: Served, request: pytest.FixtureRequest):

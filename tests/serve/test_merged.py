@@ -129,4 +129,7 @@ def test_an_adapter_that_is_damaged_is_a_503_for_those_it_answers_for_alone(star
         refused = client.post("/v1/chat/completions", json=chat())
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
     assert "version 5" in refused.json()["error"]["message"]
+    with served.client(Authorization=f"Bearer {other}") as client:
+        refused = client.post("/v1/chat/completions", json=chat(model="agent@5"))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found"), "nothing is loaded for a stranger"
     assert ask(served, other)[0] == 1

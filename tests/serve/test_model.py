@@ -2,7 +2,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -260,6 +260,27 @@ def test_many_that_ask_at_once_never_hold_more_than_the_limit(home: Home):
         assert await ask(residents, 2) == [1, 2]
 
     with_room(home, 2.5 * SIZE, story)
+
+
+@pytest.mark.parametrize("mb", [0, 100])
+def test_only_so_many_are_loaded_on_demand_and_an_idle_one_goes_first(home: Home, mb: float):
+    add_tiny(home, 5)
+
+    async def story(residents: Residents) -> None:
+        residents._config = load_config(None, [*SMALL, "serve.max_asked=2"], environment={})
+        async with AsyncExitStack() as held:
+            pins = (held.enter_async_context(residents.pin(version)) for version in (2, 3, 5))
+            told = await asyncio.gather(*pins, return_exceptions=True)
+            (refused,) = [one for one in told if isinstance(one, Exception)]
+            assert isinstance(refused, CapacityError)
+            assert "serve.max_asked" in str(refused)
+            assert 4 in await ask(residents, 4), "the release names it"
+            assert len(residents._unnamed()) == 2
+        for version in (2, 3, 5):
+            assert version in await ask(residents, version), "an idle one goes"
+            assert len(residents._unnamed()) == (2 if mb else 1)
+
+    with_room(home, mb, story)
 
 
 def test_a_limit_below_the_champion_serves_the_champion_alone(home: Home):

@@ -12,7 +12,7 @@ from llmagentos.storage import interactions
 from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
-from tests.serve.conftest import Served, chat, new_home
+from tests.serve.conftest import Served, chat, new_home, until
 
 
 def judgements(served: Served, about: str) -> list[Feedback]:
@@ -103,6 +103,18 @@ def test_promoting_and_rolling_back(start):
         assert version() == 1
         said = json.loads(next(served.home.served.glob("*.json")).read_text())
         assert (said["version"], said.get("error")) == (1, None)
+
+
+def test_a_release_names_the_key_that_asked_for_it(start, tmp_path):
+    served = start(home=new_home(tmp_path))
+    with served.client() as client:
+        client.post("/v1/versions/2/promote")
+        secret = keys.add(served.home, "desk", "admin")[1]
+        until(lambda: client.get("/v1/models").status_code == 401)
+        client.headers["Authorization"] = f"Bearer {secret}"
+        client.post("/v1/rollback")
+        client.post("/v1/versions/3/promote")
+    assert [release.by for release in Releases(served.home).all()] == ["test", "http", "http:desk", "http:desk"]
 
 
 def test_a_damaged_version_is_promoted_but_the_old_one_goes_on(start):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from llmagentos.agent.form import Form
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError
-from llmagentos.serve.schemas import ChatRequest, CompletionRequest, FeedbackRequest, parse, parse_json
+from llmagentos.serve.schemas import ChatRequest, CompletionRequest, FeedbackRequest, PromoteRequest, parse, parse_json
 
 HELLO = {"model": "agent", "messages": [{"role": "user", "content": "Hello"}]}
 VALUES = st.recursive(
@@ -109,11 +109,36 @@ def test_a_key_that_stands_twice_is_refused(body: bytes):
 
 
 @pytest.mark.parametrize(
+    ("fields", "instead"),
+    [
+        ({"functions": [{"name": "f"}]}, "tools"),
+        ({"functions": []}, "tools"),
+        ({"function_call": "auto"}, "tool_choice"),
+        ({"top_k": 40}, "top_p"),
+        ({"modalities": ["text", "audio"]}, "['text']"),
+        ({"modalities": []}, "['text']"),
+    ],
+)
+def test_what_is_not_supported_is_refused_and_names_what_is(fields: dict, instead: str):
+    with pytest.raises(InputError) as caught:
+        parse(ChatRequest, HELLO | fields)
+    assert [caught.value.field] == list(fields)
+    assert f"use {instead}" in str(caught.value)
+
+
+def test_what_changes_nothing_is_accepted():
+    nothing = {"functions": None, "function_call": None, "top_k": -1, "modalities": ["text"]}
+    assert parse(ChatRequest, HELLO | nothing).messages == HELLO["messages"]
+
+
+@pytest.mark.parametrize(
     ("model", "fields", "named"),
     [
         (FeedbackRequest, {"name": "thumb", "interaction_id": "x"}, "value"),
         (FeedbackRequest, {"name": "thumb", "interaction_id": "x", "value": 3}, "value"),
         (FeedbackRequest, {"name": "thumb", "value": True}, "interaction_id"),
+        (PromoteRequest, {"force": True}, "reason"),
+        (PromoteRequest, {"force": True, "reason": " "}, "reason"),
         (ChatRequest, HELLO | {"tool_choice": "required"}, "tool_choice"),
         (ChatRequest, HELLO | {"stop": [1]}, "stop"),
         (ChatRequest, HELLO | {"metadata": {"k" * 100_000: 1}}, "metadata." + "k" * 64),

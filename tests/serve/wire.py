@@ -28,7 +28,7 @@ class Sent:
 
     def head(self, length: int | None) -> bytes:
         own = {name.lower() for name, _ in self.headers}
-        lines: list[Header] = [] if "host" in own else [("Host", "here")]
+        lines: list[Header] = [] if "host" in own else [("Host", "localhost")]
         lines += [*self.headers, *([("Content-Length", str(length))] if length is not None else [])]
         text = [f"{self.method} ".encode() + self.path.encode("latin-1") + b" HTTP/1.1"]
         text += [n.encode() + b": " + (v if isinstance(v, bytes) else v.encode("utf-8")) for n, v in lines]

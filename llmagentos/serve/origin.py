@@ -1,0 +1,43 @@
+"""Where nobody needs a key: a request must not be some web page's, whose browser reaches this machine as its user does.
+
+A browser says which page asks (Sec-Fetch-Site, Origin) and under which name it reached us (Host): a page elsewhere that
+gave its own name our address is met under that name. Other clients send no more than a Host.
+"""
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from llmagentos.serve.errors import ApiError
+from llmagentos.serve.traffic import is_loopback
+
+_OWN_SITES = ("same-origin", "none")
+"""Our own page, and what the user typed."""
+
+
+def check_own(headers: Mapping[str, str]) -> None:
+    """Raises ApiError 403 for a request of another page than our own, or under a name that is not this machine's."""
+    site, origin, host = (headers.get(name, "").strip().lower() for name in ("sec-fetch-site", "origin", "host"))
+    if site and site not in _OWN_SITES:
+        raise _foreign("Sec-Fetch-Site", site)
+    if origin and origin.partition("://")[2] != host:
+        raise _foreign("Origin", origin)
+    if host and not _is_here(host):
+        raise _foreign("Host", host)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(name) or name.endswith(".localhost")
+
+
+def _foreign(header: str, value: str) -> ApiError:
+    return ApiError(
+        403,
+        f"{header}: is {value[:100]!r}, and without an API key only this machine's own programs and page may ask. "
+        "Ask at http://127.0.0.1 or localhost, not from another web page; or add a key with `llmagentos keys add`.",
+        param=header.lower(),
+        code="origin_not_allowed",
+    )
