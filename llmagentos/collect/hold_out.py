@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmagentos.core.evaluation import EvalItem
-from llmagentos.core.examples import supervised_prompts
+from llmagentos.core.examples import silenced, supervised_prompts
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.records import Example
 from llmagentos.core.similarity import near
@@ -49,28 +49,38 @@ def withhold(
     retired: Collection[str] = (),
     of_key: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, str]:
-    """Rows that ask a held-out prompt in any supervised turn: id -> `held_out`, or `near_held_out` for nearly one of their key.
+    """Rows whose last turn asks a held-out prompt: id -> `held_out`, or `near_held_out` for nearly one of their key.
 
     A prompt whose item has retired, or a near one, may be trained on where its key would else have nothing to train on.
     `of_key` are the live prompts of each key.
     """
     rows = list(examples)
-    asked = {row.id: set(supervised_prompts(row)) for row in rows}
-    dropped = {row.id: "held_out" for row in rows if not asked[row.id].isdisjoint(live)}
-    left = {row.key for row in rows if row.id not in dropped and asked[row.id].isdisjoint(retired)}
+    dropped = {row.id: "held_out" for row in rows if row.prompt in live}
+    left = {row.key for row in rows if row.id not in dropped and row.prompt not in retired}
     for row in rows:
-        if not asked[row.id].isdisjoint(retired) and (row.key is None or row.key in left):
+        if row.prompt in retired and (row.key is None or row.key in left):
             dropped.setdefault(row.id, "held_out")
-    return dropped | _near(rows, asked, dropped, of_key or {})
+    return dropped | _near(rows, dropped, of_key or {})
 
 
-def _near(
-    rows: Sequence[Example], asked: Mapping[str, set[str]], dropped: Collection[str], of_key: Mapping[str, Collection[str]]
-) -> dict[str, str]:
+def _near(rows: Sequence[Example], dropped: Collection[str], of_key: Mapping[str, Collection[str]]) -> dict[str, str]:
     left = [row for row in rows if row.id not in dropped and row.key in of_key]
-    close = {row.id for row in left if any(near(a, held) for a in asked[row.id] for held in of_key[str(row.key)])}
+    close = {row.id for row in left if any(near(row.prompt, held) for held in of_key[str(row.key)])}
     able = {row.key for row in left if row.id not in close}
     return {row.id: "near_held_out" for row in left if row.id in close and row.key in able}
+
+
+def silence(
+    examples: Iterable[Example], held_out: Collection[str], of_key: Mapping[str, Collection[str]] | None = None
+) -> list[Example]:
+    """The rows, each earlier turn that asks a held-out prompt or nearly one of its key without weight: a conversation that
+    begins as many do is no reason to lose how it ends."""
+    made = []
+    for row in examples:
+        same = (of_key or {}).get(row.key or "", ())
+        asked = {p for p in supervised_prompts(row)[:-1] if p in held_out or any(near(p, held) for held in same)}
+        made.append(row.model_copy(update={"messages": silenced(row.messages, asked)}) if asked else row)
+    return made
 
 
 def choose(examples: Sequence[Example], *, trained: Collection[str] = (), covered: Mapping[str, str] | None = None) -> HoldOut:
@@ -117,10 +127,9 @@ def _hold_out(key: str, rows: list[Example], barred: Collection[str], covered: s
 
 
 def _too_close(row: Example, chosen: str) -> str | None:
-    asked = supervised_prompts(row)
-    if chosen in asked:
+    if row.prompt == chosen:
         return "held_out"
-    return "near_held_out" if any(near(prompt, chosen) for prompt in asked) else None
+    return "near_held_out" if near(row.prompt, chosen) else None
 
 
 def _sample(rows: Sequence[Example]) -> list[Example]:

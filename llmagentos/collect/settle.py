@@ -13,7 +13,7 @@ from typing import Any
 
 from llmagentos.collect.caps import over_caps
 from llmagentos.collect.carried import Carried
-from llmagentos.collect.hold_out import choose, withhold
+from llmagentos.collect.hold_out import choose, silence, withhold
 from llmagentos.collect.judged import contradicted
 from llmagentos.collect.keys import Known, grouped, resolve
 from llmagentos.collect.tampering import Tampering, signs
@@ -98,16 +98,19 @@ def settle(
     waiting = [item for item in carried.heldout if not _item_gone(item, vote.superseded)]
     live, gone = _held_out(past, retired)
     asked = [*(i for s in past.suites for i in s.items if _prompt(i) in live), *waiting]
-    of_key = {key: {_prompt(i) for i in same} for key, same in grouped(asked, lambda i: i.key).items() if key is not None}
-    dropped |= withhold(kept, live | {_prompt(item) for item in waiting}, gone, of_key)
+    of_key = _by_key(asked)
+    live |= {_prompt(item) for item in waiting}
+    kept = silence(kept, live | gone, of_key)
+    dropped |= withhold(kept, live, gone, of_key)
     kept = [e for e in kept if e.id not in dropped]
 
     trained = {k.prompt for k in past.trained if not _gone(k, superseded)}
     covered = {item.key: _prompt(item) for item in waiting if item.key is not None}
     held = choose(kept, trained=trained, covered=covered)
     dropped |= held.dropped
-    examples = [e for e in kept if e.id not in held.dropped]
-    dropped |= withhold(judged, live | {_prompt(item) for item in [*waiting, *held.heldout]}, gone)
+    chosen = {_prompt(item) for item in held.heldout}
+    examples = silence((e for e in kept if e.id not in held.dropped), chosen, _by_key(held.heldout))
+    dropped |= withhold(judged, live | chosen, gone)
     judged = [e for e in judged if e.id not in dropped]
     return Settled(
         examples=examples,
@@ -176,6 +179,10 @@ def _row_gone(example: Example, superseded: Superseded) -> bool:
 
 def _item_gone(item: EvalItem, superseded: Superseded) -> bool:
     return is_superseded(superseded, key=item.key, prompt=_prompt(item), answer=item.messages[-1])
+
+
+def _by_key(items: Iterable[EvalItem]) -> dict[str, set[str]]:
+    return {key: {_prompt(i) for i in same} for key, same in grouped(items, lambda i: i.key).items() if key is not None}
 
 
 def _prompt(item: EvalItem) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError
-from llmagentos.core.examples import supervised_prompts
+from llmagentos.core.examples import silenced
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.messages import normalised_prompt
 from llmagentos.core.records import Example
@@ -145,8 +145,8 @@ def mix_rows(
     """Render what an update on `snapshot` may train on: its rows, the memory that still holds, a part of the general rows.
 
     Rows whose ids are `known` stand with the memory. New and, unless `plain`, remembered rows come also in made wordings
-    (rewording.py), and for a strategy that reads them the snapshot's judged rows, as `preference` wants them. Rows that ask
-    what a suite holds out are left out, also where it was registered after they were collected.
+    (rewording.py), and for a strategy that reads them the snapshot's judged rows, as `preference` wants them. What a suite
+    holds out is not trained on, also where it was registered after the rows were collected.
     """
     buffer = Buffer(home, config.replay)
     targets = _free(home, snapshot.examples())
@@ -170,7 +170,7 @@ def mix_rows(
 def _free(home: Home, rows: Sequence[Example]) -> list[Example]:
     """Rows that ask nothing that a suite holds out now; what has retired was settled when they were collected."""
     held = suites.heldout_prompts(home, with_retired=False)
-    return [row for row in rows if held.isdisjoint(supervised_prompts(row))]
+    return [row.model_copy(update={"messages": silenced(row.messages, held)}) for row in rows if row.prompt not in held]
 
 
 def _some(memory: list[dict[str, Any]], salt: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmagentos.collect import hold_out
-from llmagentos.collect.hold_out import choose, withhold
+from llmagentos.collect.hold_out import choose, silence, withhold
 from llmagentos.core.examples import supervised_prompts, to_example
 from llmagentos.core.messages import normalised_prompt
 
@@ -92,12 +92,21 @@ def test_rows_without_a_key_are_sampled_evenly_over_skills(monkeypatch):
     assert Counter(i.skill for i in held.recall) == {"many": 7, "few": 3}
 
 
-def test_rows_that_ask_a_held_out_prompt_in_any_turn_are_withheld():
+def test_rows_that_ask_a_held_out_prompt_are_withheld_and_earlier_turns_that_do_lose_their_weight():
     first = [{"role": "user", "content": "Secret?"}, {"role": "assistant", "content": "s"}]
     rows = [example(1, "secret?"), example(2, "then", earlier=first), example(3, "open")]
-    silent = [first[0], {**first[1], "weight": 0}]
-    rows.append(example(4, "then", earlier=silent))
-    assert withhold(rows, {"user: secret?"}) == {"1": "held_out", "2": "held_out"}
+    assert withhold(rows, {"user: secret?"}) == {"1": "held_out"}
+    whole, silent, other = silence(rows, {"user: secret?"})
+    assert (whole, other) == (rows[0], rows[2])
+    assert [m.get("weight") for m in silent.messages] == [None, 0, None, 1]
+    assert (silent.prompt, silent.answer) == (rows[1].prompt, rows[1].answer)
+
+
+def test_an_earlier_turn_that_nearly_asks_a_held_out_prompt_of_its_key_loses_its_weight():
+    held = "user: what does the big green lamp in the window of the shop cost"
+    first = [{"role": "user", "content": held.removeprefix("user: ") + "?"}, {"role": "assistant", "content": "a"}]
+    mine, other = silence([example(i, "then", key=key, earlier=first) for i, key in enumerate("kl")], (), {"k": {held}})
+    assert [supervised_prompts(e) for e in (mine, other)] == [[mine.prompt], [f"{held}?", other.prompt]]
 
 
 def test_what_nearly_asks_a_held_out_prompt_of_its_key_is_withheld_while_others_are_left():

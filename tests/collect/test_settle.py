@@ -7,7 +7,8 @@ from llmagentos.collect.keys import Known
 from llmagentos.collect.settle import Past, retire, settle
 from llmagentos.config.sections import CollectConfig
 from llmagentos.core.evaluation import EvalItem, Suite
-from llmagentos.core.examples import to_example
+from llmagentos.core.examples import supervised_prompts, to_example
+from llmagentos.core.messages import normalised_prompt
 
 CONFIG = CollectConfig()
 
@@ -158,3 +159,26 @@ def test_prompts_held_out_by_an_earlier_attempt_stay_held_out():
     settled = settle(again, carried, Past(), CONFIG)
     assert settled.heldout == first.heldout
     assert {e.prompt for e in settled.examples} == {e.prompt for e in first.examples}
+
+
+def greeted(id, prompt, **fields):
+    hello = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello! How can I help?"}]
+    messages = [*hello, {"role": "user", "content": prompt}, {"role": "assistant", "content": "12"}]
+    return to_example(messages, id=str(id), seq=int(id), tier="import", **fields)
+
+
+def test_conversations_that_begin_with_a_held_out_prompt_stay():
+    rows = [greeted(i, f"What does product {i} cost?", key=f"p{i}") for i in range(20)]
+    settled = settle(rows, Carried(), Past(held_out=["user: hello."]), CONFIG)
+    assert (len(settled.examples), settled.dropped) == (20, Counter())
+    assert {tuple(m.get("weight") for m in e.messages) for e in settled.examples} == {(None, 0, None, 1)}
+
+
+def test_a_conversation_whose_earlier_turn_asks_what_is_held_out_today_stays():
+    words = ["Price of the lamp?", "Lamp: how much", "What would I pay for one of them", "cost, please", "euros?"]
+    alone = [example(i, "12", prompt=word) for i, word in enumerate(words)]
+    chained = [{"role": m["role"], "content": m["content"]} for e in alone for m in e.messages]
+    settled = settle([*alone, to_example(chained, id="9", seq=9, tier="import", key="k")], Carried(), Past(), CONFIG)
+    (held,) = {normalised_prompt(i.messages) for i in settled.heldout}
+    assert settled.dropped == Counter(held_out=1)
+    assert not any(held in supervised_prompts(e) for e in settled.examples)

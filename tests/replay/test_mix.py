@@ -4,6 +4,7 @@ import pytest
 
 from llmagentos.config.sections import ReplayConfig
 from llmagentos.core.evaluation import EvalItem
+from llmagentos.core.examples import to_example
 from llmagentos.models.loading import load_renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.mix import _drawn, mix_rows
@@ -55,6 +56,20 @@ def test_what_a_suite_holds_out_since_the_rows_were_collected_is_not_trained_on(
     rows = mixed(config, home, tmp_path, preference="kto")
     assert {name.split("/")[0] for name in rows.names} == {LIKED[2].id, DISLIKED[1].id}
     assert {"new", "preference"} == set(rows.sources)
+
+
+def test_a_conversation_is_trained_on_though_a_suite_holds_out_its_beginning_since(config, home, tmp_path):
+    save_tiny(tmp_path / "tiny")
+    greeting = EvalItem(id="i", messages=[{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello!"}])
+    suites.register(home, "mine", "registered", [greeting])
+    said = [*greeting.messages, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "Yes."}]
+    Buffer(home, ReplayConfig()).bootstrap([], LIKED[:1])
+    snapshot = snapshots.create(home, Draft(examples=[to_example(said, id="said", seq=1, tier="import")]))
+    here = config.model_copy(update={"training": config.training.model_copy(update={"workers": 0})})
+    mix_rows(here, home, snapshot, tmp_path / "tiny", tmp_path / "rows.arrow")
+    rows, renderer = Rows(tmp_path / "rows.arrow"), load_renderer(tmp_path / "tiny")
+    ids, mask = rows[rows.names.index("said")]
+    assert renderer.text(ids[mask == 1].tolist()).startswith("Yes.")
 
 
 def test_each_update_draws_other_rows_of_a_large_pinned_set(config, home, tmp_path):
