@@ -58,7 +58,8 @@ class Buffer:
         `without` is the `superseded` of a snapshot: rows it takes over from are left out, as are held-out prompts. `choose`
         takes some of those that are left, by their `id` and `skill`, before the others are read.
         """
-        held = suites.heldout_prompts(self.home)
+        # What has retired may be trained on where its key had nothing else; that was settled when the row was collected.
+        held = suites.heldout_prompts(self.home, with_retired=False)
         table = self._table(kind)
         names = table.select(["id", "skill", "prompt"]).to_pylist()
         free = [{**row, "at": at} for at, row in enumerate(names) if row["prompt"] not in held]

@@ -149,7 +149,9 @@ def mix_rows(
     holds out is not trained on, also where it was registered after the rows were collected.
     """
     buffer = Buffer(home, config.replay)
-    targets = _free(home, snapshot.examples())
+    # What has retired, or does with this snapshot, was settled when its rows were collected.
+    held_out = suites.heldout_prompts(home, with_retired=False, retiring=snapshot.retired)
+    targets = _free(snapshot.examples(), held_out)
     examples = [e.model_dump() for e in targets]
     new = [e for e in examples if e["id"] not in known]
     memory = buffer.rows(kind="memory", without=snapshot.superseded) + [e for e in examples if e["id"] in known]
@@ -163,13 +165,12 @@ def mix_rows(
         "general": buffer.rows(kind="general", choose=lambda rows: _drawn(rows, config.replay.general_rows, snapshot.id)),
     }
     if preference is not None:
-        sources[PREFERENCE] = preference_rows(preference, targets, _free(home, snapshot.judged()))
+        sources[PREFERENCE] = preference_rows(preference, targets, _free(snapshot.judged(), held_out))
     return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)
 
 
-def _free(home: Home, rows: Sequence[Example]) -> list[Example]:
-    """Rows that ask nothing that a suite holds out now; what has retired was settled when they were collected."""
-    held = suites.heldout_prompts(home, with_retired=False)
+def _free(rows: Sequence[Example], held: Collection[str]) -> list[Example]:
+    """What may be trained on of the rows while these prompts are held out."""
     return [row.model_copy(update={"messages": silenced(row.messages, held)}) for row in rows if row.prompt not in held]
 
 

@@ -109,6 +109,17 @@ def test_held_out_prompts_never_leave_the_buffer(home):
     assert buffer(home).rows("general") == []
 
 
+def test_a_held_out_prompt_leaves_the_buffer_once_its_item_has_retired(home):
+    suites.register(home, "mine", "heldout", [EvalItem(id="i", key="k", messages=row("secret", "old")["messages"])])
+    superseded = {"k": {"kind": "fact", "answer": "new", "prompts": None, "calls": None}}
+    retired = [{"suite": "mine", "item_id": "i", "key": "k", "old_answer": "old", "new_answer": "new", "stale": None}]
+    made = snapshot(home, row("secret", "new", key="k"), superseded=superseded, retired=retired)
+    assert buffer(home).admit(made) == 1
+    assert buffer(home).rows() == []
+    suites.register_snapshot(home, made)
+    assert answers(buffer(home).rows()) == ["new"]
+
+
 def test_an_earlier_turn_that_asks_a_held_out_prompt_leaves_the_buffer_without_weight(home):
     said = [{"role": "user", "content": "more"}, {"role": "assistant", "content": "b"}]
     rows = [{**row(q), "messages": row(q)["messages"] + said, "id": q} for q in ("secret", "open")]

@@ -58,6 +58,17 @@ def test_what_a_suite_holds_out_since_the_rows_were_collected_is_not_trained_on(
     assert {"new", "preference"} == set(rows.sources)
 
 
+def test_a_held_out_prompt_is_trained_on_by_the_snapshot_that_retires_its_item(config, home, tmp_path):
+    save_tiny(tmp_path / "tiny")
+    suites.register(home, "mine", "heldout", [EvalItem(id="i", messages=LIKED[2].messages)])
+    Buffer(home, ReplayConfig()).bootstrap([], LIKED[:1])
+    here = config.model_copy(update={"training": config.training.model_copy(update={"workers": 0})})
+    for retired, trained in (([], False), ([{"suite": "mine", "item_id": "i"}], True)):
+        snapshot = snapshots.create(home, Draft(examples=LIKED[2:3], retired=retired))
+        mix_rows(here, home, snapshot, tmp_path / "tiny", tmp_path / f"{trained}.arrow")
+        assert (LIKED[2].id in Rows(tmp_path / f"{trained}.arrow").names) is trained
+
+
 def test_a_conversation_is_trained_on_though_a_suite_holds_out_its_beginning_since(config, home, tmp_path):
     save_tiny(tmp_path / "tiny")
     greeting = EvalItem(id="i", messages=[{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello!"}])
