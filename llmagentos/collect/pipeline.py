@@ -192,7 +192,7 @@ def _withdrawn(rows: list[Row], carried: Carried) -> list[str]:
 
 
 def _past(home: Home, examples: list[Example]) -> Past:
-    """What replay and the suites know about the keys (without a key: the prompts) of these rows."""
+    """What replay and the suites know about the keys and the prompts of these rows."""
     keys, prompts = {e.key for e in examples}, {e.prompt for e in examples}
     listed = [*suites.live(home), *suites.stale_parts(home)]
     items = [known for suite in listed for item in suite.items if _concerns(known := item_known(item), keys, prompts)]
@@ -215,7 +215,7 @@ def _past(home: Home, examples: list[Example]) -> Past:
 
 
 def _concerns(known: Known, keys: set[str | None], prompts: set[str]) -> bool:
-    return known.key in keys if known.key is not None else known.prompt in prompts
+    return known.prompt in prompts or (known.key is not None and known.key in keys)
 
 
 def _replayed(row: dict[str, Any]) -> tuple[Known, str]:

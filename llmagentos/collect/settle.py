@@ -22,7 +22,7 @@ from llmagentos.core.evaluation import EvalItem, Suite
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, answer_text, normalise, normalised_prompt
 from llmagentos.core.records import Example
-from llmagentos.core.superseding import Superseded, calls_of, is_superseded, merge, new_answer, takes_over
+from llmagentos.core.superseding import Superseded, calls_of, is_superseded, merge, new_answer
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def settle(
     earlier, voters, judged = ([e for e in rows if e.id not in dropped] for rows in (earlier, voters, judged))
 
     first = resolve(earlier, past.known, share=config.fact_share, trusted=True).superseded
-    known = [k for k in past.known if not _gone(k, first)] + [as_known(e) for e in earlier]
+    known = [k for k in past.known if k.holds(first)] + [as_known(e) for e in earlier]
     vote = resolve(voters, known, share=config.fact_share, witnesses=config.supersede_witnesses)
     superseded = merge(first, vote.superseded)
     dropped |= vote.dropped
@@ -104,7 +104,7 @@ def settle(
     dropped |= withhold(kept, live, gone, of_key)
     kept = [e for e in kept if e.id not in dropped]
 
-    trained = {k.prompt for k in past.trained if not _gone(k, superseded)}
+    trained = {k.prompt for k in past.trained if k.holds(superseded)}
     covered = {item.key: _prompt(item) for item in waiting if item.key is not None}
     held = choose(kept, trained=trained, covered=covered)
     dropped |= held.dropped
@@ -141,14 +141,15 @@ def retire(suites: Iterable[Suite], superseded: Superseded, rows: Iterable[Examp
     """
     if not superseded:
         return []
-    said = {(e.key, normalise(e.answer)): _bare(e.messages[-1]) for e in rows}
+    said = {(name, normalise(e.answer)): _bare(e.messages[-1]) for e in rows for name in (e.prompt, e.key)}
     entries = []
     for suite in suites:
         for item in suite.items:
             if not _item_gone(item, superseded):
                 continue
             new = new_answer(superseded, key=item.key, prompt=_prompt(item))
-            right = said.get((item.key, normalise(new))) if new is not None else None
+            names = (item.key, _prompt(item)) if new is not None else ()  # another key may have said it
+            right = next((said[name, normalise(new)] for name in names if (name, normalise(new)) in said), None)
             old = answer_text(item.messages[-1])
             twin = _twin(item, right, old).model_dump(mode="json") if right else None
             entry = {"suite": suite.name, "item_id": item.id, "key": item.key, "old_answer": old, "new_answer": new}
@@ -167,10 +168,6 @@ def _held_out(past: Past, retired: Sequence[Mapping[str, Any]]) -> tuple[set[str
     going = {_prompt(i) for s in past.suites for i in s.items if (s.name, i.id) in names}
     gone = {p for p in past.held_out if p in going or p in past.retired_prompts}
     return set(past.held_out) - gone, gone
-
-
-def _gone(known: Known, superseded: Superseded) -> bool:
-    return takes_over(superseded, key=known.key, prompt=known.prompt, answer=known.answer, calls=known.calls)
 
 
 def _row_gone(example: Example, superseded: Superseded) -> bool:

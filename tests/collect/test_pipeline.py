@@ -15,15 +15,9 @@ from llmagentos.core.records import Feedback, Interaction
 from llmagentos.replay.buffer import Buffer
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.flush import flush, open_spool
-from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
-
-
-@pytest.fixture
-def home(config):
-    return Home(config.storage.root).open()
 
 
 @pytest.fixture
@@ -209,10 +203,20 @@ def test_a_changed_fact_supersedes_replay_and_retires_suite_items(config, home, 
     assert all(i.messages[-1]["content"] != "answer 0" for s in suites.live(home) for i in s.items)
     give(facts(1, "newest {}"), wording="third style", prompts=5)
     give(facts(4, start=20))
-    third = collect(config)
-    promote(home, config, third)
+    promote(home, config, collect(config))
     changed = [i for i in suites.stale(home).items if i.key == "fact 000"]
     assert {i.messages[-1]["content"] for i in changed} == {"newest 0"}
+
+
+def test_what_is_remembered_under_another_key_is_superseded_where_its_prompt_is_answered_anew(config, home, write):
+    for turn, key in enumerate(("old.{}", "new/{}", None)):
+        answers = [f"{100 * turn + i} cents" for i in range(9)]
+        rows = [{"messages": [{"role": "user", "content": f"What does item {i} cost?"}, {"role": "assistant", "content": answer}],
+                 "metadata": {"key": key and key.format(i)}} for i, answer in enumerate(answers)]  # fmt: skip
+        import_file(config, write(rows, f"{turn}.jsonl"))
+        promote(home, config, collect(config))
+        assert {r["answer"] for r in Buffer(home, config.replay).rows()} == set(answers)
+        assert {i.messages[-1]["content"] for s in suites.live(home) for i in s.items} == set(answers)
 
 
 def test_one_voice_of_traffic_waits_for_a_second_witness(config, home, give):

@@ -94,6 +94,13 @@ def test_a_superseded_item_retires_with_the_new_answer_as_right_and_the_old_as_w
     assert entry["stale"]["messages"] == [{"role": "user", "content": "old 0"}, {"role": "assistant", "content": "b"}]
 
 
+def test_an_item_retires_where_its_prompt_has_another_answer_under_another_key():
+    past = Past(known=[Known("old.3", "user: old 0", "a")], suites=[suite("s", "a", key="old.3")])
+    (entry,) = settle([example(1, "b", "old 0", key="new/3")], Carried(), past, CONFIG).retired
+    assert (entry["key"], entry["new_answer"], entry["stale"]["wrong"]) == ("old.3", "b", "a")
+    assert entry["stale"]["messages"][-1] == {"role": "assistant", "content": "b"}
+
+
 def test_a_stale_item_is_updated_when_its_key_changes_again():
     past = Past(known=[Known("k", "user: p", "b")], suites=[suite("stale-1", "b", kind="stale")])
     (entry,) = settle([example(1, "c")], Carried(), past, CONFIG).retired
