@@ -51,14 +51,15 @@ def withhold(
 ) -> dict[str, str]:
     """Rows whose last turn asks a held-out prompt: id -> `held_out`, or `near_held_out` for nearly one of their key.
 
-    A prompt whose item has retired, or a near one, may be trained on where its key would else have nothing to train on.
+    A prompt whose item has retired, or a near one, may be trained on where its key would else have nothing to train on; a
+    prompt without a key stands for itself.
     `of_key` are the live prompts of each key.
     """
     rows = list(examples)
     dropped = {row.id: "held_out" for row in rows if row.prompt in live}
-    left = {row.key for row in rows if row.id not in dropped and row.prompt not in retired}
+    left = {row.key for row in rows if row.id not in dropped and row.prompt not in retired} - {None}
     for row in rows:
-        if row.prompt in retired and (row.key is None or row.key in left):
+        if row.prompt in retired and row.key in left:
             dropped.setdefault(row.id, "held_out")
     return dropped | _near(rows, dropped, of_key or {})
 

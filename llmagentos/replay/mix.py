@@ -7,7 +7,7 @@ from their lengths.
 import functools
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from llmagentos.config import Config
 from llmagentos.core.errors import InputError
 from llmagentos.core.examples import silenced
 from llmagentos.core.hashing import digest, fraction
-from llmagentos.core.messages import normalised_prompt
+from llmagentos.core.messages import normalise, normalised_prompt
 from llmagentos.core.records import Example
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
@@ -159,10 +159,11 @@ def mix_rows(
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
     wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])
     again = rewordings(_some(memory, salt), wordings, held=held, seed=salt, beside=examples)
+    some = functools.partial(_drawn, most=config.replay.general_rows, salt=snapshot.id)
     sources = {
         "new": [*new, *rewordings(new, config.replay.wordings, held=held, seed=seed, beside=memory)],
         "memory": [*memory, *again],
-        "general": buffer.rows(kind="general", choose=lambda rows: _drawn(rows, config.replay.general_rows, snapshot.id)),
+        "general": _unchanged(buffer.rows("general", snapshot.superseded, some), [*memory, *examples]),
     }
     if preference is not None:
         sources[PREFERENCE] = preference_rows(preference, targets, _free(snapshot.judged(), held_out))
@@ -172,6 +173,13 @@ def mix_rows(
 def _free(rows: Sequence[Example], held: Collection[str]) -> list[Example]:
     """What may be trained on of the rows while these prompts are held out."""
     return [row.model_copy(update={"messages": silenced(row.messages, held)}) for row in rows if row.prompt not in held]
+
+
+def _unchanged(general: Sequence[dict[str, Any]], newer: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The pinned rows whose prompts no newer row answers otherwise."""
+    said = {(row["prompt"], normalise(row["answer"])) for row in newer}
+    asked = {prompt for prompt, _ in said}
+    return [row for row in general if row["prompt"] not in asked or (row["prompt"], normalise(row["answer"])) in said]
 
 
 def _some(memory: list[dict[str, Any]], salt: str) -> list[dict[str, Any]]:

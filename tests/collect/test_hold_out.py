@@ -118,9 +118,10 @@ def test_what_nearly_asks_a_held_out_prompt_of_its_key_is_withheld_while_others_
     assert withhold([close, other], {held}, (), of_key) == {}
 
 
-def test_a_retired_prompt_is_trained_on_only_where_its_key_has_nothing_else():
+def test_a_retired_prompt_is_trained_on_only_where_its_key_has_nothing_else_or_it_has_no_key():
     lonely, rich = example(1, "old", key="a"), [example(2, "old too", key="b"), example(3, "free", key="b")]
-    assert withhold([lonely, *rich], set(), {"user: old", "user: old too"}) == {"2": "held_out"}
+    keyless = [example(4, "old", key=None), example(5, "other", key=None)]
+    assert withhold([lonely, *rich, *keyless], set(), {"user: old", "user: old too"}) == {"2": "held_out"}
 
 
 rows = st.lists(st.tuples(st.sampled_from("abc"), st.text("xy ", min_size=1, max_size=8)), max_size=15)

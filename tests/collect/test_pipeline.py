@@ -10,6 +10,7 @@ from llmagentos.collect.importing import import_file
 from llmagentos.collect.pipeline import collect
 from llmagentos.config import load_config
 from llmagentos.core.errors import ConfigError
+from llmagentos.core.examples import example_of_row
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.replay.buffer import Buffer
@@ -209,12 +210,15 @@ def test_a_changed_fact_supersedes_replay_and_retires_suite_items(config, home, 
 
 
 def test_what_is_remembered_under_another_key_is_superseded_where_its_prompt_is_answered_anew(config, home, write):
+    asked = [{"role": "user", "content": "What does item 3 cost?"}, {"role": "assistant", "content": "pinned"}]
+    Buffer(home, config.replay).bootstrap([], [example_of_row({"messages": asked})])
     for turn, key in enumerate(("old.{}", "new/{}", None)):
         answers = [f"{100 * turn + i} cents" for i in range(9)]
         rows = [{"messages": [{"role": "user", "content": f"What does item {i} cost?"}, {"role": "assistant", "content": answer}],
                  "metadata": {"key": key and key.format(i)}} for i, answer in enumerate(answers)]  # fmt: skip
         import_file(config, write(rows, f"{turn}.jsonl"))
-        promote(home, config, collect(config))
+        promote(home, config, snapshot := collect(config))
+        assert turn or snapshot.superseded[""]["prompts"] == {"user: what does item 3 cost?": "3 cents"}
         assert {r["answer"] for r in Buffer(home, config.replay).rows()} == set(answers)
         assert {i.messages[-1]["content"] for s in suites.live(home) for i in s.items} == set(answers)
 
@@ -242,8 +246,7 @@ def test_a_voice_that_stays_alone_ends_in_quarantine(config, home, give):
     serve(home, "ask", "x", key="fact 000", session="s1", feedback=[correction("lie")])
     for turn in range(4):
         give(facts(4, start=10 + 10 * turn))
-        snapshot = collect(config)
-        promote(home, config, snapshot)
+        promote(home, config, snapshot := collect(config))
         assert len(snapshot.pending()) == (turn < 3)
     (row,) = quarantine.listing(home, reason="disputed")
     assert json.loads(row["row"])["answer"] == "lie"
@@ -288,8 +291,7 @@ def test_a_snapshot_nobody_decided_on_is_handed_out_again(config, home, give):
     give(facts(5))
     first = collect(config)
     again = collect(config)
-    assert again.id == first.id
-    assert again.examples() == first.examples()
+    assert (again.id, again.examples()) == (first.id, first.examples())
     give(facts(2, start=5))
     joined = collect(config)
     assert joined.parent == first.id
@@ -330,8 +332,7 @@ def test_a_registered_suite_keeps_its_prompts_out(config, home, give):
     prompt = f"user: {item.messages[0]['content'].casefold()}"
     assert prompt not in {r["prompt"] for r in Buffer(home, config.replay).rows()}
     give(facts(5, "other {}"))
-    snapshot = collect(config)
-    assert snapshot.n_new
+    assert (snapshot := collect(config)).n_new
     assert prompt not in {e.prompt for e in snapshot.examples() if e.key != item.key}
 
 
@@ -378,9 +379,8 @@ def test_a_window_full_of_useless_rows_does_not_block(config, home, write):
 def test_more_than_max_rows_waits_for_the_next_snapshot(config, home, give):
     give(facts(8))
     small = config.model_copy(update={"collect": config.collect.model_copy(update={"max_rows": 15, "min_rows": 4})})
-    first = collect(small)
+    promote(home, config, first := collect(small))
     assert first.interactions_seq == 15
-    promote(home, config, first)
     second = collect(small)
     assert second.interactions_seq == 24
     assert {e.key for e in first.examples()} | {e.key for e in second.examples()} == set(facts(8))

@@ -159,6 +159,14 @@ def test_a_held_out_prompt_whose_item_retires_now_may_be_the_only_row_of_its_key
     assert ids(settle([example(1, "a", "old 0")], Carried(), past, CONFIG).examples) == []
 
 
+def test_a_new_answer_to_a_held_out_prompt_without_a_key_is_kept():
+    past = Past(
+        known=[Known(None, "user: old 0", "a")], suites=[suite("s", "a", kind="seed", key=None)], held_out=["user: old 0"]
+    )
+    settled = settle([example(1, "b", "old 0", key=None), example(2, "c", key=None)], Carried(), past, CONFIG)
+    assert (ids(settled.examples), len(settled.retired)) == (["1", "2"], 1)
+
+
 def test_prompts_held_out_by_an_earlier_attempt_stay_held_out():
     first = settle([example(i) for i in range(1, 5)], Carried(), Past(), CONFIG)
     carried = Carried(examples=first.examples, heldout=first.heldout)

@@ -103,6 +103,19 @@ def test_each_update_draws_other_rows_of_a_large_pinned_set(config, home, tmp_pa
     assert first | second <= {example.id for example in pinned}
 
 
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_pinned_row_that_memory_or_the_snapshot_answers_otherwise_is_left_out(config, home, tmp_path, remembered):
+    save_tiny(tmp_path / "tiny")
+    pinned = [row("old", "target", "Hello!", "Hi"), row("same", "target", "4", "2+2"), LIKED[0]]
+    newer = [row("new", "target", "Welcome to ACME!", "hi"), row("again", "target", "4", "2+2")]
+    Buffer(home, ReplayConfig()).bootstrap(newer if remembered else [], pinned)
+    snapshot = snapshots.create(home, Draft(examples=[LIKED[1]] if remembered else newer))
+    here = config.model_copy(update={"training": config.training.model_copy(update={"workers": 0})})
+    mix_rows(here, home, snapshot, tmp_path / "tiny", tmp_path / "rows.arrow")
+    names = set(Rows(tmp_path / "rows.arrow").names)
+    assert names & {"old", "same", "new", "again", LIKED[0].id} == {"same", "new", "again", LIKED[0].id}
+
+
 def test_a_skill_of_few_rows_is_drawn_whole():
     rows = [{"id": f"{skill}{k}", "skill": skill} for skill, count in (("large", 500), ("small", 5)) for k in range(count)]
     drawn = _drawn(rows, 100, "s1")
