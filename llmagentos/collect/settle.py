@@ -105,7 +105,7 @@ def settle(
     kept = [e for e in kept if e.id not in dropped]
 
     trained = {k.prompt for k in past.trained if k.holds(superseded)}
-    covered = {item.key: _prompt(item) for item in waiting if item.key is not None}
+    covered = {item.key: item_known(item) for item in waiting if item.key is not None}
     held = choose(kept, trained=trained, covered=covered)
     dropped |= held.dropped
     chosen = {_prompt(item) for item in held.heldout}
@@ -178,8 +178,9 @@ def _item_gone(item: EvalItem, superseded: Superseded) -> bool:
     return is_superseded(superseded, key=item.key, prompt=_prompt(item), answer=item.messages[-1])
 
 
-def _by_key(items: Iterable[EvalItem]) -> dict[str, set[str]]:
-    return {key: {_prompt(i) for i in same} for key, same in grouped(items, lambda i: i.key).items() if key is not None}
+def _by_key(items: Iterable[EvalItem]) -> dict[str, list[Known]]:
+    groups = grouped(map(item_known, items), lambda k: k.key)
+    return {key: same for key, same in groups.items() if key is not None}
 
 
 def _prompt(item: EvalItem) -> str:
