@@ -82,7 +82,8 @@ def _enough(settled: Settled, config: Config) -> bool:
     rows = len(settled.examples) + len(settled.judged)
     # Thumbs alone are something to learn from only for a strategy that reads them.
     readable = settled.examples or config.update.strategy in THUMBS_ALONE
-    worth_it = rows >= config.collect.min_rows and settled.n_new and readable
+    # A change is waited for however small it is.
+    worth_it = (rows >= config.collect.min_rows or settled.superseded) and settled.n_new and readable
     return bool(worth_it or settled.tampering)  # which is decided on once, and never read again
 
 

@@ -114,10 +114,11 @@ def test_nothing_new_is_nothing_to_do_and_moves_nothing(config, home, give):
     assert collect(config) is None  # fewer than min_rows
     assert snapshots.latest(home) is None
     give(facts(2, start=2))
-    snapshot = collect(config)
+    promote(home, config, snapshot := collect(config))
     assert snapshot.n_new == 8
-    promote(home, config, snapshot)
     assert collect(config) is None
+    give(facts(1, "changed {}"), prompts=1)
+    assert collect(config).n_new == 1  # a change is no increment too small
 
 
 def test_only_judged_answers_of_traffic_are_trained_on(config, home):
@@ -318,9 +319,8 @@ def test_negative_feedback_withdraws_a_row_that_was_trained_on(config, home, giv
     spool.put([Feedback(id=f"{id}-0", interaction_id=id, created=1.0, name="thumb", value=False)])
     spool.close()
     give(facts(5, start=5))
-    snapshot = collect(config)
+    promote(home, config, snapshot := collect(config))
     assert snapshot.withdrawn == [id]
-    promote(home, config, snapshot)
     assert id not in {r["id"] for r in Buffer(home, config.replay).rows()}
 
 
