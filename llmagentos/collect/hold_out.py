@@ -9,9 +9,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from llmagentos.collect.keys import Known
 from llmagentos.core.evaluation import EvalItem
-from llmagentos.core.examples import supervised_prompts
+from llmagentos.core.examples import silenced, supervised_prompts
 from llmagentos.core.hashing import digest, fraction
+from llmagentos.core.messages import answer_text, normalise, normalised_prompt
 from llmagentos.core.records import Example
 from llmagentos.core.similarity import near
 
@@ -47,37 +49,59 @@ def withhold(
     examples: Iterable[Example],
     live: Collection[str],
     retired: Collection[str] = (),
-    of_key: Mapping[str, Collection[str]] | None = None,
+    of_key: Mapping[str, Collection[Known]] | None = None,
 ) -> dict[str, str]:
-    """Rows that ask a held-out prompt in any supervised turn: id -> `held_out`, or `near_held_out` for nearly one of their key.
+    """Rows whose last turn asks a held-out prompt: id -> `held_out`, or `near_held_out` for nearly one of their key.
 
-    A prompt whose item has retired, or a near one, may be trained on where its key would else have nothing to train on.
-    `of_key` are the live prompts of each key.
+    A prompt whose item has retired, or a near one, may be trained on where its key would else have nothing to train on; a
+    prompt without a key stands for itself.
+    `of_key` are the live items of each key. Nearly one is what has the same answer too: where a number or a name makes
+    another answer, it is another question, however alike they look.
     """
     rows = list(examples)
-    asked = {row.id: set(supervised_prompts(row)) for row in rows}
-    dropped = {row.id: "held_out" for row in rows if not asked[row.id].isdisjoint(live)}
-    left = {row.key for row in rows if row.id not in dropped and asked[row.id].isdisjoint(retired)}
+    dropped = {row.id: "held_out" for row in rows if row.prompt in live}
+    left = {row.key for row in rows if row.id not in dropped and row.prompt not in retired} - {None}
     for row in rows:
-        if not asked[row.id].isdisjoint(retired) and (row.key is None or row.key in left):
+        if row.prompt in retired and row.key in left:
             dropped.setdefault(row.id, "held_out")
-    return dropped | _near(rows, asked, dropped, of_key or {})
+    return dropped | _near(rows, dropped, of_key or {})
 
 
-def _near(
-    rows: Sequence[Example], asked: Mapping[str, set[str]], dropped: Collection[str], of_key: Mapping[str, Collection[str]]
-) -> dict[str, str]:
+def _near(rows: Sequence[Example], dropped: Collection[str], of_key: Mapping[str, Collection[Known]]) -> dict[str, str]:
     left = [row for row in rows if row.id not in dropped and row.key in of_key]
-    close = {row.id for row in left if any(near(a, held) for a in asked[row.id] for held in of_key[str(row.key)])}
+    close = {row.id for row in left if _nearly(row.prompt, row.answer, of_key[str(row.key)])}
     able = {row.key for row in left if row.id not in close}
     return {row.id: "near_held_out" for row in left if row.id in close and row.key in able}
 
 
-def choose(examples: Sequence[Example], *, trained: Collection[str] = (), covered: Mapping[str, str] | None = None) -> HoldOut:
+def _nearly(prompt: str, answer: str, held: Iterable[Known]) -> bool:
+    return any(normalise(answer) == normalise(k.answer) and near(prompt, k.prompt) for k in held)
+
+
+def silence(
+    examples: Iterable[Example], held_out: Collection[str], of_key: Mapping[str, Collection[Known]] | None = None
+) -> list[Example]:
+    """The rows, each earlier turn that asks a held-out prompt or nearly one of its key without weight: a conversation that
+    begins as many do is no reason to lose how it ends."""
+    made = []
+    for row in examples:
+        same = (of_key or {}).get(row.key or "", ())
+        asked = {prompt for prompt, answer in _earlier(row) if prompt in held_out or _nearly(prompt, answer, same)}
+        made.append(row.model_copy(update={"messages": silenced(row.messages, asked)}) if asked else row)
+    return made
+
+
+def _earlier(row: Example) -> list[tuple[str, str]]:
+    """Prompt and answer of each supervised turn before the last."""
+    turns = [i for i, m in enumerate(row.messages[:-1]) if m.get("weight") == 1]
+    return [(normalised_prompt(row.messages[: i + 1]), answer_text(row.messages[i])) for i in turns]
+
+
+def choose(examples: Sequence[Example], *, trained: Collection[str] = (), covered: Mapping[str, Known] | None = None) -> HoldOut:
     """Make the suites of an increment.
 
-    `trained` are prompts that replay holds: they cannot be held out any more. `covered` maps a key to the prompt that an
-    earlier attempt at this increment already held out for it: such a key gives no second one.
+    `trained` are prompts that replay holds: they cannot be held out any more. `covered` maps a key to what an earlier
+    attempt at this increment already held out for it: such a key gives no second one.
     """
     result = HoldOut()
     by_key: dict[str | None, list[Example]] = defaultdict(list)
@@ -95,15 +119,16 @@ def choose(examples: Sequence[Example], *, trained: Collection[str] = (), covere
     return result
 
 
-def _hold_out(key: str, rows: list[Example], barred: Collection[str], covered: str | None, result: HoldOut) -> list[Example]:
+def _hold_out(key: str, rows: list[Example], barred: Collection[str], covered: Known | None, result: HoldOut) -> list[Example]:
     """Give one prompt of the key to the suite where that can be; returns the rows left for training."""
-    prompts = {row.prompt for row in rows}
+    answers = {row.prompt: row.answer for row in rows}
     if covered is not None:
         candidates = [covered]
-    elif len(prompts) < PROMPTS_FOR_HELD_OUT:
+    elif len(answers) < PROMPTS_FOR_HELD_OUT:
         return rows
     else:
-        candidates = sorted(prompts - set(barred), key=lambda p: fraction([key, p], salt="heldout"))[:_CANDIDATES]
+        ranked = sorted(answers.keys() - set(barred), key=lambda p: fraction([key, p], salt="heldout"))
+        candidates = [Known(key, prompt, answers[prompt]) for prompt in ranked[:_CANDIDATES]]
     for chosen in candidates:
         reasons = {row.id: reason for row in rows if (reason := _too_close(row, chosen))}
         left = [row for row in rows if row.id not in reasons]
@@ -111,16 +136,15 @@ def _hold_out(key: str, rows: list[Example], barred: Collection[str], covered: s
             continue
         result.dropped |= reasons
         if covered is None:
-            result.heldout.append(item_of(next(r for r in reversed(rows) if r.prompt == chosen)))
+            result.heldout.append(item_of(next(r for r in reversed(rows) if r.prompt == chosen.prompt)))
         return left
     return rows
 
 
-def _too_close(row: Example, chosen: str) -> str | None:
-    asked = supervised_prompts(row)
-    if chosen in asked:
+def _too_close(row: Example, chosen: Known) -> str | None:
+    if row.prompt == chosen.prompt:
         return "held_out"
-    return "near_held_out" if any(near(prompt, chosen) for prompt in asked) else None
+    return "near_held_out" if _nearly(row.prompt, row.answer, [chosen]) else None
 
 
 def _sample(rows: Sequence[Example]) -> list[Example]:

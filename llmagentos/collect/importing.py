@@ -16,10 +16,12 @@ from typing import Any, BinaryIO
 from llmagentos.collect import quarantine
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError, NotFoundError
-from llmagentos.core.examples import dump_messages, row_id
+from llmagentos.core.examples import dump_messages, row_id, to_example
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Row, parse_row, unique_keys
 from llmagentos.core.records import TENANT, Feedback, Interaction, Tier, own_id
+from llmagentos.core.superseding import Superseded, is_superseded
+from llmagentos.storage import snapshots
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.spool import Spool, exclusive
@@ -28,6 +30,7 @@ MAX_LINE_BYTES = 4_000_000
 MAX_ERRORS = 1_000
 """Errors listed in the result; `rejected` counts all of them."""
 BATCH_ROWS = 1_000
+OUTDATED = "What some duplicates say was replaced since and stays so; to say it anew, give them an `id` or a newer `timestamp`."
 
 _CHUNK = 1 << 20
 
@@ -47,18 +50,22 @@ class _Outcome:
     imported: int = 0
     duplicates: int = 0
     rejected: int = 0
+    outdated: int = 0
+    """Duplicates whose answer was superseded since."""
     errors: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         named = {"imported": self.imported, "duplicates": self.duplicates, "rejected": self.rejected}
         omitted = self.rejected - len(self.errors)
-        return {**named, "errors": self.errors} | ({"errors_omitted": omitted} if omitted else {})
+        outdated = {"outdated_duplicates": self.outdated, "hint": OUTDATED} if self.outdated else {}
+        return {**named, "errors": self.errors} | ({"errors_omitted": omitted} if omitted else {}) | outdated
 
 
 def import_file(config: Config, path: str | Path, strict: bool = False, *, tenant: str = TENANT) -> dict[str, Any]:
     """Import a tenant's JSONL file: `{imported, duplicates, rejected, errors: [{line, field, message}]}`.
 
-    A row that is known already is a duplicate; new feedback of a known row (same `id`, same conversation) goes in.
+    A row that is known already is a duplicate; new feedback of a known row (same `id`, same conversation) goes in. Where
+    newer rows took over from duplicates, `outdated_duplicates` counts these and `hint` says what to do.
     Raises NotFoundError for a missing file, InputError for one that is no file or holds no row.
     """
     source = _existing(Path(path))
@@ -68,9 +75,13 @@ def import_file(config: Config, path: str | Path, strict: bool = False, *, tenan
     try:
         if strict and _refuse(spool, source, tenant, outcome):
             return outcome.as_dict()
-        stream = read_lines(source)
+        stream, replaced = read_lines(source), None
         while lines := list(islice(stream, BATCH_ROWS)):
-            _reject(home, source, _put(home, spool, lines, tenant, outcome), outcome)
+            bad, known = _put(home, spool, lines, tenant, outcome)
+            _reject(home, source, bad, outcome)
+            if known:
+                replaced = snapshots.superseded(home) if replaced is None else replaced
+                outcome.outdated += sum(_outdated(one, replaced) for one in known)
         flush(home, spool=spool)
     finally:
         spool.close()
@@ -129,8 +140,8 @@ def feedback_of(row: Row, interaction: Interaction) -> list[Feedback]:
     return result
 
 
-def _put(home: Home, spool: Spool, lines: Iterable[Line], tenant: str, outcome: _Outcome) -> list[Line]:
-    """Record what is good; returns the lines that are not."""
+def _put(home: Home, spool: Spool, lines: Iterable[Line], tenant: str, outcome: _Outcome) -> tuple[list[Line], list[Interaction]]:
+    """Record what is good; returns the lines that are not, and the duplicates."""
     with exclusive(home.spool.with_name("import.lock")):  # nobody takes an id between the look and the put
         good, bad = _sorted_out(spool, lines, tenant, {})
         judged = [f for row, one in good for f in feedback_of(row, one) if spool.lookup(f.id, "feedback") is None]
@@ -138,7 +149,15 @@ def _put(home: Home, spool: Spool, lines: Iterable[Line], tenant: str, outcome: 
         fresh = spool.put([*(one for _, one in good), *judged])[: len(good)]
     outcome.imported += sum(fresh)
     outcome.duplicates += len(fresh) - sum(fresh)
-    return bad
+    return bad, [one for (_, one), new in zip(good, fresh, strict=True) if not new]
+
+
+def _outdated(interaction: Interaction, replaced: Superseded) -> bool:
+    try:
+        row = to_example(interaction.messages, id=interaction.id, seq=0, tier="import", key=interaction.key)
+    except InputError:  # nothing of it is supervised
+        return False
+    return is_superseded(replaced, key=row.key, prompt=row.prompt, answer=row.messages[-1])
 
 
 def _sorted_out(

@@ -8,6 +8,8 @@ prompt in the same way. Only the outcome of the vote is held against older rows.
 Traffic alone may not overturn lightly what is known, a fact or the answer to a prompt: it takes `witnesses` rows that
 agree, from different sessions or with different prompts. Until then those rows are disputed: not trained on, kept for the
 next increments. A row of an import is trusted by itself.
+
+What the vote leaves is held against what other keys, or none, know of the same prompts too: a model cannot be asked by key.
 """
 
 from collections import defaultdict
@@ -17,7 +19,7 @@ from typing import TypeVar
 
 from llmagentos.core.messages import Message, normalise
 from llmagentos.core.records import Example
-from llmagentos.core.superseding import KEYLESS, Calls, Superseded, calls_of
+from llmagentos.core.superseding import KEYLESS, Calls, Superseded, calls_of, takes_over
 
 MINORITY = "minority_label"
 T = TypeVar("T")
@@ -32,6 +34,10 @@ class Known:
     prompt: str
     answer: str
     calls: Calls = ()
+
+    def holds(self, superseded: Superseded) -> bool:
+        """Whether nothing took its place."""
+        return not takes_over(superseded, key=self.key, prompt=self.prompt, answer=self.answer, calls=self.calls)
 
 
 @dataclass
@@ -65,12 +71,15 @@ def resolve(
     """
     rules = _Rules(share, witnesses, trusted)
     result = Resolution()
+    examples, known = list(examples), list(known)
     before = grouped(known, lambda k: k.key or KEYLESS)
     for key, rows in sorted(grouped(examples, lambda e: e.key or KEYLESS).items()):
         if key == KEYLESS:
             _vote_by_prompt(key, rows, before.get(key, []), rules, result)
         else:
             _vote(key, rows, before.get(key, []), rules, result)
+    left = [r for r in examples if r.id not in result.dropped and r.id not in result.disputed]
+    _hold_across_keys(left, [k for k in known if k.holds(result.superseded)], rules, result)
     return result
 
 
@@ -170,6 +179,23 @@ def _vote_by_prompt(
     if prompts:
         result.superseded[key] = _entry("behaviour", prompts=prompts)
     return winners
+
+
+def _hold_across_keys(rows: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution) -> None:
+    """A prompt's answer supersedes another one that is known of it under a key that does not ask it now."""
+    old = grouped(known, lambda k: k.prompt)
+    for prompt, asked in sorted(grouped(rows, lambda r: r.prompt).items()):
+        answers, keys = grouped(asked, lambda r: normalise(r.answer)), {r.key for r in asked}
+        before = [k for k in old.get(prompt, ()) if k.key not in keys and normalise(k.answer) not in answers]
+        if not before:
+            continue
+        said = {normalise(k.answer) for k in old[prompt]}
+        alike = [r for r in rows if r.prompt == prompt or (r.key is not None and r.key in keys)]
+        sure = {a: same for a, same in answers.items() if _enough([r for r in alike if normalise(r.answer) == a], rules)}
+        result.disputed |= {r.id for a, same in answers.items() if a not in sure and a not in said for r in same}
+        for key in {k.key or KEYLESS for k in before} if sure else ():
+            entry = result.superseded.setdefault(key, _entry("behaviour"))
+            entry["prompts"] = {**(entry["prompts"] or {}), prompt: _latest(sure[_most(sure)]).answer}
 
 
 def _most(answers: Mapping[str, Sequence[Example]]) -> str:

@@ -82,7 +82,8 @@ def _enough(settled: Settled, config: Config) -> bool:
     rows = len(settled.examples) + len(settled.judged)
     # Thumbs alone are something to learn from only for a strategy that reads them.
     readable = settled.examples or config.update.strategy in THUMBS_ALONE
-    worth_it = rows >= config.collect.min_rows and settled.n_new and readable
+    # A change is waited for however small it is.
+    worth_it = (rows >= config.collect.min_rows or settled.superseded) and settled.n_new and readable
     return bool(worth_it or settled.tampering)  # which is decided on once, and never read again
 
 
@@ -192,7 +193,7 @@ def _withdrawn(rows: list[Row], carried: Carried) -> list[str]:
 
 
 def _past(home: Home, examples: list[Example]) -> Past:
-    """What replay and the suites know about the keys (without a key: the prompts) of these rows."""
+    """What replay and the suites know about the keys and the prompts of these rows."""
     keys, prompts = {e.key for e in examples}, {e.prompt for e in examples}
     listed = [*suites.live(home), *suites.stale_parts(home)]
     items = [known for suite in listed for item in suite.items if _concerns(known := item_known(item), keys, prompts)]
@@ -200,27 +201,27 @@ def _past(home: Home, examples: list[Example]) -> Past:
     table = Tables(home).read("replay", columns=["kind", "key", "prompt", "answer", "messages"], where=kept)
     named, asked = (pa.array(sorted(x for x in some if x is not None), pa.string()) for some in (keys, prompts))
     wanted = pc.or_(pc.is_in(table["key"], named), pc.is_in(table["prompt"], asked))
-    rows = [_replayed(row) for row in table.filter(wanted).to_pylist()]
+    rows = table.filter(wanted).to_pylist()
+    newer = {row["prompt"] for row in rows if row["kind"] == "memory"}  # than the pinned general rows, which never leave
     everything = table.filter(pc.equal(table["kind"], "memory")) if suspects(examples) else table.slice(0, 0)
-    memory = [k for k, kind in rows if kind == "memory" and _concerns(k, keys, prompts)]
     ever = suites.heldout_prompts(home)
     return Past(
-        known=[*memory, *items],
+        known=[*(_replayed(row) for row in rows if row["kind"] == "memory" or row["prompt"] not in newer), *items],
         suites=listed,
         held_out=ever,
         retired_prompts=ever - suites.heldout_prompts(home, with_retired=False),
-        trained=[k for k, _ in rows],
+        trained=[_replayed(row) for row in rows],
         remembered=[Known(**row) for row in everything.select(["key", "prompt", "answer"]).to_pylist()],
     )
 
 
 def _concerns(known: Known, keys: set[str | None], prompts: set[str]) -> bool:
-    return known.key in keys if known.key is not None else known.prompt in prompts
+    return known.prompt in prompts or (known.key is not None and known.key in keys)
 
 
-def _replayed(row: dict[str, Any]) -> tuple[Known, str]:
+def _replayed(row: dict[str, Any]) -> Known:
     calls = calls_of(json.loads(row["messages"])[-1]) if '"tool_calls"' in row["messages"] else ()
-    return Known(row["key"], row["prompt"], row["answer"], calls), row["kind"]
+    return Known(row["key"], row["prompt"], row["answer"], calls)
 
 
 def _set_aside(home: Home, rows: list[Row], carried: Carried, settled: Settled, max_attempts: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from llmagentos.collect.caps import over_caps
 from llmagentos.collect.carried import Carried
-from llmagentos.collect.hold_out import choose, withhold
+from llmagentos.collect.hold_out import choose, silence, withhold
 from llmagentos.collect.judged import contradicted
 from llmagentos.collect.keys import Known, grouped, resolve
 from llmagentos.collect.tampering import Tampering, signs
@@ -22,7 +22,7 @@ from llmagentos.core.evaluation import EvalItem, Suite
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, answer_text, normalise, normalised_prompt
 from llmagentos.core.records import Example
-from llmagentos.core.superseding import Superseded, calls_of, is_superseded, merge, new_answer, takes_over
+from llmagentos.core.superseding import Superseded, calls_of, is_superseded, merge, new_answer
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def settle(
     earlier, voters, judged = ([e for e in rows if e.id not in dropped] for rows in (earlier, voters, judged))
 
     first = resolve(earlier, past.known, share=config.fact_share, trusted=True).superseded
-    known = [k for k in past.known if not _gone(k, first)] + [as_known(e) for e in earlier]
+    known = [k for k in past.known if k.holds(first)] + [as_known(e) for e in earlier]
     vote = resolve(voters, known, share=config.fact_share, witnesses=config.supersede_witnesses)
     superseded = merge(first, vote.superseded)
     dropped |= vote.dropped
@@ -98,16 +98,19 @@ def settle(
     waiting = [item for item in carried.heldout if not _item_gone(item, vote.superseded)]
     live, gone = _held_out(past, retired)
     asked = [*(i for s in past.suites for i in s.items if _prompt(i) in live), *waiting]
-    of_key = {key: {_prompt(i) for i in same} for key, same in grouped(asked, lambda i: i.key).items() if key is not None}
-    dropped |= withhold(kept, live | {_prompt(item) for item in waiting}, gone, of_key)
+    of_key = _by_key(asked)
+    live |= {_prompt(item) for item in waiting}
+    kept = silence(kept, live | gone, of_key)
+    dropped |= withhold(kept, live, gone, of_key)
     kept = [e for e in kept if e.id not in dropped]
 
-    trained = {k.prompt for k in past.trained if not _gone(k, superseded)}
-    covered = {item.key: _prompt(item) for item in waiting if item.key is not None}
+    trained = {k.prompt for k in past.trained if k.holds(superseded)}
+    covered = {item.key: item_known(item) for item in waiting if item.key is not None}
     held = choose(kept, trained=trained, covered=covered)
     dropped |= held.dropped
-    examples = [e for e in kept if e.id not in held.dropped]
-    dropped |= withhold(judged, live | {_prompt(item) for item in [*waiting, *held.heldout]}, gone)
+    chosen = {_prompt(item) for item in held.heldout}
+    examples = silence((e for e in kept if e.id not in held.dropped), chosen, _by_key(held.heldout))
+    dropped |= withhold(judged, live | chosen, gone)
     judged = [e for e in judged if e.id not in dropped]
     return Settled(
         examples=examples,
@@ -138,14 +141,15 @@ def retire(suites: Iterable[Suite], superseded: Superseded, rows: Iterable[Examp
     """
     if not superseded:
         return []
-    said = {(e.key, normalise(e.answer)): _bare(e.messages[-1]) for e in rows}
+    said = {(name, normalise(e.answer)): _bare(e.messages[-1]) for e in rows for name in (e.prompt, e.key)}
     entries = []
     for suite in suites:
         for item in suite.items:
             if not _item_gone(item, superseded):
                 continue
             new = new_answer(superseded, key=item.key, prompt=_prompt(item))
-            right = said.get((item.key, normalise(new))) if new is not None else None
+            names = (item.key, _prompt(item)) if new is not None else ()  # another key may have said it
+            right = next((said[name, normalise(new)] for name in names if (name, normalise(new)) in said), None)
             old = answer_text(item.messages[-1])
             twin = _twin(item, right, old).model_dump(mode="json") if right else None
             entry = {"suite": suite.name, "item_id": item.id, "key": item.key, "old_answer": old, "new_answer": new}
@@ -166,16 +170,17 @@ def _held_out(past: Past, retired: Sequence[Mapping[str, Any]]) -> tuple[set[str
     return set(past.held_out) - gone, gone
 
 
-def _gone(known: Known, superseded: Superseded) -> bool:
-    return takes_over(superseded, key=known.key, prompt=known.prompt, answer=known.answer, calls=known.calls)
-
-
 def _row_gone(example: Example, superseded: Superseded) -> bool:
     return is_superseded(superseded, key=example.key, prompt=example.prompt, answer=example.messages[-1])
 
 
 def _item_gone(item: EvalItem, superseded: Superseded) -> bool:
     return is_superseded(superseded, key=item.key, prompt=_prompt(item), answer=item.messages[-1])
+
+
+def _by_key(items: Iterable[EvalItem]) -> dict[str, list[Known]]:
+    groups = grouped(map(item_known, items), lambda k: k.key)
+    return {key: same for key, same in groups.items() if key is not None}
 
 
 def _prompt(item: EvalItem) -> str:

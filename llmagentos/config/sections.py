@@ -105,7 +105,7 @@ class CollectConfig(Section):
     max_rows: int = Field(50_000, ge=1)
     """New rows one snapshot takes; the rest waits for the next."""
     min_rows: int = Field(8, ge=1)
-    """Fewer trainable rows than this is an empty increment: the cycle is skipped."""
+    """Fewer trainable rows than this is an empty increment, unless they change what is known: the cycle is skipped."""
     supersede_witnesses: int = Field(2, ge=1)
     """Rows of traffic that must agree before a known fact is replaced; imports are trusted."""
     fact_share: float = Field(0.6, gt=0.5, le=1)

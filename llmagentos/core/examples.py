@@ -1,5 +1,6 @@
 """From a conversation to an Example: which turns are supervised, and where the example ends."""
 
+from collections.abc import Collection
 from typing import Any
 
 from llmagentos.core.errors import InputError
@@ -80,6 +81,14 @@ def supervised_prompts(example: Example) -> list[str]:
 def answered_prompts(messages: list[Message]) -> list[str]:
     """The normalised prompt of each turn of weight 1."""
     return [normalised_prompt(messages[: i + 1]) for i, m in enumerate(messages) if m.get("weight") == 1]
+
+
+def silenced(messages: list[Message], held: Collection[str]) -> list[Message]:
+    """The messages with weight 0 on each earlier answer to a prompt that is `held` out: it may stand before the last one."""
+    return [
+        {**m, "weight": 0} if m.get("weight") == 1 and i < len(messages) and normalised_prompt(messages[:i]) in held else m
+        for i, m in enumerate(messages, start=1)
+    ]
 
 
 def _plain(message: Message) -> Message:

@@ -54,7 +54,8 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
             outcome |= artifacts.collected(snapshot) if snapshot else {"status": "skipped"}
         if snapshot is None:
             whole |= {"status": "skipped"}
-            return skipped(walk, f"Fewer than {config.collect.min_rows} new rows: nothing was updated.", now.champion)
+            few = f"Fewer than {config.collect.min_rows} new rows, and none changes what is known: nothing was updated."
+            return skipped(walk, few, now.champion)
 
         if looks_tampered_with(config, snapshot):
             lease.check()

@@ -59,8 +59,9 @@ def versions(result: dict[str, Any]) -> None:
 
 
 def imported(result: dict[str, Any]) -> None:
-    """Counts, and the first wrong lines."""
-    facts({name: result[name] for name in ("imported", "duplicates", "rejected")})
+    """Counts, what to do about duplicates that are out of date, and the first wrong lines."""
+    names = ("imported", "duplicates", "outdated_duplicates", "rejected", "hint")
+    facts({name.replace("_", " "): result[name] for name in names if name in result})
     if result["errors"]:
         _table("", ("line", "field", "message"), [(e["line"], e["field"], e["message"]) for e in result["errors"][:20]])
 

@@ -1,7 +1,8 @@
 """The replay buffer: the table `replay`, whose memory is rewritten in one commit whenever a snapshot is promoted.
 
 `memory` rows are bounded by `replay.capacity`; `general` rows are pinned: put there once, never evicted, not counted.
-Rows that ask what a suite holds out, in any supervised turn, never leave the buffer, whenever the suite was registered.
+Rows that ask what a suite holds out never leave the buffer, whenever it was registered; where an earlier turn asks it, that
+turn is no target.
 
 What leaves memory stays in the table for a while, with the snapshot it made room for in `left`: when that is rolled back,
 its rows go and these come back.
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from llmagentos.config.sections import ReplayConfig
-from llmagentos.core.examples import answered_prompts, example_of_row
+from llmagentos.core.examples import example_of_row, silenced
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import is_superseded
 from llmagentos.replay.selection import Losses, select
@@ -57,12 +58,13 @@ class Buffer:
         `without` is the `superseded` of a snapshot: rows it takes over from are left out, as are held-out prompts. `choose`
         takes some of those that are left, by their `id` and `skill`, before the others are read.
         """
-        held = suites.heldout_prompts(self.home)
+        # What has retired may be trained on where its key had nothing else; that was settled when the row was collected.
+        held = suites.heldout_prompts(self.home, with_retired=False)
         table = self._table(kind)
         names = table.select(["id", "skill", "prompt"]).to_pylist()
         free = [{**row, "at": at} for at, row in enumerate(names) if row["prompt"] not in held]
         found = table.take(pa.array([row["at"] for row in choose(free)], pa.int64())).to_pylist()
-        rows = [row for row in map(_decoded, found) if held.isdisjoint(answered_prompts(row["messages"]))]
+        rows = [{**row, "messages": silenced(row["messages"], held)} for row in map(_decoded, found)]
         return [row for row in rows if not without or not _gone(row, without)]
 
     def admit(self, snapshot: Snapshot, losses: Losses | None = None) -> int:

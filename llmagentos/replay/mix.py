@@ -7,7 +7,7 @@ from their lengths.
 import functools
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError
-from llmagentos.core.examples import supervised_prompts
+from llmagentos.core.examples import silenced
 from llmagentos.core.hashing import digest, fraction
-from llmagentos.core.messages import normalised_prompt
+from llmagentos.core.messages import normalise, normalised_prompt
 from llmagentos.core.records import Example
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
@@ -145,11 +145,11 @@ def mix_rows(
     """Render what an update on `snapshot` may train on: its rows, the memory that still holds, a part of the general rows.
 
     Rows whose ids are `known` stand with the memory. New and, unless `plain`, remembered rows come also in made wordings
-    (rewording.py), and for a strategy that reads them the snapshot's judged rows, as `preference` wants them. Rows that ask
-    what a suite holds out are left out, also where it was registered after they were collected.
+    (rewording.py), and for a strategy that reads them the snapshot's judged rows, as `preference` wants them. What a suite
+    holds out is not trained on, also where it was registered after the rows were collected.
     """
     buffer = Buffer(home, config.replay)
-    targets = free(home, snapshot.examples())
+    targets = free(home, snapshot, snapshot.examples())
     examples = [e.model_dump() for e in targets]
     new = [e for e in examples if e["id"] not in known]
     memory = buffer.rows(kind="memory", without=snapshot.superseded) + [e for e in examples if e["id"] in known]
@@ -157,20 +157,29 @@ def mix_rows(
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
     wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])
     again = rewordings(_some(memory, salt), wordings, held=held, seed=salt, beside=examples)
+    some = functools.partial(_drawn, most=config.replay.general_rows, salt=snapshot.id)
     sources = {
         "new": [*new, *rewordings(new, config.replay.wordings, held=held, seed=seed, beside=memory)],
         "memory": [*memory, *again],
-        "general": buffer.rows(kind="general", choose=lambda rows: _drawn(rows, config.replay.general_rows, snapshot.id)),
+        "general": _unchanged(buffer.rows("general", snapshot.superseded, some), [*memory, *examples]),
     }
     if preference is not None:
-        sources[PREFERENCE] = preference_rows(preference, targets, free(home, snapshot.judged()))
+        sources[PREFERENCE] = preference_rows(preference, targets, free(home, snapshot, snapshot.judged()))
     return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)
 
 
-def free(home: Home, rows: Sequence[Example]) -> list[Example]:
-    """Rows that ask nothing that a suite holds out now; what has retired was settled when they were collected."""
-    held = suites.heldout_prompts(home, with_retired=False)
-    return [row for row in rows if held.isdisjoint(supervised_prompts(row))]
+def free(home: Home, snapshot: Snapshot, rows: Sequence[Example]) -> list[Example]:
+    """What may be trained on of a snapshot's rows: nothing that a suite holds out by now. What has retired, or does with the
+    snapshot, was settled when its rows were collected."""
+    held = suites.heldout_prompts(home, with_retired=False, retiring=snapshot.retired)
+    return [row.model_copy(update={"messages": silenced(row.messages, held)}) for row in rows if row.prompt not in held]
+
+
+def _unchanged(general: Sequence[dict[str, Any]], newer: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The pinned rows whose prompts no newer row answers otherwise."""
+    said = {(row["prompt"], normalise(row["answer"])) for row in newer}
+    asked = {prompt for prompt, _ in said}
+    return [row for row in general if row["prompt"] not in asked or (row["prompt"], normalise(row["answer"])) in said]
 
 
 def _some(memory: list[dict[str, Any]], salt: str) -> list[dict[str, Any]]:

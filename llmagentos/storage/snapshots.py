@@ -22,7 +22,7 @@ from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import Example
-from llmagentos.core.superseding import Superseded
+from llmagentos.core.superseding import Superseded, merge
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify, write_manifest
 from llmagentos.storage.tables import Tables
@@ -186,6 +186,16 @@ def history(home: Home, *, corrupt: bool = False) -> list[SnapshotRow]:
         newest[row["id"]] = {**newest.get(row["id"], {}), **{k: v for k, v in row.items() if v is not None}}
     rows = [_state(row) for row in newest.values()]
     return [row for row in rows if corrupt or row.status != "corrupt"]
+
+
+def superseded(home: Home) -> Superseded:
+    """What all promoted snapshots superseded, one after the other."""
+    merged: Superseded = {}
+    for row in history(home):
+        path = home.snapshot(row.id) / "superseded.json"
+        if row.status == "promoted" and path.is_file():
+            merged = merge(merged, json.loads(path.read_text("utf-8")))
+    return merged
 
 
 def latest(home: Home) -> SnapshotRow | None:

@@ -115,11 +115,14 @@ def register_snapshot(home: Home, snapshot: Snapshot) -> list[Suite]:
     return [register(home, f"{kind}-{snapshot.id}", kind, items, snapshot=snapshot.id) for kind, items in made if items]
 
 
-def heldout_prompts(home: Home, *, with_retired: bool = True) -> set[str]:
-    """Normalised prompts that must never be trained on: held-out, registered, and the seed's held-out suites."""
-    suites = _load(home, with_retired=with_retired)
+def heldout_prompts(home: Home, *, with_retired: bool = True, retiring: Iterable[Mapping[str, Any]] = ()) -> set[str]:
+    """Normalised prompts that must never be trained on: held-out, registered, and the seed's held-out suites.
+
+    `retiring` are entries of a snapshot that is not promoted yet: their items do not count.
+    """
+    suites, going = _load(home, with_retired=with_retired), {(r["suite"], r["item_id"]) for r in retiring}
     held = [s for s in suites if s.kind in ("heldout", "registered") or (s.kind == "seed" and _HELD_OUT.search(s.name))]
-    return {normalised_prompt(item.messages) for suite in held for item in suite.items}
+    return {normalised_prompt(item.messages) for suite in held for item in suite.items if (suite.name, item.id) not in going}
 
 
 def _load(home: Home, *, with_retired: bool = False) -> list[Suite]:

@@ -39,7 +39,7 @@ def rewarded(config: Config, home: Home, snapshot: Snapshot, prepared: Prepared,
     Raises ConfigError for a function that is not there, TrainingError where it fails or returns what is no reward.
     """
     settings, judge = config.update.reward, reward_function(config.update.reward)
-    asked = free(home, [*snapshot.examples(), *snapshot.judged()])
+    asked = free(home, snapshot, [*snapshot.examples(), *snapshot.judged()])
     tasks = [Task(e.messages[:-1], e.tools, e.skill, e) for e in {e.prompt: e for e in asked}.values()]
     if not tasks:
         return prepared, {}

@@ -19,7 +19,7 @@ class TriggerFacts:
     alarms: tuple[str, ...] = ()
     """Sentences of the last cycle's drift and input-shift alarms."""
     least_rows: int = 1
-    """Fewer rows than this make no increment, whatever the reason."""
+    """Fewer rows than this make no increment, unless they change what is known: only collecting them can tell."""
 
 
 class Run(NamedTuple):
@@ -35,8 +35,12 @@ class Wait(NamedTuple):
 
 
 def decide(facts: TriggerFacts, config: TriggerConfig) -> Run | Wait:
-    """Run for enough rows, a row that waited too long, an alarm, or the schedule; in that order."""
-    if facts.new_rows < facts.least_rows:
+    """Run for enough rows, a row that waited too long, an alarm, or the schedule; in that order.
+
+    Too few rows for an increment are tried once in the time that a row may wait.
+    """
+    tried = facts.since_cycle_hours is not None and facts.since_cycle_hours < config.max_wait_hours
+    if facts.new_rows < facts.least_rows and (tried or facts.oldest_hours < config.max_wait_hours or not facts.new_rows):
         return Wait(f"{facts.new_rows} new rows wait; an increment needs {facts.least_rows}.")
     if facts.new_rows >= config.min_rows:
         return Run(f"{facts.new_rows} new rows wait ({config.min_rows} are enough).")

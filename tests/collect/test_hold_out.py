@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmagentos.collect import hold_out
-from llmagentos.collect.hold_out import choose, withhold
+from llmagentos.collect.hold_out import choose, silence, withhold
+from llmagentos.collect.keys import Known
 from llmagentos.core.examples import supervised_prompts, to_example
 from llmagentos.core.messages import normalised_prompt
 
@@ -79,7 +80,7 @@ def test_prompts_that_replay_or_another_key_asks_are_not_held_out():
 
 
 def test_a_key_that_gave_a_prompt_before_gives_no_second_one():
-    held = choose(distinct(5), covered={"k": "user: something else entirely"})
+    held = choose(distinct(5), covered={"k": Known("k", "user: something else entirely", "a")})
     assert (held.heldout, held.dropped) == ([], {})
 
 
@@ -92,26 +93,50 @@ def test_rows_without_a_key_are_sampled_evenly_over_skills(monkeypatch):
     assert Counter(i.skill for i in held.recall) == {"many": 7, "few": 3}
 
 
-def test_rows_that_ask_a_held_out_prompt_in_any_turn_are_withheld():
+def test_rows_that_ask_a_held_out_prompt_are_withheld_and_earlier_turns_that_do_lose_their_weight():
     first = [{"role": "user", "content": "Secret?"}, {"role": "assistant", "content": "s"}]
     rows = [example(1, "secret?"), example(2, "then", earlier=first), example(3, "open")]
-    silent = [first[0], {**first[1], "weight": 0}]
-    rows.append(example(4, "then", earlier=silent))
-    assert withhold(rows, {"user: secret?"}) == {"1": "held_out", "2": "held_out"}
+    assert withhold(rows, {"user: secret?"}) == {"1": "held_out"}
+    whole, silent, other = silence(rows, {"user: secret?"})
+    assert (whole, other) == (rows[0], rows[2])
+    assert [m.get("weight") for m in silent.messages] == [None, 0, None, 1]
+    assert (silent.prompt, silent.answer) == (rows[1].prompt, rows[1].answer)
+
+
+def test_an_earlier_turn_that_nearly_asks_a_held_out_prompt_of_its_key_loses_its_weight():
+    held = "user: what does the big green lamp in the window of the shop cost"
+    first = [{"role": "user", "content": held.removeprefix("user: ") + "?"}, {"role": "assistant", "content": "a"}]
+    mine, other = silence(
+        [example(i, "then", key=key, earlier=first) for i, key in enumerate("kl")], (), {"k": [Known("k", held, "a")]}
+    )
+    assert [supervised_prompts(e) for e in (mine, other)] == [[mine.prompt], [f"{held}?", other.prompt]]
 
 
 def test_what_nearly_asks_a_held_out_prompt_of_its_key_is_withheld_while_others_are_left():
     held = "user: what does the big green lamp in the window of the shop cost"
     close, apart = example(0, held.removeprefix("user: ") + "?"), example(1, "price of the lamp")
     other = example(2, held.removeprefix("user: ") + "!", key="other")
-    of_key = {"k": {held}}
+    of_key = {"k": [Known("k", held, "a")]}
     assert withhold([close, apart, other], {held}, (), of_key) == {"0": "near_held_out"}
     assert withhold([close, other], {held}, (), of_key) == {}
 
 
-def test_a_retired_prompt_is_trained_on_only_where_its_key_has_nothing_else():
+def test_rows_of_one_template_with_answers_of_their_own_are_no_near_duplicates():
+    template = "please convert the temperature of {} degrees celsius that the thermometer in the old kitchen shows to fahrenheit"
+    rows = [example(i, template.format(i), answer=f"{i * 9 / 5 + 32}", key="c2f") for i in range(30)]
+    held = choose(rows)
+    assert list(held.dropped.values()) == ["held_out"]
+    item = Known("c2f", normalised_prompt(held.heldout[0].messages), held.heldout[0].messages[1]["content"])
+    later = [example(30 + i, template.format(30 + i), answer=f"{i * 9 / 5 + 86}", key="c2f") for i in range(5)]
+    assert withhold([*later, example(50, "0 C?", key="c2f")], (), (), {"c2f": [item]}) == {}
+    said = [example(60 + r.seq, "and then?", key="c2f", earlier=r.messages) for r in later]
+    assert silence(said, (), {"c2f": [item]}) == said
+
+
+def test_a_retired_prompt_is_trained_on_only_where_its_key_has_nothing_else_or_it_has_no_key():
     lonely, rich = example(1, "old", key="a"), [example(2, "old too", key="b"), example(3, "free", key="b")]
-    assert withhold([lonely, *rich], set(), {"user: old", "user: old too"}) == {"2": "held_out"}
+    keyless = [example(4, "old", key=None), example(5, "other", key=None)]
+    assert withhold([lonely, *rich, *keyless], set(), {"user: old", "user: old too"}) == {"2": "held_out"}
 
 
 rows = st.lists(st.tuples(st.sampled_from("abc"), st.text("xy ", min_size=1, max_size=8)), max_size=15)

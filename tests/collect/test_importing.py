@@ -8,8 +8,10 @@ import pytest
 from llmagentos.collect import importing, quarantine
 from llmagentos.collect.importing import import_file, read_lines
 from llmagentos.core.errors import InputError, NotFoundError
+from llmagentos.storage import snapshots
 from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Draft
 from llmagentos.storage.spool import Spool, SpoolError
 from llmagentos.storage.tables import Tables
 
@@ -36,6 +38,27 @@ def test_rows_become_interactions_of_tier_import(config, write):
     assert (found["tier"], found["seq"], found["model_version"]) == ("import", 1, None)
     assert found["created"] == 1767319445.0
     assert json.loads(found["messages"])[1]["content"] == "a"
+
+
+def test_integers_name_keys_and_users_too(config, write):
+    result = import_file(config, write([row("q", metadata={"user_id": 7, "key": 0}), row("r", metadata={"key": True})]))
+    assert (result["imported"], result["errors"][0]["field"]) == (1, "metadata.key")
+    (found,) = stored(config)
+    assert (found["user_id"], found["key"]) == ("7", "0")
+
+
+def test_duplicates_whose_answer_was_replaced_since_are_told_apart_and_how_to_say_them_anew(config, write):
+    rows = [row("q", metadata={"key": "k"}), row("r", metadata={"key": "l"})]
+    import_file(config, path := write(rows))
+    home = home_of(config)
+    replaced = {"k": {"kind": "fact", "answer": "b", "prompts": None, "calls": None}}
+    made = snapshots.create(home, Draft(examples=[], superseded=replaced))
+    assert "outdated_duplicates" not in import_file(config, path)
+    snapshots.decide(home, made.id, {"verdict": "Promote"})
+    again = import_file(config, path)
+    assert (again["duplicates"], again["outdated_duplicates"]) == (2, 1)
+    assert "newer `timestamp`" in again["hint"]
+    assert import_file(config, write([rows[0] | {"id": "anew"}])) == {"imported": 1, "duplicates": 0, "rejected": 0, "errors": []}
 
 
 def test_a_file_imported_twice_is_all_duplicates(config, write):

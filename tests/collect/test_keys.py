@@ -183,6 +183,32 @@ def test_one_witness_from_traffic_overturns_no_known_answer_to_a_prompt(key):
     assert again.superseded[key or KEYLESS]["prompts"] == {"user: x": "harm"}
 
 
+@pytest.mark.parametrize(("old", "new"), [("old.3", "new/3"), ("k", None), (None, "k")])
+def test_another_answer_to_a_known_prompt_supersedes_it_across_keys(old, new):
+    before = [known("10", key=old), known("10", prompt="q", key=old)]
+    result = resolve([example(1, "12", key=new, tier="import")], before)
+    assert result.superseded == {
+        old or KEYLESS: {"kind": "behaviour", "answer": None, "prompts": {"user: p": "12"}, "calls": None}
+    }
+    assert [stands(k, result.superseded) for k in before] == [False, True]
+    alone = resolve([example(1, "12", key=new)], before)
+    assert (alone.superseded, alone.disputed) == ({}, {"1"})
+    witnessed = resolve([example(i, "12", key=new) for i in (1, 2)], before)
+    assert witnessed.superseded == result.superseded
+
+
+def test_one_prompt_under_two_keys_that_both_still_ask_it_supersedes_nothing():
+    before = [known("10", key="a"), known("12", key="b")]
+    rows = [example(1, "10", key="a", tier="import"), example(2, "12", key="b", tier="import")]
+    assert resolve(rows, before).superseded == {}
+    assert resolve(rows[1:], [*before, known("12", key="c")]).superseded.keys() == {"a"}
+
+
+def test_a_fact_witnessed_by_other_prompts_takes_over_under_another_key():
+    rows = [example(1, "12", key="new", session="s"), example(2, "12", key="new", session="s", prompt="other")]
+    assert resolve(rows, [known("10", key="old")]).superseded["old"]["prompts"] == {"user: p": "12"}
+
+
 def test_two_increments_one_after_the_other_are_merged():
     first = resolve([example(1, "b", tier="import")], [known("a")]).superseded
     second = resolve([example(2, "a", tier="import")], [known("b")]).superseded
@@ -231,15 +257,16 @@ def test_no_key_loses_all_its_rows_but_to_a_dispute(new, old):
 
 @settings(max_examples=300, deadline=None)
 @given(rows, older)
-def test_only_older_rows_with_another_answer_are_superseded_and_only_for_keys_that_were_asked(new, old):
+def test_only_older_rows_with_another_answer_are_superseded_and_only_for_keys_or_prompts_that_were_asked(new, old):
     made, before = build(new, old)
     superseded = resolve(made, before, share=SHARE).superseded
-    assert {k or None for k in superseded} <= {e.key for e in made}
+    asked = {e.prompt for e in made}
+    assert {k or None for k in superseded} <= {e.key for e in made} | {k.key for k in before if k.prompt in asked}
     if not before:
         assert superseded == {}
     for row in before:
         if not stands(row, superseded):
-            assert any(e.key == row.key and e.answer != row.answer for e in made)
+            assert any((e.key == row.key or e.prompt == row.prompt) and e.answer != row.answer for e in made)
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,20 +10,15 @@ from llmagentos.collect.importing import import_file
 from llmagentos.collect.pipeline import collect
 from llmagentos.config import load_config
 from llmagentos.core.errors import ConfigError
+from llmagentos.core.examples import example_of_row
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.replay.buffer import Buffer
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.flush import flush, open_spool
-from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
-
-
-@pytest.fixture
-def home(config):
-    return Home(config.storage.root).open()
 
 
 @pytest.fixture
@@ -119,10 +114,11 @@ def test_nothing_new_is_nothing_to_do_and_moves_nothing(config, home, give):
     assert collect(config) is None  # fewer than min_rows
     assert snapshots.latest(home) is None
     give(facts(2, start=2))
-    snapshot = collect(config)
+    promote(home, config, snapshot := collect(config))
     assert snapshot.n_new == 8
-    promote(home, config, snapshot)
     assert collect(config) is None
+    give(facts(1, "changed {}"), prompts=1)
+    assert collect(config).n_new == 1  # a change is no increment too small
 
 
 def test_only_judged_answers_of_traffic_are_trained_on(config, home):
@@ -209,10 +205,23 @@ def test_a_changed_fact_supersedes_replay_and_retires_suite_items(config, home, 
     assert all(i.messages[-1]["content"] != "answer 0" for s in suites.live(home) for i in s.items)
     give(facts(1, "newest {}"), wording="third style", prompts=5)
     give(facts(4, start=20))
-    third = collect(config)
-    promote(home, config, third)
+    promote(home, config, collect(config))
     changed = [i for i in suites.stale(home).items if i.key == "fact 000"]
     assert {i.messages[-1]["content"] for i in changed} == {"newest 0"}
+
+
+def test_what_is_remembered_under_another_key_is_superseded_where_its_prompt_is_answered_anew(config, home, write):
+    asked = [{"role": "user", "content": "What does item 3 cost?"}, {"role": "assistant", "content": "pinned"}]
+    Buffer(home, config.replay).bootstrap([], [example_of_row({"messages": asked})])
+    for turn, key in enumerate(("old.{}", "new/{}", None)):
+        answers = [f"{100 * turn + i} cents" for i in range(9)]
+        rows = [{"messages": [{"role": "user", "content": f"What does item {i} cost?"}, {"role": "assistant", "content": answer}],
+                 "metadata": {"key": key and key.format(i)}} for i, answer in enumerate(answers)]  # fmt: skip
+        import_file(config, write(rows, f"{turn}.jsonl"))
+        promote(home, config, snapshot := collect(config))
+        assert turn or snapshot.superseded[""]["prompts"] == {"user: what does item 3 cost?": "3 cents"}
+        assert {r["answer"] for r in Buffer(home, config.replay).rows()} == set(answers)
+        assert {i.messages[-1]["content"] for s in suites.live(home) for i in s.items} == set(answers)
 
 
 def test_one_voice_of_traffic_waits_for_a_second_witness(config, home, give):
@@ -238,8 +247,7 @@ def test_a_voice_that_stays_alone_ends_in_quarantine(config, home, give):
     serve(home, "ask", "x", key="fact 000", session="s1", feedback=[correction("lie")])
     for turn in range(4):
         give(facts(4, start=10 + 10 * turn))
-        snapshot = collect(config)
-        promote(home, config, snapshot)
+        promote(home, config, snapshot := collect(config))
         assert len(snapshot.pending()) == (turn < 3)
     (row,) = quarantine.listing(home, reason="disputed")
     assert json.loads(row["row"])["answer"] == "lie"
@@ -284,8 +292,7 @@ def test_a_snapshot_nobody_decided_on_is_handed_out_again(config, home, give):
     give(facts(5))
     first = collect(config)
     again = collect(config)
-    assert again.id == first.id
-    assert again.examples() == first.examples()
+    assert (again.id, again.examples()) == (first.id, first.examples())
     give(facts(2, start=5))
     joined = collect(config)
     assert joined.parent == first.id
@@ -312,9 +319,8 @@ def test_negative_feedback_withdraws_a_row_that_was_trained_on(config, home, giv
     spool.put([Feedback(id=f"{id}-0", interaction_id=id, created=1.0, name="thumb", value=False)])
     spool.close()
     give(facts(5, start=5))
-    snapshot = collect(config)
+    promote(home, config, snapshot := collect(config))
     assert snapshot.withdrawn == [id]
-    promote(home, config, snapshot)
     assert id not in {r["id"] for r in Buffer(home, config.replay).rows()}
 
 
@@ -326,8 +332,7 @@ def test_a_registered_suite_keeps_its_prompts_out(config, home, give):
     prompt = f"user: {item.messages[0]['content'].casefold()}"
     assert prompt not in {r["prompt"] for r in Buffer(home, config.replay).rows()}
     give(facts(5, "other {}"))
-    snapshot = collect(config)
-    assert snapshot.n_new
+    assert (snapshot := collect(config)).n_new
     assert prompt not in {e.prompt for e in snapshot.examples() if e.key != item.key}
 
 
@@ -374,9 +379,8 @@ def test_a_window_full_of_useless_rows_does_not_block(config, home, write):
 def test_more_than_max_rows_waits_for_the_next_snapshot(config, home, give):
     give(facts(8))
     small = config.model_copy(update={"collect": config.collect.model_copy(update={"max_rows": 15, "min_rows": 4})})
-    first = collect(small)
+    promote(home, config, first := collect(small))
     assert first.interactions_seq == 15
-    promote(home, config, first)
     second = collect(small)
     assert second.interactions_seq == 24
     assert {e.key for e in first.examples()} | {e.key for e in second.examples()} == set(facts(8))

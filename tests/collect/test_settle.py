@@ -7,7 +7,8 @@ from llmagentos.collect.keys import Known
 from llmagentos.collect.settle import Past, retire, settle
 from llmagentos.config.sections import CollectConfig
 from llmagentos.core.evaluation import EvalItem, Suite
-from llmagentos.core.examples import to_example
+from llmagentos.core.examples import supervised_prompts, to_example
+from llmagentos.core.messages import normalised_prompt
 
 CONFIG = CollectConfig()
 
@@ -93,6 +94,13 @@ def test_a_superseded_item_retires_with_the_new_answer_as_right_and_the_old_as_w
     assert entry["stale"]["messages"] == [{"role": "user", "content": "old 0"}, {"role": "assistant", "content": "b"}]
 
 
+def test_an_item_retires_where_its_prompt_has_another_answer_under_another_key():
+    past = Past(known=[Known("old.3", "user: old 0", "a")], suites=[suite("s", "a", key="old.3")])
+    (entry,) = settle([example(1, "b", "old 0", key="new/3")], Carried(), past, CONFIG).retired
+    assert (entry["key"], entry["new_answer"], entry["stale"]["wrong"]) == ("old.3", "b", "a")
+    assert entry["stale"]["messages"][-1] == {"role": "assistant", "content": "b"}
+
+
 def test_a_stale_item_is_updated_when_its_key_changes_again():
     past = Past(known=[Known("k", "user: p", "b")], suites=[suite("stale-1", "b", kind="stale")])
     (entry,) = settle([example(1, "c")], Carried(), past, CONFIG).retired
@@ -151,6 +159,14 @@ def test_a_held_out_prompt_whose_item_retires_now_may_be_the_only_row_of_its_key
     assert ids(settle([example(1, "a", "old 0")], Carried(), past, CONFIG).examples) == []
 
 
+def test_a_new_answer_to_a_held_out_prompt_without_a_key_is_kept():
+    past = Past(
+        known=[Known(None, "user: old 0", "a")], suites=[suite("s", "a", kind="seed", key=None)], held_out=["user: old 0"]
+    )
+    settled = settle([example(1, "b", "old 0", key=None), example(2, "c", key=None)], Carried(), past, CONFIG)
+    assert (ids(settled.examples), len(settled.retired)) == (["1", "2"], 1)
+
+
 def test_prompts_held_out_by_an_earlier_attempt_stay_held_out():
     first = settle([example(i) for i in range(1, 5)], Carried(), Past(), CONFIG)
     carried = Carried(examples=first.examples, heldout=first.heldout)
@@ -158,3 +174,26 @@ def test_prompts_held_out_by_an_earlier_attempt_stay_held_out():
     settled = settle(again, carried, Past(), CONFIG)
     assert settled.heldout == first.heldout
     assert {e.prompt for e in settled.examples} == {e.prompt for e in first.examples}
+
+
+def greeted(id, prompt, **fields):
+    hello = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello! How can I help?"}]
+    messages = [*hello, {"role": "user", "content": prompt}, {"role": "assistant", "content": "12"}]
+    return to_example(messages, id=str(id), seq=int(id), tier="import", **fields)
+
+
+def test_conversations_that_begin_with_a_held_out_prompt_stay():
+    rows = [greeted(i, f"What does product {i} cost?", key=f"p{i}") for i in range(20)]
+    settled = settle(rows, Carried(), Past(held_out=["user: hello."]), CONFIG)
+    assert (len(settled.examples), settled.dropped) == (20, Counter())
+    assert {tuple(m.get("weight") for m in e.messages) for e in settled.examples} == {(None, 0, None, 1)}
+
+
+def test_a_conversation_whose_earlier_turn_asks_what_is_held_out_today_stays():
+    words = ["Price of the lamp?", "Lamp: how much", "What would I pay for one of them", "cost, please", "euros?"]
+    alone = [example(i, "12", prompt=word) for i, word in enumerate(words)]
+    chained = [{"role": m["role"], "content": m["content"]} for e in alone for m in e.messages]
+    settled = settle([*alone, to_example(chained, id="9", seq=9, tier="import", key="k")], Carried(), Past(), CONFIG)
+    (held,) = {normalised_prompt(i.messages) for i in settled.heldout}
+    assert settled.dropped == Counter(held_out=1)
+    assert not any(held in supervised_prompts(e) for e in settled.examples)

@@ -3,7 +3,7 @@
 import pytest
 
 from llmagentos.core.errors import InputError
-from llmagentos.core.examples import example_of_row, row_id, supervised_prompts
+from llmagentos.core.examples import example_of_row, row_id, silenced, supervised_prompts
 from llmagentos.core.messages import parse_row
 
 
@@ -37,3 +37,11 @@ def test_a_row_is_known_by_its_own_id_or_by_all_it_says():
     assert row_id(parse_row(plain | {"id": "x"})) == "x"
     assert row_id(parse_row(plain)) == row_id(parse_row(plain | {"unknown": 1}))
     assert row_id(parse_row(plain)) != row_id(parse_row(judged))
+
+
+def test_an_earlier_answer_to_a_held_out_prompt_loses_its_weight_and_the_last_one_never():
+    turns = (("user", "A"), ("assistant", "1"), ("user", "B"), ("assistant", "2"))
+    messages = example_of_row(row(*turns)).messages
+    first, last = "user: a", "user: a\nassistant: 1\nuser: b"
+    assert [m.get("weight") for m in silenced(messages, {first, last})] == [None, 0, None, 1]
+    assert silenced(messages, {last}) == messages

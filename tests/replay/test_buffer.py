@@ -109,15 +109,24 @@ def test_held_out_prompts_never_leave_the_buffer(home):
     assert buffer(home).rows("general") == []
 
 
-def test_a_held_out_prompt_inside_a_longer_conversation_does_not_leave_the_buffer_either(home):
+def test_a_held_out_prompt_leaves_the_buffer_once_its_item_has_retired(home):
+    suites.register(home, "mine", "heldout", [EvalItem(id="i", key="k", messages=row("secret", "old")["messages"])])
+    superseded = {"k": {"kind": "fact", "answer": "new", "prompts": None, "calls": None}}
+    retired = [{"suite": "mine", "item_id": "i", "key": "k", "old_answer": "old", "new_answer": "new", "stale": None}]
+    made = snapshot(home, row("secret", "new", key="k"), superseded=superseded, retired=retired)
+    assert buffer(home).admit(made) == 1
+    assert buffer(home).rows() == []
+    suites.register_snapshot(home, made)
+    assert answers(buffer(home).rows()) == ["new"]
+
+
+def test_an_earlier_turn_that_asks_a_held_out_prompt_leaves_the_buffer_without_weight(home):
     said = [{"role": "user", "content": "more"}, {"role": "assistant", "content": "b"}]
-    asks, shows = ({**row(q), "messages": row(q)["messages"] + said} for q in ("secret", "shown"))
-    shows["messages"][1]["weight"] = 0  # not a target: it may stand before one
-    buffer(home).bootstrap([asks, shows], [{**asks, "id": "general"}])
-    items = [EvalItem(id=q, messages=row(q)["messages"]) for q in ("secret", "shown")]
-    suites.register(home, "mine", "registered", items)
-    assert [r["messages"][0]["content"] for r in buffer(home).rows()] == ["shown"]
-    assert buffer(home).rows("general") == []
+    rows = [{**row(q), "messages": row(q)["messages"] + said, "id": q} for q in ("secret", "open")]
+    buffer(home).bootstrap(rows, [{**rows[0], "id": "general"}])
+    suites.register(home, "mine", "registered", [EvalItem(id="i", messages=row("secret")["messages"])])
+    found = {r["id"]: [m.get("weight") for m in r["messages"]] for k in ("memory", "general") for r in buffer(home).rows(k)}
+    assert found == {"secret": [None, 0, None, 1], "general": [None, 0, None, 1], "open": [None, 1, None, 1]}
 
 
 def test_each_change_is_a_version_of_its_own(home):

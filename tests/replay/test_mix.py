@@ -4,6 +4,7 @@ import pytest
 
 from llmagentos.config.sections import ReplayConfig
 from llmagentos.core.evaluation import EvalItem
+from llmagentos.core.examples import to_example
 from llmagentos.models.loading import load_renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.mix import _drawn, mix_rows
@@ -57,6 +58,31 @@ def test_what_a_suite_holds_out_since_the_rows_were_collected_is_not_trained_on(
     assert {"new", "preference"} == set(rows.sources)
 
 
+def test_a_held_out_prompt_is_trained_on_by_the_snapshot_that_retires_its_item(config, home, tmp_path):
+    save_tiny(tmp_path / "tiny")
+    suites.register(home, "mine", "heldout", [EvalItem(id="i", messages=LIKED[2].messages)])
+    Buffer(home, ReplayConfig()).bootstrap([], LIKED[:1])
+    here = config.model_copy(update={"training": config.training.model_copy(update={"workers": 0})})
+    for retired, trained in (([], False), ([{"suite": "mine", "item_id": "i"}], True)):
+        snapshot = snapshots.create(home, Draft(examples=LIKED[2:3], retired=retired))
+        mix_rows(here, home, snapshot, tmp_path / "tiny", tmp_path / f"{trained}.arrow")
+        assert (LIKED[2].id in Rows(tmp_path / f"{trained}.arrow").names) is trained
+
+
+def test_a_conversation_is_trained_on_though_a_suite_holds_out_its_beginning_since(config, home, tmp_path):
+    save_tiny(tmp_path / "tiny")
+    greeting = EvalItem(id="i", messages=[{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello!"}])
+    suites.register(home, "mine", "registered", [greeting])
+    said = [*greeting.messages, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "Yes."}]
+    Buffer(home, ReplayConfig()).bootstrap([], LIKED[:1])
+    snapshot = snapshots.create(home, Draft(examples=[to_example(said, id="said", seq=1, tier="import")]))
+    here = config.model_copy(update={"training": config.training.model_copy(update={"workers": 0})})
+    mix_rows(here, home, snapshot, tmp_path / "tiny", tmp_path / "rows.arrow")
+    rows, renderer = Rows(tmp_path / "rows.arrow"), load_renderer(tmp_path / "tiny")
+    ids, mask = rows[rows.names.index("said")]
+    assert renderer.text(ids[mask == 1].tolist()).startswith("Yes.")
+
+
 def test_each_update_draws_other_rows_of_a_large_pinned_set(config, home, tmp_path):
     save_tiny(tmp_path / "tiny")
     pinned = [LIKED[1].model_copy(update={"id": f"g{k}"}) for k in range(40)]
@@ -75,6 +101,19 @@ def test_each_update_draws_other_rows_of_a_large_pinned_set(config, home, tmp_pa
     assert len(first) == len(second) == 10
     assert first != second
     assert first | second <= {example.id for example in pinned}
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_pinned_row_that_memory_or_the_snapshot_answers_otherwise_is_left_out(config, home, tmp_path, remembered):
+    save_tiny(tmp_path / "tiny")
+    pinned = [row("old", "target", "Hello!", "Hi"), row("same", "target", "4", "2+2"), LIKED[0]]
+    newer = [row("new", "target", "Welcome to ACME!", "hi"), row("again", "target", "4", "2+2")]
+    Buffer(home, ReplayConfig()).bootstrap(newer if remembered else [], pinned)
+    snapshot = snapshots.create(home, Draft(examples=[LIKED[1]] if remembered else newer))
+    here = config.model_copy(update={"training": config.training.model_copy(update={"workers": 0})})
+    mix_rows(here, home, snapshot, tmp_path / "tiny", tmp_path / "rows.arrow")
+    names = set(Rows(tmp_path / "rows.arrow").names)
+    assert names & {"old", "same", "new", "again", LIKED[0].id} == {"same", "new", "again", LIKED[0].id}
 
 
 def test_a_skill_of_few_rows_is_drawn_whole():

@@ -10,10 +10,13 @@ CONFIG = TriggerConfig(min_rows=100, max_wait_hours=12, every_hours=24)
     ("facts", "kind", "words"),
     [
         (
-            TriggerFacts(new_rows=3, oldest_hours=99, least_rows=8, alarms=("Drift",)),
+            TriggerFacts(new_rows=3, oldest_hours=11, least_rows=8, alarms=("Drift",)),
             Wait,
             "3 new rows wait; an increment needs 8",
         ),
+        (TriggerFacts(new_rows=3, oldest_hours=99, least_rows=8, since_cycle_hours=11), Wait, "an increment needs 8"),
+        (TriggerFacts(new_rows=3, oldest_hours=99, least_rows=8, since_cycle_hours=12), Run, "waited 99.0 hours"),
+        (TriggerFacts(new_rows=3, oldest_hours=99, least_rows=8), Run, "waited 99.0 hours"),
         (TriggerFacts(new_rows=100, since_cycle_hours=1), Run, "100 new rows"),
         (TriggerFacts(new_rows=9, oldest_hours=12.5, since_cycle_hours=1), Run, "waited 12.5 hours"),
         (TriggerFacts(new_rows=9, since_cycle_hours=1, alarms=("Inputs shifted: a.",)), Run, "Inputs shifted"),
