@@ -82,25 +82,18 @@ def prepare(
 def register(config: Config, home: Home, prepared: Prepared, teacher: ModelVersion, cycle: str) -> ModelVersion:
     """Make the student's weights a version, after their second stage; an attempt that died after this is found again."""
     versions = Versions(home)
-    for version in versions.all():
-        if (
-            version.snapshot == prepared.snapshot
-            and version.role == "student"
-            and version.config_hash == config_hash(config)
-            and version.status == "registered"
-        ):
-            return version
+    made_of = {
+        "role": "student",
+        "parent": prepared.start.id if prepared.start else None,
+        "teacher": teacher.id,
+        "snapshot": prepared.snapshot,
+        "config_hash": config_hash(config),
+    }
+    if found := versions.unfinished(**made_of):
+        return found
     weights = _second_stage(config, prepared.phase, teacher)
     return versions.add(
-        weights,
-        role="student",
-        parent=prepared.start.id if prepared.start else None,
-        teacher=teacher.id,
-        snapshot=prepared.snapshot,
-        cycle=cycle,
-        parameters=parameters(load_model(weights)),
-        config_hash=config_hash(config),
-        code_revision=code_revision(),
+        weights, cycle=cycle, parameters=parameters(load_model(weights)), code_revision=code_revision(), **made_of
     )
 
 

@@ -91,6 +91,11 @@ class Versions:
                 newest[version.id] = (change, version)
         return [newest[number][1] for number in sorted(newest)]
 
+    def unfinished(self, **facts: Any) -> ModelVersion | None:
+        """The version with these facts on which nobody decided yet: what an attempt that died had made already."""
+        waiting = (version for version in self.all() if version.status == "registered")
+        return next((v for v in waiting if all(getattr(v, name) == value for name, value in facts.items())), None)
+
     def change(self, version_id: int, **fields: Any) -> ModelVersion:
         """Write a newer record of a version (its status, scores, taint). Raises NotFoundError."""
         return self._write(lambda: self.get(version_id).model_copy(update=fields))

@@ -71,5 +71,7 @@ def test_a_student_with_other_tokens_gets_rows_of_its_own_and_the_teachers_texts
     launch([made.phase], config.training, tmp_path / "run")
     version = register(config, home, made, champion, "cycle-1")
     assert version.teacher == champion.id
+    assert register(config, home, made, champion, "cycle-2") == version
+    assert register(config, home, made, add_tiny(home, 3), "cycle-3").teacher != champion.id
     assert load_model(version.dir).config.vocab_size == 290
     assert Renderer(version.dir).hash == Renderer(student.dir).hash
