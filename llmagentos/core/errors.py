@@ -7,7 +7,8 @@
     ├── ConflictError    somebody else got there first, or the state forbids it             HTTP 409
     │   └── LeaseLostError   this process no longer owns the cycle it was running
     ├── IntegrityError   stored bytes are not what their manifest promises
-    ├── CapacityError    no room: a full disk, a full queue, a taken port                   HTTP 503 / 507
+    ├── CapacityError    no room: a full queue, a taken port                                HTTP 503
+    │   └── DiskError        the disk is full or failing: nothing was written                   HTTP 507
     └── TrainingError    an update cannot go on: NaN loss, no supervised token, worker lost
 
 A message says what was wrong, with the value; `hint` says what to do about it.
@@ -66,6 +67,10 @@ class IntegrityError(LLMAgentOSError):
 
 class CapacityError(LLMAgentOSError):
     code = "capacity"
+
+
+class DiskError(CapacityError):
+    code = "insufficient_storage"
 
 
 class TrainingError(LLMAgentOSError):

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pyarrow.dataset as ds
 
-from llmagentos.core.errors import ConflictError, LeaseLostError, LLMAgentOSError
+from llmagentos.core.errors import ConflictError, DiskError, LeaseLostError
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
@@ -65,8 +65,11 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         with self._lock, contextlib.suppress(ConflictError):  # it passed to somebody else: nothing to give back
-            if not self._lost:
-                self._commit(holder="")
+            try:
+                if not self._lost:
+                    self._commit(holder="")
+            except DiskError as failed:  # what was done under it is done
+                log.warning("lease %s could not be given back: %s", self.name, failed)
 
     def check(self) -> None:
         """Raises LeaseLostError unless this process still holds the lease, by the table as it stands now."""
@@ -121,7 +124,7 @@ class Lease:
             except ConflictError:
                 self._lost = "another process took it over"
                 return
-            except (OSError, LLMAgentOSError) as error:  # a full disk: go on beating while nobody takes over
+            except Exception as error:  # noqa: BLE001  the edge of the thread: go on beating while nobody takes over
                 log.warning("lease %s missed a beat: %s", self.name, error)
 
     def _commit(self, *, holder: str) -> None:

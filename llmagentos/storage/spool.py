@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic_core import PydanticSerializationError
 
-from llmagentos.core.errors import CapacityError, InputError, IntegrityError
+from llmagentos.core.errors import DiskError, InputError, IntegrityError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import Feedback, Interaction
 
@@ -47,10 +47,8 @@ _BUSY_MS = 30_000
 _MODELS: dict[str, type[Spooled]] = {"interaction": Interaction, "feedback": Feedback}
 
 
-class SpoolError(CapacityError):
-    """The spool cannot be written or read just now: a full or failing disk. Nothing was acknowledged. HTTP 507."""
-
-    code = "insufficient_storage"
+class SpoolError(DiskError):
+    """The spool cannot be written or read just now. Nothing was acknowledged."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from llmagentos.core.errors import ConflictError
+from llmagentos.core.errors import ConflictError, DiskError
 from llmagentos.storage.layout import Home
 
 _INT, _FLOAT, _TEXT, _BOOL, _IDS = pa.int64(), pa.float64(), pa.string(), pa.bool_(), pa.list_(pa.int32())
@@ -85,9 +85,8 @@ class Tables:
         except TableNotFoundError:
             stats = "seq,interaction_seq" if name == "feedback" else "seq"
             stats = stats if "seq" in SCHEMAS[name].names else "created"
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
             configuration = {"delta.dataSkippingStatsColumns": stats}
-            with _creating(Path(path).parent):  # two creations at once would leave a commit that fails appends
+            with _translated(name), _creating(Path(path).parent):  # two creations at once would leave a commit that fails appends
                 DeltaTable.create(path, SCHEMAS[name], mode="ignore", configuration=configuration)
             return DeltaTable(path)
 
@@ -130,7 +129,7 @@ class Tables:
 
         `expect` maps an application id to the number that must be its last one; the commit stores number + 1.
         `fence` maps one to the writer's own epoch: a writer with a greater epoch before it shuts this one out.
-        Raises ConflictError when somebody committed that application id first.
+        Raises ConflictError when somebody committed that application id first, DiskError when the disk is full or failing.
         """
         table = self.load(name)
         for app, last in (expect or {}).items():
@@ -173,7 +172,8 @@ class Tables:
     ) -> int:
         """Replace the table's content (of rows that match `predicate`, SQL) in one commit; `expect` as in `append`.
 
-        Older versions stay readable until a vacuum. Raises ConflictError when somebody else committed first.
+        Older versions stay readable until a vacuum. Raises ConflictError when somebody else committed first, DiskError as
+        `append` does.
         """
         table = self.load(name)
         for app, last in (expect or {}).items():
@@ -183,10 +183,8 @@ class Tables:
         data = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
         properties = CommitProperties(app_transactions=marks) if marks else None
         mode = _schema_mode(table, data)
-        try:
+        with _translated(name):
             write_deltalake(table, data, mode="overwrite", predicate=predicate, schema_mode=mode, commit_properties=properties)
-        except CommitFailedError as error:
-            raise ConflictError(f"{name}: another writer committed first ({error}).", code="stale_writer") from None
         return self.version(name)
 
     def files_since(self, name: str, seq: int, column: str = "seq") -> list[str]:
@@ -227,7 +225,7 @@ class Tables:
     def _commit(table: DeltaTable, name: str, rows: Iterable[dict[str, Any]], marks: dict[str, int]) -> None:
         data = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
         properties = CommitProperties(app_transactions=[Transaction(app, n) for app, n in marks.items()])
-        try:
+        with _translated(name):
             write_deltalake(
                 table,
                 data,
@@ -235,8 +233,6 @@ class Tables:
                 schema_mode=_schema_mode(table, data),
                 commit_properties=properties if marks else None,
             )
-        except CommitFailedError as error:
-            raise ConflictError(f"{name}: another writer committed first ({error}).", code="stale_writer") from None
 
 
 def _schema_mode(table: DeltaTable, data: pa.Table) -> Literal["merge"] | None:
@@ -245,7 +241,22 @@ def _schema_mode(table: DeltaTable, data: pa.Table) -> Literal["merge"] | None:
 
 
 @contextlib.contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """Delta's errors as ours: a lost race, and a disk that took nothing."""
+    try:
+        yield
+    except CommitFailedError as error:
+        raise ConflictError(f"{name}: another writer committed first ({error}).", code="stale_writer") from None
+    except (DeltaError, OSError) as error:
+        if isinstance(error, DeltaError) and "(os error " not in str(error):
+            raise
+        reason = str(error).strip().rpartition("\x1b[0m ")[2]  # the innermost of several coloured lines
+        raise DiskError(f"the table {name} cannot be written ({reason}).", hint="Check the disk's space.") from error
+
+
+@contextlib.contextmanager
 def _creating(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".create.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -105,6 +105,18 @@ def test_promoting_and_rolling_back(start):
         assert (said["version"], said.get("error")) == (1, None)
 
 
+def test_a_full_disk_promotes_nothing_and_says_so(start, monkeypatch):
+    served = start()
+
+    def full(*arguments, **named):
+        raise OSError("No space left on device (os error 28)")
+
+    monkeypatch.setattr("llmagentos.storage.tables.write_deltalake", full)
+    with served.client() as client:
+        refused = client.post("/v1/versions/2/promote")
+    assert (refused.status_code, refused.json()["error"]["type"]) == (507, "insufficient_storage_error")
+
+
 def test_a_damaged_version_is_promoted_but_the_old_one_goes_on(start):
     served = start()
     weights = served.home.version(2) / "model.safetensors"
