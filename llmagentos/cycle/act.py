@@ -1,10 +1,11 @@
 """What follows from a decision: the only place where the verdict and `gate.mode` meet."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
-from llmagentos.core.errors import ConflictError
+from llmagentos.core.errors import ConflictError, LLMAgentOSError
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import ModelVersion
 from llmagentos.registry.versions import Versions, prune
@@ -15,6 +16,8 @@ from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.maintenance import maintain
 from llmagentos.storage.snapshots import Snapshot
+
+log = logging.getLogger(__name__)
 
 
 def act(
@@ -55,7 +58,10 @@ def act(
         decision = _overtaken(decision, error)
         Versions(home).change(challenger.id, status="held")
         snapshots.decide(home, snapshot.id, {**record, **decision.model_dump(mode="json"), "untrained": True})
-    prune(home, config.storage.keep_versions, Releases(home).current())
+    try:
+        prune(home, config.storage.keep_versions, Releases(home).current())
+    except (OSError, LLMAgentOSError) as error:  # what is decided stays decided
+        log.warning("old versions could not be removed: %s", error)
     maintain(home)
     return decision
 

@@ -5,11 +5,12 @@ day. Nothing is lost: a compaction rewrites rows as they are, and readers of the
 until they are vacuumed.
 """
 
-import contextlib
 import logging
 
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
+from llmagentos.core.errors import LLMAgentOSError
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import SCHEMAS, Tables
 
@@ -22,20 +23,26 @@ log = logging.getLogger(__name__)
 
 
 def maintain(home: Home, most: int = MOST_FILES) -> list[str]:
-    """Compact the tables with more than `most` data files; returns their names. A table that is busy is left for later."""
-    tables, done = Tables(home), []
+    """Compact the tables with more than `most` data files; returns their names. A table that is busy is left for later, and
+    so is one that cannot be written: what was done before this is done."""
+    done = []
     for name in SCHEMAS:
-        if not home.table(name).is_dir():
-            continue
-        table = tables.load(name)
-        if len(table.file_uris()) <= most:
-            continue
-        with contextlib.suppress(CommitFailedError):
-            table.optimize.compact()
-            done.append(name)
         try:
-            table.create_checkpoint()
-            table.vacuum(retention_hours=KEEP_HOURS, enforce_retention_duration=False, dry_run=False)
-        except (DeltaError, OSError) as error:
+            if home.table(name).is_dir() and _tidy(Tables(home).load(name), most):
+                done.append(name)
+        except (DeltaError, OSError, LLMAgentOSError) as error:
             log.warning("table %s could not be tidied up: %s", name, error)
     return done
+
+
+def _tidy(table: DeltaTable, most: int) -> bool:
+    if len(table.file_uris()) <= most:
+        return False
+    try:
+        table.optimize.compact()
+        compacted = True
+    except CommitFailedError:
+        compacted = False
+    table.create_checkpoint()
+    table.vacuum(retention_hours=KEEP_HOURS, enforce_retention_duration=False, dry_run=False)
+    return compacted

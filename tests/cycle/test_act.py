@@ -4,6 +4,7 @@ import pytest
 
 from llmagentos.collect.carried import carry
 from llmagentos.config import Config, load_config
+from llmagentos.core.errors import DiskError
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import Example
 from llmagentos.cycle.act import act
@@ -41,6 +42,14 @@ def test_without_a_ladder_it_is_champion_at_once(config: Config, home: Home, sna
     decided(config, snapshot, "Promote")
     now = Releases(home).current()
     assert (now.champion, now.student, now.stage, snapshots.latest(home).status) == (2, 3, None, "promoted")
+
+
+def test_what_cannot_be_tidied_up_changes_no_decision(config: Config, home: Home, snapshot: Snapshot, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise DiskError("No space left on device")
+
+    monkeypatch.setattr("llmagentos.cycle.act.prune", full)
+    assert decided(config, snapshot, "Promote").promotes
 
 
 @pytest.mark.parametrize("mode", ["enforce", "report"])

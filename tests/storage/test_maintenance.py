@@ -2,6 +2,10 @@
 
 import threading
 
+import pytest
+from deltalake.exceptions import DeltaError
+from deltalake.table import TableOptimizer
+
 from llmagentos.storage.layout import Home
 from llmagentos.storage.maintenance import maintain
 from llmagentos.storage.tables import Tables
@@ -64,3 +68,14 @@ def test_writers_beside_it_lose_nothing(home: Home):
     while writer.is_alive():
         maintain(home, most=2)
     assert len(tables.rows("interactions")) == 10
+
+
+def test_a_table_that_cannot_be_written_fails_nobody(home: Home, monkeypatch: pytest.MonkeyPatch, caplog):
+    fill(home, 6)
+
+    def full(self: TableOptimizer) -> None:
+        raise DeltaError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(TableOptimizer, "compact", full)
+    assert maintain(home, most=2) == []
+    assert "quarantine could not be tidied up: No space left" in caplog.text
