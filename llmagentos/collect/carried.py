@@ -11,6 +11,8 @@ from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot, SnapshotRow
 
+ATTEMPTS = "attempts"
+"""Reason of rows in quarantine whose updates failed or were not promoted too often."""
 CONSUMED = ("promoted", "skipped", snapshots.ROLLED_BACK)
 
 
@@ -58,7 +60,7 @@ def carry(home: Home, max_attempts: int) -> Carried:
     if row.status in CONSUMED:
         return Carried(row, snapshot, disputed=disputed)
     examples, judged = snapshot.examples(), [e for e in snapshot.judged() if e.label == "disliked"]
-    if not (row.decision or {}).get("untrained"):
+    if row.status != "made" and not (row.decision or {}).get("untrained"):  # a cycle that was killed is no attempt
         examples, judged = ([_next(e) for e in rows] for rows in (examples, judged))
     return Carried(
         row,
@@ -67,7 +69,7 @@ def carry(home: Home, max_attempts: int) -> Carried:
         judged=[e for e in judged if e.attempts <= max_attempts],
         disputed=disputed,
         heldout=snapshot.heldout,
-        spent=[spent(e, "attempts", decision_of(row)) for e in [*examples, *judged] if e.attempts > max_attempts],
+        spent=[spent(e, ATTEMPTS, decision_of(row)) for e in [*examples, *judged] if e.attempts > max_attempts],
     )
 
 

@@ -9,7 +9,8 @@
     ├── IntegrityError   stored bytes are not what their manifest promises
     ├── CapacityError    no room: a full queue, a taken port                                HTTP 503
     │   └── DiskError        the disk is full or failing: nothing was written                   HTTP 507
-    └── TrainingError    an update cannot go on: NaN loss, no supervised token, worker lost
+    └── TrainingError    an update cannot go on: NaN loss, no supervised token
+        └── WorkersLostError its workers ended without a reason of their own
 
 A message says what was wrong, with the value; `hint` says what to do about it.
 """
@@ -75,3 +76,7 @@ class DiskError(CapacityError):
 
 class TrainingError(LLMAgentOSError):
     code = "training"
+
+
+class WorkersLostError(TrainingError):
+    pass

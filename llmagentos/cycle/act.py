@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
-from llmagentos.core.errors import ConflictError, LLMAgentOSError
+from llmagentos.core.errors import ConflictError, LLMAgentOSError, TrainingError, WorkersLostError
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import ModelVersion
 from llmagentos.registry.versions import Versions, prune
@@ -104,6 +104,13 @@ def hold_untrained(config: Config, snapshot: Snapshot, cycle: str) -> list[str]:
 
 
 def record_failure(home: Home, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:
-    """The snapshot's rows stay pending and say why."""
+    """The snapshot's rows stay pending and say why; it was an attempt of theirs where they may be to blame."""
     record = {"verdict": "Failed", "reasons": [f"{type(problem).__name__}: {problem}"], "cycle": cycle}
-    snapshots.decide(home, snapshot.id, record)
+    snapshots.decide(home, snapshot.id, record if _may_be_the_rows(problem) else {**record, "untrained": True})
+
+
+def _may_be_the_rows(problem: BaseException) -> bool:
+    """Not where somebody interrupted, a disk was full, a worker was lost, or a setting is wrong."""
+    if isinstance(problem, LLMAgentOSError):
+        return isinstance(problem, TrainingError) and not isinstance(problem, WorkersLostError)
+    return isinstance(problem, Exception) and not isinstance(problem, (OSError, MemoryError))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.config.sections import TrainingConfig
-from llmagentos.core.errors import ConfigError, LLMAgentOSError, TrainingError
+from llmagentos.core.errors import ConfigError, LLMAgentOSError, TrainingError, WorkersLostError
 from llmagentos.storage.files import replace_text
 from llmagentos.training.phase import Phase
 
@@ -22,7 +22,7 @@ def launch(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> R
     """Train the phases in order and return {phase name: {steps, tokens, seconds, resumed_at}}.
 
     `folder` holds Ray Train's own state. Raises ConfigError for an unknown loss term before anything starts, TrainingError
-    with the worker's reason when a phase cannot be trained.
+    with the worker's reason when a phase cannot be trained, WorkersLostError where they had none.
     """
     from llmagentos.training.worker import make_terms, run_phase
 
@@ -76,7 +76,7 @@ def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> 
     except Exception as error:
         reason = _reason(phases)
         if reason is None:
-            raise TrainingError(f"the train workers failed: {_last_line(error)}") from error
+            raise WorkersLostError(f"the train workers failed: {_last_line(error)}") from error
         raise reason from error
 
 
