@@ -5,7 +5,6 @@ A process that dies in between leaves an unused number and at most an unnamed fo
 """
 
 import json
-import os
 import shutil
 import time
 import uuid
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 from llmagentos.core.errors import ConflictError, InputError, NotFoundError
 from llmagentos.core.records import ModelVersion, Release
 from llmagentos.registry import released
+from llmagentos.storage.files import sync
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import NAME, write_manifest
 from llmagentos.storage.tables import Tables
@@ -55,12 +55,12 @@ class Versions:
             shutil.move(source, staged)
         else:
             shutil.copytree(source, staged, copy_function=shutil.copyfile)
-        _sync(staged)
+        sync(*(path for path in staged.rglob("*") if path.is_file()))
         manifest_hash = write_manifest(staged, kind="version")
         created = time.time()
         number = self._reserve(created)
         staged.rename(self.home.version(number))
-        _sync_folder(self.home.versions)
+        sync(self.home.versions)
         version = ModelVersion(
             id=number, dir=str(self.home.version(number)), manifest_hash=manifest_hash, created=created, **fields
         )
@@ -182,18 +182,3 @@ def _sweep(home: Home) -> None:
     for folder in home.versions.glob(f"{_ADDING}*"):
         if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

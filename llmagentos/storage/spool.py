@@ -23,6 +23,7 @@ from pydantic_core import PydanticSerializationError
 from llmagentos.core.errors import DiskError, InputError, IntegrityError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import Feedback, Interaction
+from llmagentos.storage.files import sync
 
 Kind = Literal["interaction", "feedback"]
 Spooled = Interaction | Feedback
@@ -102,8 +103,7 @@ class Spool:
             self._writer.executescript(_SCHEMA)
             self._writer.execute("INSERT OR IGNORE INTO meta VALUES ('uuid', ?)", (uuid.uuid4().hex,))
             if fresh:
-                _sync_folder(path.parent)
-                _sync_folder(path.parent.parent)
+                sync(path.parent, path.parent.parent)
             self.uuid: str = self._writer.execute("SELECT value FROM meta WHERE name = 'uuid'").fetchone()[0]
 
     def put(self, records: Sequence[Spooled]) -> list[bool]:
@@ -302,13 +302,5 @@ def exclusive(path: Path, *, wait: bool = True) -> Iterator[bool]:
             yield False
             return
         yield True
-    finally:
-        os.close(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,33 @@ def test_two_processes_at_once_lose_nothing_and_win_each_epoch_once(tables: Tabl
     assert sorted((row["epoch"], row["by"]) for row in tables.rows("releases")) == sorted(
         [(n, "left") for n in won[0]] + [(n, "right") for n in won[1]]
     )
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """What the disk was waited for."""
+    found, fsync = set(), os.fsync
+
+    def noted(handle: int) -> None:
+        found.add(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return found
+
+
+def test_what_was_committed_is_on_the_disk(tables: Tables, synced: set[Path]):
+    """The data, the log and the folders that list them, from the first commit on."""
+    tables.append_sequenced("interactions", rows(2))
+    folder = tables.home.table("interactions")
+    log, data = folder / "_delta_log", set(folder.glob("*.parquet"))
+    assert synced == {*data, *log.glob("*.json"), log, folder, folder.parent, tables.home.root}
+    for write in (tables.append, tables.overwrite):
+        synced.clear()
+        version = write("interactions", rows(1))
+        new = set(folder.glob("*.parquet")) - data
+        assert synced == {*new, log / f"{version:020}.json", log, folder}
+        data |= new
 
 
 FULL = "No space left on device (os error 28)"
