@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,13 +185,24 @@ class Spool:
             writer.execute("DELETE FROM records WHERE kind = ? AND batch = ?", (batch.kind, batch.number))
             writer.execute("UPDATE batches SET open = 0 WHERE kind = ? AND number = ?", (batch.kind, batch.number))
 
-    def remember(self, kind: Kind, known: Sequence[dict[str, Any]]) -> None:
-        """Fill the index of a spool that was lost from rows that Delta still has, in order of `seq`."""
+    @property
+    def indexed(self) -> bool:
+        """Whether `remember` was here: without it, a spool that was lost takes for new what Delta has."""
+        return bool(self._read("SELECT 1 FROM meta WHERE name = 'indexed'", ()))
+
+    def remember(self, known: Mapping[Kind, Sequence[dict[str, Any]]]) -> None:
+        """Fill the index of a spool that was lost from rows that Delta still has, in order of `seq`.
+
+        What arrived meanwhile is newer, and stays.
+        """
         with self._writing() as writer:
-            rows = [(kind, row["id"], row["seq"], row.get("request_hash")) for row in known]
-            writer.executemany("INSERT OR IGNORE INTO known (kind, id, seq, request_hash) VALUES (?, ?, ?, ?)", rows)
-            sessions = [(row["tenant"], row["session_id"], row["id"]) for row in known if row.get("session_id")]
-            writer.executemany(_LAST_OF_SESSION, sessions)
+            for kind, found in known.items():
+                rows = [(kind, row["id"], row["seq"], row.get("request_hash")) for row in found]
+                writer.executemany("INSERT OR IGNORE INTO known (kind, id, seq, request_hash) VALUES (?, ?, ?, ?)", rows)
+                last = {(row["tenant"], row["session_id"]): row["id"] for row in found if row.get("session_id")}
+                sessions = [(*session, id) for session, id in last.items()]
+                writer.executemany("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?)", sessions)
+            writer.execute("INSERT OR IGNORE INTO meta VALUES ('indexed', '1')")
 
     def close(self) -> None:
         with self._write_lock, self._read_lock:
