@@ -50,6 +50,18 @@ def test_sequence_numbers_and_their_files_survive(home: Home):
     assert tables.append_sequenced("interactions", [{**row, "id": "i6"}]) == [7]
 
 
+def test_what_was_overwritten_leaves_the_disk(home: Home, monkeypatch: pytest.MonkeyPatch):
+    """A lease's beats, say: many files, of which one is read."""
+    monkeypatch.setattr("llmagentos.storage.maintenance.KEEP_HOURS", 0)
+    tables = Tables(home)
+    for k in range(6):
+        tables.overwrite("leases", [{"name": "cycle", "beat": k}], expect={"lease/cycle": k - 1})
+    assert maintain(home, most=4) == ["leases"]
+    assert len(list(home.table("leases").glob("*.parquet"))) == 1
+    assert [row["beat"] for row in tables.rows("leases")] == [5]
+    assert tables.transaction("leases", "lease/cycle") == 5
+
+
 def test_few_files_are_left_alone(home: Home):
     fill(home, 3)
     assert maintain(home, most=8) == []
