@@ -30,6 +30,8 @@ class Carried:
     heldout: list[EvalItem] = field(default_factory=list)
     spent: list[dict[str, Any]] = field(default_factory=list)
     """Rows for the quarantine, with the decision that used up their last attempt."""
+    epoch: int = -1
+    """Number of the last commit to the table of snapshots before this was read: what follows from it must find that one."""
 
     @property
     def watermark(self) -> tuple[int, int]:
@@ -46,19 +48,19 @@ def carry(home: Home, max_attempts: int) -> Carried:
 
     One that is damaged and was not promoted leaves the history: its rows are read again from the log.
     """
-    row = snapshots.latest(home)
+    epoch, row = snapshots.epoch(home), snapshots.latest(home)
     if row is None:
-        return Carried()
+        return Carried(epoch=epoch)
     try:
         snapshot = snapshots.open_snapshot(home, row.id)
     except IntegrityError as error:
         if row.status in CONSUMED:
-            return Carried(row)
+            return Carried(row, epoch=epoch)
         snapshots.mark_corrupt(home, row.id, error.message)
         return carry(home, max_attempts)
     disputed = [_next(e) for e in snapshot.pending()]
     if row.status in CONSUMED:
-        return Carried(row, snapshot, disputed=disputed)
+        return Carried(row, snapshot, disputed=disputed, epoch=epoch)
     examples, judged = snapshot.examples(), [e for e in snapshot.judged() if e.label == "disliked"]
     if row.status != "made" and not (row.decision or {}).get("untrained"):  # a cycle that was killed is no attempt
         examples, judged = ([_next(e) for e in rows] for rows in (examples, judged))
@@ -70,6 +72,7 @@ def carry(home: Home, max_attempts: int) -> Carried:
         disputed=disputed,
         heldout=snapshot.heldout,
         spent=[spent(e, ATTEMPTS, decision_of(row)) for e in [*examples, *judged] if e.attempts > max_attempts],
+        epoch=epoch,
     )
 
 

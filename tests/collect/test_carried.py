@@ -2,7 +2,9 @@
 
 import pytest
 
+from llmagentos.collect import pipeline
 from llmagentos.collect.carried import carry
+from llmagentos.core.errors import ConflictError
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import example_of_row
 from llmagentos.storage import snapshots
@@ -82,3 +84,13 @@ def test_a_damaged_one_gives_way_to_its_parent_unless_it_was_promoted(home):
     (first.dir / "superseded.json").write_text("x")
     found = carry(home, 3)
     assert (found.watermark, found.disputed) == ((5, 0), [])
+
+
+def test_a_collect_counts_only_on_the_state_it_began_from(config, monkeypatch):
+    """Another one moves the watermark while the chain runs."""
+    home = Home(config.storage.root).open()
+    monkeypatch.setattr(pipeline, "_enough", lambda *arguments: True)
+    monkeypatch.setattr(pipeline, "_run_chain", lambda *arguments: make(home) and [])
+    with pytest.raises(ConflictError):
+        pipeline.collect(config)
+    assert len(snapshots.history(home)) == 1
