@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmagentos.collect.pipeline import collect
 from llmagentos.config import Config
-from llmagentos.core.errors import LeaseLostError
+from llmagentos.core.errors import ConflictError
 from llmagentos.cycle import artifacts
 from llmagentos.cycle.act import act, hold_untrained, keep_known, looks_tampered_with, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
@@ -26,7 +26,7 @@ from llmagentos.release.promotion import finish_promotion
 from llmagentos.release.releases import Releases
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
-from llmagentos.training.launch import launch
+from llmagentos.training.launch import alone, launch
 from llmagentos.update import run as update
 
 
@@ -65,6 +65,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         try:
             exam = set_exam(config.evaluate, home, snapshot)
             folder = home.run(artifacts.training_folder(config, snapshot, champion, exam))
+            stack.enter_context(alone(folder))
             with walk.step("update") as outcome:
                 first = update.prepare(config, home, snapshot, champion, folder)
                 if first is None:
@@ -94,7 +95,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
                 report = artifacts.report(verdict, runs, trained, choice, champion, challenger, student)
                 artifacts.write(walk.folder("evaluate"), home, verdict, report)
                 outcome |= {"version": challenger.id} | artifacts.evaluated(report)
-        except LeaseLostError:
+        except ConflictError:  # somebody else has the lease or the folder: the snapshot is theirs to decide on
             raise
         except BaseException as problem:
             record_failure(home, walk.id, snapshot, problem)

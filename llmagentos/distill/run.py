@@ -16,7 +16,7 @@ from llmagentos.registry.versions import Versions
 from llmagentos.replay.mix import mix_rows
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
-from llmagentos.training.launch import launch
+from llmagentos.training.launch import alone, launch
 from llmagentos.training.phase import Annotation, Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
@@ -139,7 +139,7 @@ def distill(config: Config) -> dict[str, Any]:
     name = f"distill-{teacher.id}-{newest.id}-{config_hash(config)[:8]}"
     snapshot = open_snapshot(home, newest.id)
     record = RunRecord(id=name, kind="distill", snapshot=snapshot.id, created=time.time())
-    with tracking.run(home, record, config) as outcome:
+    with alone(home.run(name)), tracking.run(home, record, config) as outcome:
         prepared = prepare(config, home, snapshot, Path(teacher.dir), student, home.run(name))
         if prepared is None:
             raise TrainingError("nothing is new but judgements: there is nothing for a student to learn.")

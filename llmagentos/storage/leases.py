@@ -19,6 +19,7 @@ import psutil
 import pyarrow.dataset as ds
 
 from llmagentos.core.errors import ConflictError, DiskError, LeaseLostError
+from llmagentos.storage.birth import born
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 def this_process() -> str:
     """`host/pid/start`, the holder's name by default: tells a dead process from a new one with its number."""
-    return f"{socket.gethostname()}/{os.getpid()}/{int(psutil.Process().create_time())}"
+    return f"{socket.gethostname()}/{os.getpid()}/{int(born(os.getpid()))}"
 
 
 class Lease:
@@ -158,7 +159,7 @@ def _is_dead(holder: str) -> bool:
         process = psutil.Process(int(found["pid"]))
         if process.status() == psutil.STATUS_ZOMBIE:
             return True
-        return found["started"] is not None and abs(process.create_time() - int(found["started"])) > 2
+        return found["started"] is not None and abs(born(process.pid) - int(found["started"])) > 2
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:

@@ -4,18 +4,30 @@ Several phases share one start, since starting costs tens of seconds. A phase th
 group that Ray restarts, or a step that runs again after a crash, goes on behind it.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmagentos.config.sections import TrainingConfig
-from llmagentos.core.errors import ConfigError, LLMAgentOSError, TrainingError, WorkersLostError
+from llmagentos.core.errors import ConfigError, ConflictError, LLMAgentOSError, TrainingError, WorkersLostError
 from llmagentos.storage.files import replace_text
+from llmagentos.storage.spool import exclusive
 from llmagentos.training.phase import Phase
 
+LOCK = "training.lock"
 Results = dict[str, dict[str, float]]
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Two trainings would write over one another's weights. Raises ConflictError while another process trains in `folder`."""
+    with exclusive(folder / LOCK, wait=False) as mine:
+        if not mine:
+            raise ConflictError(f"another process trains in {folder}.", code="busy", hint="Wait until it is done.")
+        yield
 
 
 def launch(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> Results:

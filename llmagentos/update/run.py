@@ -20,7 +20,7 @@ from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify, write_manifest
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
 from llmagentos.training.annotate import annotation_for
-from llmagentos.training.launch import launch
+from llmagentos.training.launch import alone, launch
 from llmagentos.training.losses import answer_losses, rendered_losses
 from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.plan import Recipe, make_plan
@@ -182,7 +182,7 @@ def update(config: Config) -> dict[str, Any]:
     name = f"update-{champion.id}-{newest.id}-{config_hash(config)[:8]}"
     snapshot = open_snapshot(home, newest.id)
     record = RunRecord(id=name, kind="update", snapshot=snapshot.id, created=time.time())
-    with tracking.run(home, record, config) as outcome:
+    with alone(home.run(name)), tracking.run(home, record, config) as outcome:
         prepared = prepare(config, home, snapshot, champion, home.run(name))
         if prepared is None:
             raise TrainingError(KNOWN, hint="`llmagentos cycle` closes the snapshot.")

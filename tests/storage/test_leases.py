@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 from deltalake.exceptions import DeltaError
 
 from llmagentos.core.errors import ConflictError, LeaseLostError
 from llmagentos.storage.layout import Home
-from llmagentos.storage.leases import Lease, this_process
+from llmagentos.storage.leases import Lease, _is_dead, this_process
 
 HOLD = """
 import sys
@@ -128,3 +129,9 @@ def test_a_beat_that_fails_is_not_the_last_and_a_lease_that_cannot_be_given_back
             assert lease._thread.is_alive()
         lease.check()
         monkeypatch.setattr("llmagentos.storage.tables.write_deltalake", full)
+
+
+def test_a_clock_that_was_set_ends_no_lease(home, monkeypatch):
+    with Lease(home, "cycle", seconds=300) as lease:
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: 0.0)
+        assert not _is_dead(lease.holder)
