@@ -1,5 +1,6 @@
 """Step 3: a smaller student learns from the teacher's cached log-probabilities; it starts from yesterday's student."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -111,17 +112,19 @@ def _newest_tokenizer(home: Home) -> Path:
 
 def _fresh(config: Config, tokenizer: Path, folder: Path) -> Path:
     """A small Llama with the teacher's vocabulary, for a base model that has no student yet."""
-    if (folder / "config.json").exists():
+    if folder.exists():
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    copy_tokenizer(tokenizer, folder)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    copy_tokenizer(tokenizer, part)
     hidden, layers, feed_forward = config.distill.size
     renderer = Renderer(tokenizer)
     model = fresh_model(renderer.vocab_size, hidden, layers, feed_forward, heads=max(1, hidden // 16), seed=config.update.seed)
     model.config.pad_token_id, model.config.eos_token_id = renderer.pad_id, renderer.eos_id
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = renderer.pad_id, renderer.eos_id
-    model.save_pretrained(str(folder))
-    return folder
+    model.save_pretrained(str(part))
+    return part.rename(folder)
 
 
 def distill(config: Config) -> dict[str, Any]:
