@@ -43,6 +43,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(Lease(home, name, seconds=config.storage.lease_seconds))
         stack.callback(tracking.sync, config)
+        stack.callback(artifacts.drop_trainings, home)
         whole = stack.enter_context(walk.whole())
         stack.enter_context(connect(config))
         finish_promotion(config)

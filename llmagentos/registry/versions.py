@@ -4,11 +4,12 @@ An id is reserved first (a row without a record), then the finished folder takes
 A process that dies in between leaves an unused number and at most an unnamed folder: never half a version.
 """
 
+import contextlib
 import json
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -173,12 +174,14 @@ def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
         shutil.rmtree(home.version(number), ignore_errors=True)
         for merged in home.cache(MERGED, "").glob(f"{number}-*"):
             shutil.rmtree(merged, ignore_errors=True)
-    _sweep(home)
+    _sweep(home, {str(v.id) for v in everything})
     return gone
 
 
-def _sweep(home: Home) -> None:
-    """Remove what died while it was being added, a day ago or more."""
-    for folder in home.versions.glob(f"{_ADDING}*"):
-        if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+def _sweep(home: Home, recorded: Collection[str]) -> None:
+    """Remove what died while it was being made, a day ago or more: folders of versions without a record, and parts."""
+    unnamed = [f for f in home.versions.glob("*") if f.is_dir() and f.name not in recorded]
+    for folder in (*unnamed, *home.snapshots.glob(".*.part")):
+        with contextlib.suppress(OSError):  # somebody else was first
+            if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(folder)
