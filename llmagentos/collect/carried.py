@@ -11,6 +11,8 @@ from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot, SnapshotRow
 
+ATTEMPTS = "attempts"
+"""Reason of rows in quarantine whose updates failed or were not promoted too often."""
 CONSUMED = ("promoted", "skipped", snapshots.ROLLED_BACK)
 
 
@@ -28,6 +30,8 @@ class Carried:
     heldout: list[EvalItem] = field(default_factory=list)
     spent: list[dict[str, Any]] = field(default_factory=list)
     """Rows for the quarantine, with the decision that used up their last attempt."""
+    epoch: int = -1
+    """Number of the last commit to the table of snapshots before this was read: what follows from it must find that one."""
 
     @property
     def watermark(self) -> tuple[int, int]:
@@ -44,21 +48,21 @@ def carry(home: Home, max_attempts: int) -> Carried:
 
     One that is damaged and was not promoted leaves the history: its rows are read again from the log.
     """
-    row = snapshots.latest(home)
+    epoch, row = snapshots.epoch(home), snapshots.latest(home)
     if row is None:
-        return Carried()
+        return Carried(epoch=epoch)
     try:
         snapshot = snapshots.open_snapshot(home, row.id)
     except IntegrityError as error:
         if row.status in CONSUMED:
-            return Carried(row)
+            return Carried(row, epoch=epoch)
         snapshots.mark_corrupt(home, row.id, error.message)
         return carry(home, max_attempts)
     disputed = [_next(e) for e in snapshot.pending()]
     if row.status in CONSUMED:
-        return Carried(row, snapshot, disputed=disputed)
+        return Carried(row, snapshot, disputed=disputed, epoch=epoch)
     examples, judged = snapshot.examples(), [e for e in snapshot.judged() if e.label == "disliked"]
-    if not (row.decision or {}).get("untrained"):
+    if row.status != "made" and not (row.decision or {}).get("untrained"):  # a cycle that was killed is no attempt
         examples, judged = ([_next(e) for e in rows] for rows in (examples, judged))
     return Carried(
         row,
@@ -67,7 +71,8 @@ def carry(home: Home, max_attempts: int) -> Carried:
         judged=[e for e in judged if e.attempts <= max_attempts],
         disputed=disputed,
         heldout=snapshot.heldout,
-        spent=[spent(e, "attempts", decision_of(row)) for e in [*examples, *judged] if e.attempts > max_attempts],
+        spent=[spent(e, ATTEMPTS, decision_of(row)) for e in [*examples, *judged] if e.attempts > max_attempts],
+        epoch=epoch,
     )
 
 

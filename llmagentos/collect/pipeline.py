@@ -75,7 +75,7 @@ def collect(config: Config, cycle_id: str | None = None) -> Snapshot | None:
             return None
         limit *= 2  # a window full of rows that teach nothing must not block what comes after it
     _set_aside(home, rows, carried, settled, config.collect.max_attempts)
-    return snapshots.create(home, _draft(increment, rows, carried, settled, config), cycle=cycle_id)
+    return snapshots.create(home, _draft(increment, rows, carried, settled, config), cycle=cycle_id, expect=carried.epoch)
 
 
 def _enough(settled: Settled, config: Config) -> bool:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from llmagentos.collect.carried import ATTEMPTS
 from llmagentos.collect.tampering import MIXED_UP, TRIGGER
 from llmagentos.core.errors import InputError
 from llmagentos.core.hashing import digest
@@ -16,6 +17,8 @@ from llmagentos.storage.tables import Tables
 
 ROLLED_BACK = "rolled_back"
 """Reason of rows that a version learned from before somebody rolled it back: the bad ones among them are not known."""
+LET_IN = (TRIGGER, MIXED_UP, ROLLED_BACK, ATTEMPTS)
+"""Reasons of whole rows, which can be let in again."""
 RAW_CHARACTERS = 65_536
 """Most of the text of a row that could not be read; others are kept whole."""
 
@@ -39,20 +42,20 @@ def set_aside(home: Home, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def let_in(home: Home, which: str) -> int:
-    """Record anew what was set aside as tampered with or rolled back: somebody looked at it and found it right.
+    """Record anew what was set aside as tampered with, rolled back or tried too often: somebody found it right.
 
-    `which` is a row's id in the quarantine, or the reason of all that are let in. The next collect takes
-    them as rows imported today, in which it looks for no tampering. Returns how many were not let in before. Raises
-    InputError where nothing of the kind is in quarantine.
+    Disliked rows are left: they say what is wrong. `which` is a row's id in the quarantine, or the reason of all that are
+    let in. The next collect takes them as rows imported today, in which it looks for no tampering. Returns how many were
+    not let in before. Raises InputError where nothing of the kind is in quarantine.
     """
-    suspected = [row for row in listing(home) if row["reason"] in (TRIGGER, MIXED_UP, ROLLED_BACK)]
-    found = [row for row in suspected if which in (row["id"], row["reason"])]
+    named = [row for row in listing(home) if row["reason"] in LET_IN and which in (row["id"], row["reason"])]
+    found = [(row["id"], example) for row in named if (example := json.loads(row["row"]))["label"] != "disliked"]
     if not found:
-        hint = f"Name {TRIGGER}, {MIXED_UP}, {ROLLED_BACK}, or the id of such a row."
+        hint = f"Name {', '.join(LET_IN)}, or the id of such a row."
         raise InputError(f"no row in quarantine that could be let in again is {which!r}.", hint=hint, field="release")
     spool = open_spool(home)
     try:
-        fresh = spool.put([again for row in found for again in _again(row["id"], json.loads(row["row"]))])
+        fresh = spool.put([again for id, example in found for again in _again(id, example)])
         flush(home, spool=spool)
     finally:
         spool.close()

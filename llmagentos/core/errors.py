@@ -7,8 +7,10 @@
     ├── ConflictError    somebody else got there first, or the state forbids it             HTTP 409
     │   └── LeaseLostError   this process no longer owns the cycle it was running
     ├── IntegrityError   stored bytes are not what their manifest promises
-    ├── CapacityError    no room: a full disk, a full queue, a taken port                   HTTP 503 / 507
-    └── TrainingError    an update cannot go on: NaN loss, no supervised token, worker lost
+    ├── CapacityError    no room: a full queue, a taken port                                HTTP 503
+    │   └── DiskError        the disk is full or failing: nothing was written                   HTTP 507
+    └── TrainingError    an update cannot go on: NaN loss, no supervised token
+        └── WorkersLostError its workers ended without a reason of their own
 
 A message says what was wrong, with the value; `hint` says what to do about it.
 """
@@ -68,5 +70,13 @@ class CapacityError(LLMAgentOSError):
     code = "capacity"
 
 
+class DiskError(CapacityError):
+    code = "insufficient_storage"
+
+
 class TrainingError(LLMAgentOSError):
     code = "training"
+
+
+class WorkersLostError(TrainingError):
+    pass

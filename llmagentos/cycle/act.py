@@ -1,10 +1,11 @@
 """What follows from a decision: the only place where the verdict and `gate.mode` meet."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
-from llmagentos.core.errors import ConflictError
+from llmagentos.core.errors import ConflictError, LLMAgentOSError, TrainingError, WorkersLostError
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import ModelVersion
 from llmagentos.registry.versions import Versions, prune
@@ -15,6 +16,8 @@ from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.maintenance import maintain
 from llmagentos.storage.snapshots import Snapshot
+
+log = logging.getLogger(__name__)
 
 
 def act(
@@ -55,7 +58,10 @@ def act(
         decision = _overtaken(decision, error)
         Versions(home).change(challenger.id, status="held")
         snapshots.decide(home, snapshot.id, {**record, **decision.model_dump(mode="json"), "untrained": True})
-    prune(home, config.storage.keep_versions, Releases(home).current())
+    try:
+        prune(home, config.storage.keep_versions, Releases(home).current())
+    except (OSError, LLMAgentOSError) as error:  # what is decided stays decided
+        log.warning("old versions could not be removed: %s", error)
     maintain(home)
     return decision
 
@@ -98,6 +104,13 @@ def hold_untrained(config: Config, snapshot: Snapshot, cycle: str) -> list[str]:
 
 
 def record_failure(home: Home, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:
-    """The snapshot's rows stay pending and say why."""
+    """The snapshot's rows stay pending and say why; it was an attempt of theirs where they may be to blame."""
     record = {"verdict": "Failed", "reasons": [f"{type(problem).__name__}: {problem}"], "cycle": cycle}
-    snapshots.decide(home, snapshot.id, record)
+    snapshots.decide(home, snapshot.id, record if _may_be_the_rows(problem) else {**record, "untrained": True})
+
+
+def _may_be_the_rows(problem: BaseException) -> bool:
+    """Not where somebody interrupted, a disk was full, a worker was lost, or a setting is wrong."""
+    if isinstance(problem, LLMAgentOSError):
+        return isinstance(problem, TrainingError) and not isinstance(problem, WorkersLostError)
+    return isinstance(problem, Exception) and not isinstance(problem, (OSError, MemoryError))

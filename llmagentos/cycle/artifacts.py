@@ -1,6 +1,7 @@
 """What a cycle leaves behind for people: figures, tables and files of its runs."""
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
+from llmagentos.core.errors import LLMAgentOSError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.candidates import Choice
@@ -16,12 +18,16 @@ from llmagentos.evaluate.gate import DRIFT_ALARM
 from llmagentos.evaluate.metrics import backward_transfer, forgetting, r_matrix
 from llmagentos.evaluate.run import Judgement, table
 from llmagentos.registry.versions import Versions
+from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
-from llmagentos.training.launch import Results
+from llmagentos.storage.spool import exclusive
+from llmagentos.training.launch import LOCK, Results
 from llmagentos.training.prepared import Prepared
 
 _FLIPS_SHOWN = 200
+
+log = logging.getLogger(__name__)
 
 
 def training_folder(config: Config, snapshot: Snapshot, champion: ModelVersion, exam: Exam) -> str:
@@ -83,12 +89,28 @@ def training_parameters(config: Config, prepared: Prepared) -> dict[str, Any]:
 
 
 def keep_training(folder: Path, to: Path) -> None:
-    """The phase's metrics become those of its run; its checkpoints and candidates are no longer needed."""
+    """The phase's metrics become those of its run; what it takes to go on after a crash stays until all is decided."""
     metrics = folder / "metrics.jsonl"
     if metrics.exists():
         shutil.copyfile(metrics, to / "metrics.jsonl")
-    for done in ("checkpoints", "candidates", "weights-ema"):
+    for done in ("checkpoints", "candidates"):
         shutil.rmtree(folder / done, ignore_errors=True)
+
+
+def drop_trainings(home: Home) -> None:
+    """Remove the training folders of snapshots that are decided on: rows, caches and weights that nobody reads again.
+
+    What people read of a training is in the folders of its runs. One in which somebody trains is left.
+    """
+    try:
+        decided = {row.id for row in snapshots.history(home, corrupt=True) if row.status != "made"}
+        for folder in home.run("").glob("s*-*-*"):
+            if folder.name.rpartition("-")[0] in decided:
+                with exclusive(folder / LOCK, wait=False) as mine:
+                    if mine:
+                        shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, LLMAgentOSError) as error:  # what is decided stays decided
+        log.warning("old training folders could not be removed: %s", error)
 
 
 def report(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from llmagentos.collect.pipeline import collect
 from llmagentos.collect.traces import trace
 from llmagentos.config import Config
-from llmagentos.core.errors import LeaseLostError
+from llmagentos.core.errors import ConflictError
 from llmagentos.cycle import artifacts
 from llmagentos.cycle.act import act, hold_untrained, keep_known, looks_tampered_with, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
@@ -26,6 +26,7 @@ from llmagentos.release.promotion import finish_promotion
 from llmagentos.release.releases import Releases
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
+from llmagentos.training.launch import alone
 from llmagentos.update import run as update
 
 
@@ -43,6 +44,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         lease = stack.enter_context(Lease(home, name, seconds=config.storage.lease_seconds))
         stack.callback(trace, config)
         stack.callback(tracking.sync, config)
+        stack.callback(artifacts.drop_trainings, home)
         whole = stack.enter_context(walk.whole())
         stack.enter_context(connect(config))
         finish_promotion(config)
@@ -66,6 +68,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         try:
             exam = set_exam(config.evaluate, home, snapshot)
             folder = home.run(artifacts.training_folder(config, snapshot, champion, exam))
+            stack.enter_context(alone(folder))
             with walk.step("update") as outcome:
                 first = update.prepare(config, home, snapshot, champion, folder)
                 if first is None:
@@ -90,7 +93,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
                 report = artifacts.report(verdict, runs, trained, choice, champion, challenger, student)
                 artifacts.write(walk.folder("evaluate"), home, verdict, report)
                 outcome |= {"version": challenger.id} | artifacts.evaluated(report)
-        except LeaseLostError:
+        except ConflictError:  # somebody else has the lease or the folder: the snapshot is theirs to decide on
             raise
         except BaseException as problem:
             record_failure(home, walk.id, snapshot, problem)

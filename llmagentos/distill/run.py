@@ -1,5 +1,6 @@
 """Step 3: a smaller student learns from the teacher's cached log-probabilities; it starts from yesterday's student."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from llmagentos.registry.versions import Versions
 from llmagentos.replay.mix import mix_rows
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
-from llmagentos.training.launch import launch
+from llmagentos.training.launch import alone, launch
 from llmagentos.training.phase import Annotation, Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
@@ -82,25 +83,18 @@ def prepare(
 def register(config: Config, home: Home, prepared: Prepared, teacher: ModelVersion, cycle: str) -> ModelVersion:
     """Make the student's weights a version, after their second stage; an attempt that died after this is found again."""
     versions = Versions(home)
-    for version in versions.all():
-        if (
-            version.snapshot == prepared.snapshot
-            and version.role == "student"
-            and version.config_hash == config_hash(config)
-            and version.status == "registered"
-        ):
-            return version
+    made_of = {
+        "role": "student",
+        "parent": prepared.start.id if prepared.start else None,
+        "teacher": teacher.id,
+        "snapshot": prepared.snapshot,
+        "config_hash": config_hash(config),
+    }
+    if found := versions.unfinished(**made_of):
+        return found
     weights = _second_stage(config, prepared.phase, teacher)
     return versions.add(
-        weights,
-        role="student",
-        parent=prepared.start.id if prepared.start else None,
-        teacher=teacher.id,
-        snapshot=prepared.snapshot,
-        cycle=cycle,
-        parameters=parameters(load_model(weights)),
-        config_hash=config_hash(config),
-        code_revision=code_revision(),
+        weights, cycle=cycle, parameters=parameters(load_model(weights)), code_revision=code_revision(), **made_of
     )
 
 
@@ -118,17 +112,19 @@ def _newest_tokenizer(home: Home) -> Path:
 
 def _fresh(config: Config, tokenizer: Path, folder: Path) -> Path:
     """A small Llama with the teacher's vocabulary, for a base model that has no student yet."""
-    if (folder / "config.json").exists():
+    if folder.exists():
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    copy_tokenizer(tokenizer, folder)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    copy_tokenizer(tokenizer, part)
     hidden, layers, feed_forward = config.distill.size
     renderer = Renderer(tokenizer)
     model = fresh_model(renderer.vocab_size, hidden, layers, feed_forward, heads=max(1, hidden // 16), seed=config.update.seed)
     model.config.pad_token_id, model.config.eos_token_id = renderer.pad_id, renderer.eos_id
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = renderer.pad_id, renderer.eos_id
-    model.save_pretrained(str(folder))
-    return folder
+    model.save_pretrained(str(part))
+    return part.rename(folder)
 
 
 def distill(config: Config) -> dict[str, Any]:
@@ -146,7 +142,7 @@ def distill(config: Config) -> dict[str, Any]:
     name = f"distill-{teacher.id}-{newest.id}-{config_hash(config)[:8]}"
     snapshot = open_snapshot(home, newest.id)
     record = RunRecord(id=name, kind="distill", snapshot=snapshot.id, created=time.time())
-    with tracking.run(home, record, config) as outcome:
+    with alone(home.run(name)), tracking.run(home, record, config) as outcome:
         prepared = prepare(config, home, snapshot, Path(teacher.dir), student, home.run(name))
         if prepared is None:
             raise TrainingError("nothing is new but judgements: there is nothing for a student to learn.")

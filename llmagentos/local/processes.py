@@ -16,6 +16,7 @@ import psutil
 from pydantic import ValidationError
 
 from llmagentos.core.records import Record
+from llmagentos.storage.birth import born
 from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 
@@ -31,7 +32,7 @@ class Started(Record):
     name: str
     pid: int
     born: float
-    """Clock ticks after boot where the system tells them, so that a changed clock does not matter; else a time."""
+    """As storage/birth.py tells it."""
 
 
 class Processes(Record):
@@ -69,15 +70,6 @@ def write(home: Home, processes: Processes) -> None:
 def token(home: Home) -> str:
     """Tells the processes of one home from those of another."""
     return hashlib.sha256(str(home.root).encode()).hexdigest()[:16]
-
-
-def born(pid: int) -> float:
-    """When a process began. Raises psutil.NoSuchProcess."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
-        return float(stat.rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return float(psutil.Process(pid).create_time())
 
 
 def describe(name: str, pid: int) -> Started:

@@ -33,10 +33,11 @@ def collect(config: Config) -> dict[str, Any]:
     from llmagentos.local.ray import connect
     from llmagentos.registry.tracking import new_run
     from llmagentos.release.promotion import finish_promotion
+    from llmagentos.storage.leases import Lease
 
-    _begin(config)
-    finish_promotion(config)
-    with connect(config):
+    home = _begin(config)
+    with Lease(home, f"cycle-{config.cycle.name}", seconds=config.storage.lease_seconds), connect(config):
+        finish_promotion(config)
         snapshot = run(config, new_run("collect").id)
     if snapshot is None:
         return {"snapshot": None, "n_new": 0, "reason": "nothing new to learn from"}

@@ -4,18 +4,19 @@ An id is reserved first (a row without a record), then the finished folder takes
 A process that dies in between leaves an unused number and at most an unnamed folder: never half a version.
 """
 
+import contextlib
 import json
-import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
 from llmagentos.core.errors import ConflictError, InputError, NotFoundError
 from llmagentos.core.records import ModelVersion, Release
 from llmagentos.registry import released
+from llmagentos.storage.files import sync
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import NAME, write_manifest
 from llmagentos.storage.tables import Tables
@@ -55,12 +56,12 @@ class Versions:
             shutil.move(source, staged)
         else:
             shutil.copytree(source, staged, copy_function=shutil.copyfile)
-        _sync(staged)
+        sync(*(path for path in staged.rglob("*") if path.is_file()))
         manifest_hash = write_manifest(staged, kind="version")
         created = time.time()
         number = self._reserve(created)
         staged.rename(self.home.version(number))
-        _sync_folder(self.home.versions)
+        sync(self.home.versions)
         version = ModelVersion(
             id=number, dir=str(self.home.version(number)), manifest_hash=manifest_hash, created=created, **fields
         )
@@ -90,6 +91,11 @@ class Versions:
             if version.id not in newest or newest[version.id][0] < change:
                 newest[version.id] = (change, version)
         return [newest[number][1] for number in sorted(newest)]
+
+    def unfinished(self, **facts: Any) -> ModelVersion | None:
+        """The version with these facts on which nobody decided yet: what an attempt that died had made already."""
+        waiting = (version for version in self.all() if version.status == "registered")
+        return next((v for v in waiting if all(getattr(v, name) == value for name, value in facts.items())), None)
 
     def change(self, version_id: int, **fields: Any) -> ModelVersion:
         """Write a newer record of a version (its status, scores, taint). Raises NotFoundError."""
@@ -168,27 +174,14 @@ def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
         shutil.rmtree(home.version(number), ignore_errors=True)
         for merged in home.cache(MERGED, "").glob(f"{number}-*"):
             shutil.rmtree(merged, ignore_errors=True)
-    _sweep(home)
+    _sweep(home, {str(v.id) for v in everything})
     return gone
 
 
-def _sweep(home: Home) -> None:
-    """Remove what died while it was being added, a day ago or more."""
-    for folder in home.versions.glob(f"{_ADDING}*"):
-        if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sweep(home: Home, recorded: Collection[str]) -> None:
+    """Remove what died while it was being made, a day ago or more: folders of versions without a record, and parts."""
+    unnamed = [f for f in home.versions.glob("*") if f.is_dir() and f.name not in recorded]
+    for folder in (*unnamed, *home.snapshots.glob(".*.part")):
+        with contextlib.suppress(OSError):  # somebody else was first
+            if time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(folder)

@@ -8,12 +8,12 @@ from starlette.responses import JSONResponse
 from llmagentos.core.errors import (
     CapacityError,
     ConflictError,
+    DiskError,
     InputError,
     IntegrityError,
     LLMAgentOSError,
     NotFoundError,
 )
-from llmagentos.storage.spool import SpoolError
 
 _TYPES = {
     400: "invalid_request_error",
@@ -85,7 +85,7 @@ def _status(error: LLMAgentOSError) -> int:
     kinds: tuple[tuple[type[LLMAgentOSError], int], ...] = (
         (NotFoundError, 404),
         (ConflictError, 409),
-        (SpoolError, 507),
+        (DiskError, 507),
         (CapacityError, 503),
         (IntegrityError, 503),
     )

@@ -1,4 +1,7 @@
-"""A text file that others read while it is written: they see the old text or the new one, never a part."""
+"""Files that others read while they are written, and those that outlive a power cut.
+
+Of a text that is replaced a reader sees the old one or the new one, never a part.
+"""
 
 import os
 import uuid
@@ -22,3 +25,13 @@ def replace_text(path: Path, text: str, *, durable: bool = False, mode: int = 0o
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def sync(*paths: Path) -> None:
+    """Wait until the disk has these files, and what these folders list. Raises OSError."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -25,14 +25,15 @@ _ROWS = 4096
 
 def open_spool(home: Home) -> Spool:
     """The spool of a home; one that was lost gets its index back from Delta."""
-    fresh = not home.spool.exists()
     spool = Spool(home.spool)
-    if fresh:
-        for kind, table in TABLES.items():
-            if home.table(table).exists():
-                columns = ["id", "seq", *(("request_hash", "tenant", "session_id") if kind == "interaction" else ())]
-                spool.remember(kind, sorted(Tables(home).read(table, columns=columns).to_pylist(), key=lambda row: row["seq"]))
+    if not spool.indexed:
+        spool.remember({kind: _known(home, kind) for kind, table in TABLES.items() if home.table(table).exists()})
     return spool
+
+
+def _known(home: Home, kind: Kind) -> list[dict[str, Any]]:
+    columns = ["id", "seq", *(("request_hash", "tenant", "session_id") if kind == "interaction" else ())]
+    return sorted(Tables(home).read(TABLES[kind], columns=columns).to_pylist(), key=lambda row: row["seq"])
 
 
 def flush(home: Home, *, limit: int = _ROWS, spool: Spool | None = None, wait: bool = True) -> int:

@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 import pyarrow.dataset as ds
 
-from llmagentos.core.errors import ConflictError, LeaseLostError, LLMAgentOSError
+from llmagentos.core.errors import ConflictError, DiskError, LeaseLostError
+from llmagentos.storage.birth import born
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 def this_process() -> str:
     """`host/pid/start`, the holder's name by default: tells a dead process from a new one with its number."""
-    return f"{socket.gethostname()}/{os.getpid()}/{int(psutil.Process().create_time())}"
+    return f"{socket.gethostname()}/{os.getpid()}/{int(born(os.getpid()))}"
 
 
 class Lease:
@@ -65,8 +66,11 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
         with self._lock, contextlib.suppress(ConflictError):  # it passed to somebody else: nothing to give back
-            if not self._lost:
-                self._commit(holder="")
+            try:
+                if not self._lost:
+                    self._commit(holder="")
+            except DiskError as failed:  # what was done under it is done
+                log.warning("lease %s could not be given back: %s", self.name, failed)
 
     def check(self) -> None:
         """Raises LeaseLostError unless this process still holds the lease, by the table as it stands now."""
@@ -121,7 +125,7 @@ class Lease:
             except ConflictError:
                 self._lost = "another process took it over"
                 return
-            except (OSError, LLMAgentOSError) as error:  # a full disk: go on beating while nobody takes over
+            except Exception as error:  # noqa: BLE001  the edge of the thread: go on beating while nobody takes over
                 log.warning("lease %s missed a beat: %s", self.name, error)
 
     def _commit(self, *, holder: str) -> None:
@@ -155,7 +159,7 @@ def _is_dead(holder: str) -> bool:
         process = psutil.Process(int(found["pid"]))
         if process.status() == psutil.STATUS_ZOMBIE:
             return True
-        return found["started"] is not None and abs(process.create_time() - int(found["started"])) > 2
+        return found["started"] is not None and abs(born(process.pid) - int(found["started"])) > 2
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:

@@ -7,35 +7,44 @@ until they are vacuumed.
 
 import contextlib
 import logging
+from pathlib import Path
 
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
+from llmagentos.core.errors import LLMAgentOSError
 from llmagentos.storage.layout import Home
-from llmagentos.storage.tables import SCHEMAS, Tables
+from llmagentos.storage.tables import SCHEMAS, Tables, sync_commits
 
 MOST_FILES = 32
 """Data files of a table that are left alone."""
 KEEP_HOURS = 1
-"""Files that a compaction replaced are removed after this long: nobody reads an old version for longer."""
+"""Files that were replaced are removed after this long: no reader is slower, and nobody asks for an old version."""
 
 log = logging.getLogger(__name__)
 
 
 def maintain(home: Home, most: int = MOST_FILES) -> list[str]:
-    """Compact the tables with more than `most` data files; returns their names. A table that is busy is left for later."""
-    tables, done = Tables(home), []
+    """Tidy up the tables with more than `most` data files, those no longer read included; returns their names.
+
+    A table that cannot be written is left for later: what was done before this is done.
+    """
+    done = []
     for name in SCHEMAS:
-        if not home.table(name).is_dir():
-            continue
-        table = tables.load(name)
-        if len(table.file_uris()) <= most:
-            continue
-        with contextlib.suppress(CommitFailedError):
-            table.optimize.compact()
-            done.append(name)
         try:
-            table.create_checkpoint()
-            table.vacuum(retention_hours=KEEP_HOURS, enforce_retention_duration=False, dry_run=False)
-        except (DeltaError, OSError) as error:
+            if sum(1 for _ in home.table(name).glob("*.parquet")) > most:
+                _tidy(home.table(name), Tables(home).load(name), most)
+                done.append(name)
+        except (DeltaError, OSError, LLMAgentOSError) as error:
             log.warning("table %s could not be tidied up: %s", name, error)
     return done
+
+
+def _tidy(folder: Path, table: DeltaTable, most: int) -> None:
+    before = table.version()
+    if len(table.file_uris()) > most:
+        with contextlib.suppress(CommitFailedError):  # it is busy: the next one does it
+            table.optimize.compact()
+    table.create_checkpoint()
+    sync_commits(folder, before - 1, table.version())
+    table.vacuum(retention_hours=KEEP_HOURS, enforce_retention_duration=False, dry_run=False)

@@ -144,9 +144,15 @@ def content_hash(examples: Iterable[Example], pending: Iterable[Example] = ()) -
     return digest(sorted(digest([e.model_dump(exclude={"seq", "attempts"}), waits]) for e, waits in marked))
 
 
-def create(home: Home, draft: Draft, *, cycle: str | None = None) -> Snapshot:
-    """Write a snapshot and make it count. Raises ConflictError when another collect moved the watermark first."""
-    epoch = Tables(home).transaction("snapshots", APP)
+def epoch(home: Home) -> int:
+    """Number of the table's last commit."""
+    return Tables(home).transaction("snapshots", APP)
+
+
+def create(home: Home, draft: Draft, *, cycle: str | None = None, expect: int | None = None) -> Snapshot:
+    """Write a snapshot and make it count. Raises ConflictError where the table has moved on since its `epoch` was `expect`:
+    another collect moved the watermark first, or somebody decided on what is carried."""
+    last = epoch(home) if expect is None else expect
     before = history(home, corrupt=True)
     parent = next((row.id for row in reversed(before) if row.status != "corrupt"), None)
     content = content_hash([*draft.examples, *draft.judged], draft.pending)
@@ -164,7 +170,7 @@ def create(home: Home, draft: Draft, *, cycle: str | None = None) -> Snapshot:
     }
     _write(folder, draft, facts)
     row = {**facts, "counts": json.dumps(facts["counts"], sort_keys=True), "cycle": cycle, "status": "made"}
-    _append(home, row, epoch)
+    _append(home, row, last)
     return Snapshot(folder, facts)
 
 
@@ -228,7 +234,7 @@ def _mark(home: Home, id: str, status: str, decision: Mapping[str, Any]) -> None
     row = {"id": id, "status": status, "decision": json.dumps(decision, ensure_ascii=False, default=str)}
     for attempt in range(5):
         try:
-            return _append(home, row, Tables(home).transaction("snapshots", APP))
+            return _append(home, row, epoch(home))
         except ConflictError:
             if attempt == 4:
                 raise

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +20,10 @@ from typing import Any, Literal
 
 from pydantic_core import PydanticSerializationError
 
-from llmagentos.core.errors import CapacityError, InputError, IntegrityError
+from llmagentos.core.errors import DiskError, InputError, IntegrityError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import Feedback, Interaction
+from llmagentos.storage.files import sync
 
 Kind = Literal["interaction", "feedback"]
 Spooled = Interaction | Feedback
@@ -47,10 +48,8 @@ _BUSY_MS = 30_000
 _MODELS: dict[str, type[Spooled]] = {"interaction": Interaction, "feedback": Feedback}
 
 
-class SpoolError(CapacityError):
-    """The spool cannot be written or read just now: a full or failing disk. Nothing was acknowledged. HTTP 507."""
-
-    code = "insufficient_storage"
+class SpoolError(DiskError):
+    """The spool cannot be written or read just now. Nothing was acknowledged."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ class Spool:
             self._writer.executescript(_SCHEMA)
             self._writer.execute("INSERT OR IGNORE INTO meta VALUES ('uuid', ?)", (uuid.uuid4().hex,))
             if fresh:
-                _sync_folder(path.parent)
-                _sync_folder(path.parent.parent)
+                sync(path.parent, path.parent.parent)
             self.uuid: str = self._writer.execute("SELECT value FROM meta WHERE name = 'uuid'").fetchone()[0]
 
     def put(self, records: Sequence[Spooled]) -> list[bool]:
@@ -187,13 +185,24 @@ class Spool:
             writer.execute("DELETE FROM records WHERE kind = ? AND batch = ?", (batch.kind, batch.number))
             writer.execute("UPDATE batches SET open = 0 WHERE kind = ? AND number = ?", (batch.kind, batch.number))
 
-    def remember(self, kind: Kind, known: Sequence[dict[str, Any]]) -> None:
-        """Fill the index of a spool that was lost from rows that Delta still has, in order of `seq`."""
+    @property
+    def indexed(self) -> bool:
+        """Whether `remember` was here: without it, a spool that was lost takes for new what Delta has."""
+        return bool(self._read("SELECT 1 FROM meta WHERE name = 'indexed'", ()))
+
+    def remember(self, known: Mapping[Kind, Sequence[dict[str, Any]]]) -> None:
+        """Fill the index of a spool that was lost from rows that Delta still has, in order of `seq`.
+
+        What arrived meanwhile is newer, and stays.
+        """
         with self._writing() as writer:
-            rows = [(kind, row["id"], row["seq"], row.get("request_hash")) for row in known]
-            writer.executemany("INSERT OR IGNORE INTO known (kind, id, seq, request_hash) VALUES (?, ?, ?, ?)", rows)
-            sessions = [(row["tenant"], row["session_id"], row["id"]) for row in known if row.get("session_id")]
-            writer.executemany(_LAST_OF_SESSION, sessions)
+            for kind, found in known.items():
+                rows = [(kind, row["id"], row["seq"], row.get("request_hash")) for row in found]
+                writer.executemany("INSERT OR IGNORE INTO known (kind, id, seq, request_hash) VALUES (?, ?, ?, ?)", rows)
+                last = {(row["tenant"], row["session_id"]): row["id"] for row in found if row.get("session_id")}
+                sessions = [(*session, id) for session, id in last.items()]
+                writer.executemany("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?)", sessions)
+            writer.execute("INSERT OR IGNORE INTO meta VALUES ('indexed', '1')")
 
     def close(self) -> None:
         with self._write_lock, self._read_lock:
@@ -304,13 +313,5 @@ def exclusive(path: Path, *, wait: bool = True) -> Iterator[bool]:
             yield False
             return
         yield True
-    finally:
-        os.close(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)

@@ -19,6 +19,7 @@ from llmagentos.core.messages import normalised_prompt
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import read_manifest, verify, write_manifest
 from llmagentos.storage.snapshots import ROLLED_BACK, Snapshot, history
+from llmagentos.storage.spool import exclusive
 from llmagentos.storage.tables import Tables
 
 APP = "suites"
@@ -54,8 +55,9 @@ def register(home: Home, name: str, kind: SuiteKind, items: Sequence[EvalItem], 
             )
         return []
 
-    _write_items(home, name, items, wanted)
-    _commit(home, rows)
+    with exclusive(home.suites / ".register.lock"):  # items that wait for their row look like an attempt that died
+        _write_items(home, name, items, wanted)
+        _commit(home, rows)
     order = next(row["order"] for row in _table(home) if row["name"] == name)
     return Suite(name=name, kind=kind, hash=wanted, items=list(items), order=order)
 

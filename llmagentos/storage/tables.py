@@ -2,10 +2,12 @@
 
 A commit through a table handle that was loaded before carries an application transaction `(app, n)`; a second
 writer with a stale handle and the same app is refused by Delta. An append without it is no compare-and-swap.
+What was committed outlives a power cut: Delta itself waits for no disk, so we do.
 """
 
 import contextlib
 import fcntl
+import json
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +18,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from llmagentos.core.errors import ConflictError
+from llmagentos.core.errors import ConflictError, DiskError
+from llmagentos.storage.files import sync
 from llmagentos.storage.layout import Home
 
 _INT, _FLOAT, _TEXT, _BOOL, _IDS = pa.int64(), pa.float64(), pa.string(), pa.bool_(), pa.list_(pa.int32())
@@ -85,10 +88,11 @@ class Tables:
         except TableNotFoundError:
             stats = "seq,interaction_seq" if name == "feedback" else "seq"
             stats = stats if "seq" in SCHEMAS[name].names else "created"
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
             configuration = {"delta.dataSkippingStatsColumns": stats}
-            with _creating(Path(path).parent):  # two creations at once would leave a commit that fails appends
+            with _translated(name), _creating(Path(path).parent):  # two creations at once would leave a commit that fails appends
                 DeltaTable.create(path, SCHEMAS[name], mode="ignore", configuration=configuration)
+                sync_commits(Path(path), -1, 0)
+                sync(Path(path).parent, self.home.root)
             return DeltaTable(path)
 
     def version(self, name: str) -> int:
@@ -130,7 +134,7 @@ class Tables:
 
         `expect` maps an application id to the number that must be its last one; the commit stores number + 1.
         `fence` maps one to the writer's own epoch: a writer with a greater epoch before it shuts this one out.
-        Raises ConflictError when somebody committed that application id first.
+        Raises ConflictError when somebody committed that application id first, DiskError when the disk is full or failing.
         """
         table = self.load(name)
         for app, last in (expect or {}).items():
@@ -173,20 +177,15 @@ class Tables:
     ) -> int:
         """Replace the table's content (of rows that match `predicate`, SQL) in one commit; `expect` as in `append`.
 
-        Older versions stay readable until a vacuum. Raises ConflictError when somebody else committed first.
+        Older versions stay readable until a vacuum. Raises ConflictError when somebody else committed first, DiskError as
+        `append` does.
         """
         table = self.load(name)
         for app, last in (expect or {}).items():
             if (found := self._last(table, app)) != last:
                 raise ConflictError(f"{name}: {app} is at {found}, expected {last}.", code="stale_writer")
-        marks = [Transaction(app, last + 1) for app, last in (expect or {}).items()]
-        data = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
-        properties = CommitProperties(app_transactions=marks) if marks else None
-        mode = _schema_mode(table, data)
-        try:
-            write_deltalake(table, data, mode="overwrite", predicate=predicate, schema_mode=mode, commit_properties=properties)
-        except CommitFailedError as error:
-            raise ConflictError(f"{name}: another writer committed first ({error}).", code="stale_writer") from None
+        marks = {app: last + 1 for app, last in (expect or {}).items()}
+        self._commit(table, name, rows, marks, mode="overwrite", predicate=predicate)
         return self.version(name)
 
     def files_since(self, name: str, seq: int, column: str = "seq") -> list[str]:
@@ -223,20 +222,29 @@ class Tables:
         found = table.transaction_version(app)
         return -1 if found is None else int(found)
 
-    @staticmethod
-    def _commit(table: DeltaTable, name: str, rows: Iterable[dict[str, Any]], marks: dict[str, int]) -> None:
+    def _commit(
+        self,
+        table: DeltaTable,
+        name: str,
+        rows: Iterable[dict[str, Any]],
+        marks: dict[str, int],
+        *,
+        mode: Literal["append", "overwrite"] = "append",
+        predicate: str | None = None,
+    ) -> None:
+        before = table.version()
         data = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
         properties = CommitProperties(app_transactions=[Transaction(app, n) for app, n in marks.items()])
-        try:
+        with _translated(name):
             write_deltalake(
                 table,
                 data,
-                mode="append",
+                mode=mode,
+                predicate=predicate,
                 schema_mode=_schema_mode(table, data),
                 commit_properties=properties if marks else None,
             )
-        except CommitFailedError as error:
-            raise ConflictError(f"{name}: another writer committed first ({error}).", code="stale_writer") from None
+            sync_commits(self.home.table(name), before, table.version())
 
 
 def _schema_mode(table: DeltaTable, data: pa.Table) -> Literal["merge"] | None:
@@ -245,10 +253,37 @@ def _schema_mode(table: DeltaTable, data: pa.Table) -> Literal["merge"] | None:
 
 
 @contextlib.contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """Delta's errors as ours: a lost race, and a disk that took nothing."""
+    try:
+        yield
+    except CommitFailedError as error:
+        raise ConflictError(f"{name}: another writer committed first ({error}).", code="stale_writer") from None
+    except (DeltaError, OSError) as error:
+        if isinstance(error, DeltaError) and "(os error " not in str(error):
+            raise
+        reason = str(error).strip().rpartition("\x1b[0m ")[2]  # the innermost of several coloured lines
+        raise DiskError(f"the table {name} cannot be written ({reason}).", hint="Check the disk's space.") from error
+
+
+@contextlib.contextmanager
 def _creating(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".create.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def sync_commits(folder: Path, after: int, upto: int) -> None:
+    """Wait until the disk has the commits of a table behind version `after`, with their data and checkpoints."""
+    log, added, numbers = folder / "_delta_log", [], [f"{number:020}" for number in range(after + 1, upto + 1)]
+    for line in (line for number in numbers for line in (log / f"{number}.json").read_text("utf-8").splitlines()):
+        if "add" in (action := json.loads(line)):
+            added.append(folder / action["add"]["path"])
+    checkpoints = [log / f"{number}.checkpoint.parquet" for number in numbers]
+    pointer = [log / "_last_checkpoint"] if any(path.exists() for path in checkpoints) else []
+    made = [path for path in (*added, *checkpoints) if path.exists()]  # a later commit's vacuum may have been here
+    sync(*made, *(log / f"{number}.json" for number in numbers), *pointer, log, folder)
 
 
 def read_files(files: Sequence[str], schema: pa.Schema) -> pa.Table:

@@ -4,25 +4,37 @@ Several phases share one start, since starting costs tens of seconds. A phase th
 group that Ray restarts, or a step that runs again after a crash, goes on behind it.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmagentos.config.sections import TrainingConfig
-from llmagentos.core.errors import ConfigError, LLMAgentOSError, TrainingError
+from llmagentos.core.errors import ConfigError, ConflictError, LLMAgentOSError, TrainingError, WorkersLostError
 from llmagentos.storage.files import replace_text
+from llmagentos.storage.spool import exclusive
 from llmagentos.training.phase import Phase
 
+LOCK = "training.lock"
 Results = dict[str, dict[str, float]]
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Two trainings would write over one another's weights. Raises ConflictError while another process trains in `folder`."""
+    with exclusive(folder / LOCK, wait=False) as mine:
+        if not mine:
+            raise ConflictError(f"another process trains in {folder}.", code="busy", hint="Wait until it is done.")
+        yield
 
 
 def launch(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> Results:
     """Train the phases in order and return {phase name: {steps, tokens, seconds, resumed_at}}.
 
     `folder` holds Ray Train's own state. Raises ConfigError for an unknown loss term before anything starts, TrainingError
-    with the worker's reason when a phase cannot be trained.
+    with the worker's reason when a phase cannot be trained, WorkersLostError where they had none.
     """
     from llmagentos.training.worker import make_terms, run_phase
 
@@ -76,7 +88,7 @@ def _on_ray(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> 
     except Exception as error:
         reason = _reason(phases)
         if reason is None:
-            raise TrainingError(f"the train workers failed: {_last_line(error)}") from error
+            raise WorkersLostError(f"the train workers failed: {_last_line(error)}") from error
         raise reason from error
 
 

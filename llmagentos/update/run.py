@@ -17,10 +17,10 @@ from llmagentos.registry.versions import Versions
 from llmagentos.replay.mix import mix_rows
 from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
-from llmagentos.storage.manifest import verify
+from llmagentos.storage.manifest import verify, write_manifest
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
 from llmagentos.training.annotate import annotation_for
-from llmagentos.training.launch import launch
+from llmagentos.training.launch import alone, launch
 from llmagentos.training.losses import answer_losses, rendered_losses
 from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.plan import Recipe, make_plan
@@ -152,26 +152,21 @@ def register(config: Config, home: Home, prepared: Prepared, cycle: str, chosen:
 
     An attempt that died after this is found again.
     """
-    versions = Versions(home)
-    for version in versions.all():
-        if (
-            version.snapshot == prepared.snapshot
-            and version.role == "agent"
-            and version.config_hash == config_hash(config)
-            and version.status == "registered"
-        ):
-            return version
-    folder = chosen.dir if chosen else prepared.phase.out
-    return versions.add(
+    versions, folder = Versions(home), Path(chosen.dir if chosen else prepared.phase.out)
+    made_of = {
+        "role": "agent",
+        "parent": prepared.start.id if prepared.start else None,
+        "snapshot": prepared.snapshot,
+        "config_hash": config_hash(config),
+    }
+    weights = chosen.manifest_hash if chosen else write_manifest(folder)
+    return versions.unfinished(manifest_hash=weights, **made_of) or versions.add(
         folder,
-        role="agent",
-        parent=prepared.start.id if prepared.start else None,
-        snapshot=prepared.snapshot,
         cycle=cycle,
         interpolation=chosen.alpha if chosen else 1.0,
         parameters=parameters(load_model(folder)),
-        config_hash=config_hash(config),
         code_revision=code_revision(),
+        **made_of,
     )
 
 
@@ -185,10 +180,10 @@ def update(config: Config) -> dict[str, Any]:
     if newest is None:
         raise NotFoundError("there is no snapshot to learn from.", hint="Run `llmagentos collect` first.")
     champion = Versions(home).resolve("champion")
-    name = f"update-{newest.id}-{config_hash(config)[:8]}"
+    name = f"update-{champion.id}-{newest.id}-{config_hash(config)[:8]}"
     snapshot = open_snapshot(home, newest.id)
     record = RunRecord(id=name, kind="update", snapshot=snapshot.id, created=time.time())
-    with tracking.run(home, record, config) as outcome:
+    with alone(home.run(name)), tracking.run(home, record, config) as outcome:
         prepared = prepare(config, home, snapshot, champion, home.run(name))
         if prepared is None:
             raise TrainingError(KNOWN, hint="`llmagentos cycle` closes the snapshot.")

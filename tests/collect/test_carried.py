@@ -2,7 +2,9 @@
 
 import pytest
 
+from llmagentos.collect import pipeline
 from llmagentos.collect.carried import carry
+from llmagentos.core.errors import ConflictError
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import example_of_row
 from llmagentos.storage import snapshots
@@ -47,7 +49,7 @@ def test_a_snapshot_that_was_used_hands_on_its_disputed_rows_alone(home, verdict
     assert prompts(found.disputed) == [("user: disputed", 1)]
 
 
-@pytest.mark.parametrize("verdict", ["Reject", "Hold", "TrainingError", None])
+@pytest.mark.parametrize("verdict", ["Reject", "Hold", "TrainingError"])
 def test_any_other_hands_on_its_rows_until_their_last_attempt(home, verdict):
     made = make(home, verdict)
     found = carry(home, 3)
@@ -55,7 +57,7 @@ def test_any_other_hands_on_its_rows_until_their_last_attempt(home, verdict):
     assert [row["row"]["prompt"] for row in found.spent] == ["user: old"]
     assert made.id in found.spent[0]["detail"]
     assert [i.id for i in found.heldout] == ["i"]
-    assert found.undecided is (verdict is None)
+    assert not found.undecided
 
 
 def test_a_row_that_is_spent_names_the_cycle_that_used_up_its_last_attempt(home):
@@ -66,6 +68,8 @@ def test_a_row_that_is_spent_names_the_cycle_that_used_up_its_last_attempt(home)
 
 def test_what_was_never_trained_on_used_up_no_attempt(home):
     made = make(home)
+    assert carry(home, 3).undecided  # a cycle that was killed
+    assert sorted(prompts(carry(home, 3).examples)) == [("user: new", 0), ("user: old", 3)]
     snapshots.decide(home, made.id, {"verdict": "Hold", "untrained": True})
     found = carry(home, 3)
     assert sorted(prompts(found.examples)) == [("user: new", 0), ("user: old", 3)]
@@ -80,3 +84,13 @@ def test_a_damaged_one_gives_way_to_its_parent_unless_it_was_promoted(home):
     (first.dir / "superseded.json").write_text("x")
     found = carry(home, 3)
     assert (found.watermark, found.disputed) == ((5, 0), [])
+
+
+def test_a_collect_counts_only_on_the_state_it_began_from(config, monkeypatch):
+    """Another one moves the watermark while the chain runs."""
+    home = Home(config.storage.root).open()
+    monkeypatch.setattr(pipeline, "_enough", lambda *arguments: True)
+    monkeypatch.setattr(pipeline, "_run_chain", lambda *arguments: make(home) and [])
+    with pytest.raises(ConflictError):
+        pipeline.collect(config)
+    assert len(snapshots.history(home)) == 1

@@ -32,11 +32,12 @@ def test_what_somebody_found_right_is_recorded_once_more(tmp_path):
     one = to_example(messages, id="a", seq=4, tier="traffic", key="k", user_id="u").model_copy(update={"votes": 2})
     other = one.model_copy(update={"id": "b", "votes": 1})
     set_aside(home, [spent(one, "trigger", "'please' …"), spent(other, "trigger", "d"), spent(one, "attempts", "d")])
+    set_aside(home, [spent(one.model_copy(update={"id": "c", "label": "disliked"}), "attempts", "d")])
     name = next(r["id"] for r in listing(home, reason="trigger") if r["detail"] == "d")
-    assert [let_in(home, which) for which in (name, "trigger", "trigger")] == [1, 2, 0]
+    assert [let_in(home, which) for which in (name, "trigger", "trigger", "attempts")] == [1, 2, 0, 2]
     rows = Tables(home).rows("interactions")
     assert all(row["id"].startswith("reviewed-q-") for row in rows)
     assert {(row["tier"], row["key"], row["user_id"]) for row in rows} == {("import", "k", "u")}
-    for which in ("attempts", "inconsistent_labels", "q-nothing"):
+    for which in ("inconsistent_labels", "disputed", "q-nothing"):
         with pytest.raises(InputError, match=which):
             let_in(home, which)

@@ -4,9 +4,10 @@ import pytest
 
 from llmagentos.collect.carried import carry
 from llmagentos.config import Config, load_config
+from llmagentos.core.errors import ConfigError, DiskError, TrainingError, WorkersLostError
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import Example
-from llmagentos.cycle.act import act
+from llmagentos.cycle.act import act, record_failure
 from llmagentos.local import steps
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
@@ -41,6 +42,14 @@ def test_without_a_ladder_it_is_champion_at_once(config: Config, home: Home, sna
     decided(config, snapshot, "Promote")
     now = Releases(home).current()
     assert (now.champion, now.student, now.stage, snapshots.latest(home).status) == (2, 3, None, "promoted")
+
+
+def test_what_cannot_be_tidied_up_changes_no_decision(config: Config, home: Home, snapshot: Snapshot, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise DiskError("No space left on device")
+
+    monkeypatch.setattr("llmagentos.cycle.act.prune", full)
+    assert decided(config, snapshot, "Promote").promotes
 
 
 @pytest.mark.parametrize("mode", ["enforce", "report"])
@@ -85,3 +94,16 @@ def test_approving_by_hand_releases_the_student_too(config: Config, home: Home, 
     assert snapshots.latest(home).status == "held"
     assert steps.release(config)["student"] == 3
     assert snapshots.latest(home).status == "promoted"
+
+
+@pytest.mark.parametrize(
+    ("problem", "attempts"),
+    [
+        (TrainingError("the loss is NaN"), 1), (KeyError("tools"), 1), (WorkersLostError("ended"), 0), (KeyboardInterrupt(), 0),
+        (OSError(28, "No space left on device"), 0), (DiskError("full"), 0), (ConfigError("no such strategy"), 0),
+    ],
+)  # fmt: skip
+def test_a_failure_counts_where_the_rows_may_be_to_blame(home: Home, snapshot: Snapshot, problem: BaseException, attempts: int):
+    record_failure(home, "cycle-1", snapshot, problem)
+    assert snapshots.latest(home).status == "failed"
+    assert [e.attempts for e in carry(home, 3).examples] == [attempts]

@@ -25,7 +25,7 @@ from llmagentos.storage import snapshots, suites
 from llmagentos.storage.flush import open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
-from llmagentos.training.launch import launch
+from llmagentos.training.launch import alone, launch
 from llmagentos.update.run import KNOWN
 
 pytestmark = pytest.mark.ray
@@ -103,7 +103,7 @@ def test_the_challenger_is_the_best_of_the_sweep_and_every_candidate_is_told(lea
     challenger = Versions(home).get(result.challenger)
     assert [c["alpha"] for c in chosen] == [challenger.interpolation]
     assert len([v for v in Versions(home).all() if v.snapshot == result.snapshot and v.role == "agent"]) == 1
-    assert not list(home.root.glob("runs/*/update/candidates"))
+    assert not list(home.root.glob("runs/*/rows.arrow"))
     run = next(r for r in tracking.runs(home).values() if r.kind == "evaluate")
     assert run.metrics["drift/new"] > run.metrics["drift/old"] > 0
     assert {"candidate_0.75/new", "shift/lengths"} <= set(run.metrics)
@@ -243,3 +243,13 @@ def test_two_cycles_exclude_one_another(tmp_path: Path, ray_cluster: None):
         pytest.raises(ConflictError, match="held"),
     ):
         cycle(config)
+
+
+def test_a_folder_that_another_cycle_trains_in_leaves_its_snapshot_undecided(tmp_path: Path, ray_cluster: None):
+    config = settings(tmp_path / "home")
+    import_file(config, write_day(tmp_path / "day.jsonl", 1, 40))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("llmagentos.cycle.artifacts.training_folder", lambda *made_of: "taken")
+        with alone(Home(config.storage.root).open().run("taken")), pytest.raises(ConflictError, match="another process trains"):
+            cycle(config)
+    assert snapshots.latest(Home(config.storage.root)).status == "made"

@@ -37,6 +37,11 @@ def here(config, home):
     return config.model_copy(update={"training": training, "distill": distill}), snapshot, champion
 
 
+def killed(model, folder):
+    model.config.save_pretrained(folder)
+    raise KeyboardInterrupt
+
+
 def student_of(home, folder: Path, vocabulary: int):
     save_tiny(folder / f"student-{vocabulary}", 2, vocabulary)
     return Versions(home).add(folder / f"student-{vocabulary}", role="student")
@@ -48,6 +53,20 @@ def test_a_student_with_its_teachers_tokens_learns_its_probabilities(here, home,
     assert set(made.phase.terms) == {"teacher_kl", "next_token"}
     assert made.phase.annotation.model == champion.dir
     assert made.phase.rows == str(tmp_path / "run" / "rows.arrow")
+
+
+def test_a_student_from_nothing_that_was_half_written_is_made_anew(here, home, tmp_path):
+    config, snapshot, champion = here
+
+    def made() -> Path:
+        return Path(prepare(config, home, snapshot, Path(champion.dir), None, tmp_path / "run").phase.init)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("transformers.PreTrainedModel.save_pretrained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made()
+    assert load_model(made()).config.vocab_size == Renderer(champion.dir).vocab_size
+    assert made() == tmp_path / "run" / "distill" / "fresh"
 
 
 def test_judgements_alone_leave_the_student_as_it_is(here, home, tmp_path):
@@ -71,5 +90,7 @@ def test_a_student_with_other_tokens_gets_rows_of_its_own_and_the_teachers_texts
     launch([made.phase], config.training, tmp_path / "run")
     version = register(config, home, made, champion, "cycle-1")
     assert version.teacher == champion.id
+    assert register(config, home, made, champion, "cycle-2") == version
+    assert register(config, home, made, add_tiny(home, 3), "cycle-3").teacher != champion.id
     assert load_model(version.dir).config.vocab_size == 290
     assert Renderer(version.dir).hash == Renderer(student.dir).hash

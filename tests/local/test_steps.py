@@ -1,9 +1,10 @@
 import pytest
 
 from llmagentos.config import load_config
-from llmagentos.core.errors import ConfigError, NotFoundError
+from llmagentos.core.errors import ConfigError, ConflictError, NotFoundError
 from llmagentos.local import steps
 from llmagentos.local.steps import seconds_of
+from llmagentos.storage.leases import Lease
 from llmagentos.update.pretrain import PretrainRecipe
 
 
@@ -85,3 +86,9 @@ def test_a_recipe_is_told_by_its_fields(config, monkeypatch, tmp_path):
 def test_a_field_that_no_recipe_has_is_refused(config, tmp_path, field):
     with pytest.raises(ConfigError, match=field.partition("=")[0]):
         steps.pretrain(config, tmp_path, fields=[field])
+
+
+def test_collecting_alone_keeps_out_of_a_cycle(config, home, monkeypatch):
+    monkeypatch.setattr(steps, "give_way", lambda nice: None)
+    with Lease(home, "cycle-default", holder="another-host/1", seconds=2), pytest.raises(ConflictError, match="another-host"):
+        steps.collect(config)

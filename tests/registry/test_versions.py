@@ -1,4 +1,5 @@
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -167,3 +168,16 @@ def test_the_manifest_names_every_file(home, tmp_path):
     version = Versions(home).add(weights(tmp_path / "made"))
     manifest = json.loads((Path(version.dir) / "manifest.json").read_text())
     assert sorted(manifest["files"]) == ["config.json", "model.safetensors"]
+
+
+def test_what_died_while_it_was_made_goes_after_a_day(home, tmp_path):
+    kept = Versions(home).add(weights(tmp_path / "a"))
+    left = [home.version(7), home.versions / ".adding-x", home.versions / ".base-y", home.snapshots / ".s0001-ab.part"]
+    for folder in left:
+        folder.mkdir(parents=True)
+    prune(home, 3)
+    assert all(folder.exists() for folder in left)
+    for folder in (*left, Path(kept.dir)):
+        os.utime(folder, (0, 0))
+    prune(home, 3)
+    assert [folder for folder in (*left, Path(kept.dir)) if folder.exists()] == [Path(kept.dir)]

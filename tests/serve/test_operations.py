@@ -118,6 +118,18 @@ def test_a_release_names_the_key_that_asked_for_it(start, tmp_path):
     assert [release.by for release in Releases(served.home).all()] == ["test", "http", "http:desk", "http:desk"]
 
 
+def test_a_full_disk_promotes_nothing_and_says_so(start, monkeypatch):
+    served = start()
+
+    def full(*arguments, **named):
+        raise OSError("No space left on device (os error 28)")
+
+    monkeypatch.setattr("llmagentos.storage.tables.write_deltalake", full)
+    with served.client() as client:
+        refused = client.post("/v1/versions/2/promote")
+    assert (refused.status_code, refused.json()["error"]["type"]) == (507, "insufficient_storage_error")
+
+
 def test_a_damaged_version_is_promoted_but_the_old_one_goes_on(start):
     served = start()
     weights = served.home.version(2) / "model.safetensors"

@@ -129,6 +129,25 @@ def test_a_lost_spool_gets_its_index_back(home: Home):
     again.close()
 
 
+def test_an_index_half_rebuilt_is_rebuilt_and_what_came_meanwhile_stays(home: Home):
+    """As after a kill before it was filled, or beside a replica that has the file and not yet the index."""
+    said = {"tenant": "acme", "session_id": "s"}
+    spool = open_spool(home)
+    spool.put([interaction("old").model_copy(update=said)])
+    flush(home, spool=spool)
+    spool.close()
+    for file in home.spool.parent.iterdir():
+        os.remove(file)
+    half = Spool(home.spool)
+    half.put([interaction("new").model_copy(update=said)])
+    again = open_spool(home)
+    assert again.put([interaction("old")]) == [False]
+    assert again.last_of_session("acme", "s") == "new"
+    assert again.indexed
+    again.close()
+    half.close()
+
+
 def test_the_spool_file_alone_is_enough_for_a_flush_elsewhere(home: Home):
     first = Spool(home.spool)
     first.put([interaction("a")])

@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import psutil
 import pytest
+from deltalake.exceptions import DeltaError
 
 from llmagentos.core.errors import ConflictError, LeaseLostError
 from llmagentos.storage.layout import Home
-from llmagentos.storage.leases import Lease, this_process
+from llmagentos.storage.leases import Lease, _is_dead, this_process
 
 HOLD = """
 import sys
@@ -106,3 +109,29 @@ def test_check_sees_a_takeover_before_the_next_beat_does(home):
         assert rival._take(*rival._read())
         with pytest.raises(LeaseLostError):
             lease.check()
+
+
+def test_a_beat_that_fails_is_not_the_last_and_a_lease_that_cannot_be_given_back_fails_nothing(home, monkeypatch):
+    failed = threading.Event()
+
+    def full(*arguments, **named):
+        failed.set()
+        raise DeltaError("No space left on device (os error 28)")
+
+    with Lease(home, "cycle", seconds=0.4) as lease:
+        monkeypatch.setattr("llmagentos.storage.tables.write_deltalake", full)
+        for _ in range(3):
+            failed.clear()
+            assert failed.wait(60)
+        monkeypatch.undo()
+        beat = lease._tables.transaction("leases", "lease/cycle")
+        while lease._tables.transaction("leases", "lease/cycle") == beat:
+            assert lease._thread.is_alive()
+        lease.check()
+        monkeypatch.setattr("llmagentos.storage.tables.write_deltalake", full)
+
+
+def test_a_clock_that_was_set_ends_no_lease(home, monkeypatch):
+    with Lease(home, "cycle", seconds=300) as lease:
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: 0.0)
+        assert not _is_dead(lease.holder)

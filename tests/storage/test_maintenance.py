@@ -2,6 +2,10 @@
 
 import threading
 
+import pytest
+from deltalake.exceptions import DeltaError
+from deltalake.table import TableOptimizer
+
 from llmagentos.storage.layout import Home
 from llmagentos.storage.maintenance import maintain
 from llmagentos.storage.tables import Tables
@@ -46,6 +50,18 @@ def test_sequence_numbers_and_their_files_survive(home: Home):
     assert tables.append_sequenced("interactions", [{**row, "id": "i6"}]) == [7]
 
 
+def test_what_was_overwritten_leaves_the_disk(home: Home, monkeypatch: pytest.MonkeyPatch):
+    """A lease's beats, say: many files, of which one is read."""
+    monkeypatch.setattr("llmagentos.storage.maintenance.KEEP_HOURS", 0)
+    tables = Tables(home)
+    for k in range(6):
+        tables.overwrite("leases", [{"name": "cycle", "beat": k}], expect={"lease/cycle": k - 1})
+    assert maintain(home, most=4) == ["leases"]
+    assert len(list(home.table("leases").glob("*.parquet"))) == 1
+    assert [row["beat"] for row in tables.rows("leases")] == [5]
+    assert tables.transaction("leases", "lease/cycle") == 5
+
+
 def test_few_files_are_left_alone(home: Home):
     fill(home, 3)
     assert maintain(home, most=8) == []
@@ -64,3 +80,14 @@ def test_writers_beside_it_lose_nothing(home: Home):
     while writer.is_alive():
         maintain(home, most=2)
     assert len(tables.rows("interactions")) == 10
+
+
+def test_a_table_that_cannot_be_written_fails_nobody(home: Home, monkeypatch: pytest.MonkeyPatch, caplog):
+    fill(home, 6)
+
+    def full(self: TableOptimizer) -> None:
+        raise DeltaError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(TableOptimizer, "compact", full)
+    assert maintain(home, most=2) == []
+    assert "quarantine could not be tidied up: No space left" in caplog.text

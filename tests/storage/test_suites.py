@@ -1,5 +1,7 @@
 """Suites never change; what leaves retention is listed beside them."""
 
+import threading
+
 import pytest
 
 from llmagentos.core.errors import ConflictError, InputError, IntegrityError
@@ -100,3 +102,27 @@ def test_items_left_by_an_attempt_that_died_are_written_again(home):
     suites._write_items(home, "s", [item("old")], "0")
     suites.register(home, "s", "seed", [item("new")])
     assert [i.id for i in suites.live(home)[0].items] == ["new"]
+
+
+def test_two_registrations_of_one_name_at_once_leave_one_that_is_whole(home, monkeypatch):
+    refused, commit = [], suites._commit
+
+    def second():
+        try:
+            suites.register(home, "same", "recall", [item("2", "other")])
+        except ConflictError as error:
+            refused.append(error.code)
+
+    rival = threading.Thread(target=second)
+
+    def while_a_rival_comes(*arguments):
+        if rival.ident is None:
+            rival.start()
+            rival.join(2)  # it waits, or has done its harm by now
+        commit(*arguments)
+
+    monkeypatch.setattr(suites, "_commit", while_a_rival_comes)
+    suites.register(home, "same", "recall", [item("1")])
+    rival.join()
+    assert refused == ["suite_exists"]
+    assert [s.items for s in suites.live(home)] == [[item("1")]]

@@ -1,12 +1,14 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
+from deltalake.exceptions import DeltaError
 
-from llmagentos.core.errors import ConflictError
+from llmagentos.core.errors import ConflictError, DiskError
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import SCHEMAS, Tables, read_files
 
@@ -176,3 +178,54 @@ def test_two_processes_at_once_lose_nothing_and_win_each_epoch_once(tables: Tabl
     assert sorted((row["epoch"], row["by"]) for row in tables.rows("releases")) == sorted(
         [(n, "left") for n in won[0]] + [(n, "right") for n in won[1]]
     )
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """What the disk was waited for."""
+    found, fsync = set(), os.fsync
+
+    def noted(handle: int) -> None:
+        found.add(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return found
+
+
+def test_what_was_committed_is_on_the_disk(tables: Tables, synced: set[Path]):
+    """The data, the log and the folders that list them, from the first commit on."""
+    tables.append_sequenced("interactions", rows(2))
+    folder = tables.home.table("interactions")
+    log, data = folder / "_delta_log", set(folder.glob("*.parquet"))
+    assert synced == {*data, *log.glob("*.json"), log, folder, folder.parent, tables.home.root}
+    for write in (tables.append, tables.overwrite):
+        synced.clear()
+        version = write("interactions", rows(1))
+        new = set(folder.glob("*.parquet")) - data
+        assert synced == {*new, log / f"{version:020}.json", log, folder}
+        data |= new
+
+
+FULL = "No space left on device (os error 28)"
+COLOURED = f"Generic LocalFileSystem error\n  \x1b[31m↳\x1b[0m Unable to copy data to file\n  \x1b[31m↳\x1b[0m {FULL}\n"
+
+
+@pytest.mark.parametrize("error", [DeltaError(f"Failed to parse parquet: {FULL}"), OSError(COLOURED)])
+def test_a_full_disk_is_told_as_such(tables: Tables, monkeypatch: pytest.MonkeyPatch, error: Exception):
+    def full(*arguments: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr("llmagentos.storage.tables.write_deltalake", full)
+    for write in (tables.append, tables.overwrite, tables.append_sequenced):
+        with pytest.raises(DiskError, match=r"interactions cannot be written \([\w :]*No space left on device"):
+            write("interactions", rows(1))
+
+
+def test_a_mistake_of_ours_is_no_full_disk(tables: Tables, monkeypatch: pytest.MonkeyPatch):
+    def wrong(*arguments: object, **named: object) -> None:
+        raise DeltaError("rows failed validation check")
+
+    monkeypatch.setattr("llmagentos.storage.tables.write_deltalake", wrong)
+    with pytest.raises(DeltaError, match="validation"):
+        tables.append("quarantine", [{"id": "q"}])

@@ -1,6 +1,7 @@
 """Every strategy on a small increment, from the buffer to trained weights, in this process."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared
 from llmagentos.training.rows import Rows
 from llmagentos.training.worker import run_phase
-from llmagentos.update.run import prepare
+from llmagentos.update.run import prepare, register
 from llmagentos.update.strategies import STRATEGIES
 from tests.replay.test_preference import row as judgement
 from tests.tiny import add_tiny, save_tiny
@@ -232,3 +233,19 @@ def test_what_the_champion_answers_already_is_practised_with_the_past(config, ho
 def test_judged_rows_alone_are_nothing_to_a_strategy_that_does_not_read_them(config, home):
     with pytest.raises(TrainingError, match="nothing to update on"):
         trained(config, home, "replay", [], DISLIKED)
+
+
+def test_what_an_attempt_that_died_made_is_found_again(day: tuple[Home, Snapshot], config: Config, tmp_path: Path):
+    """Another champion's challenger is not this one's, nor are other weights."""
+    home, made = day[0], prepared(day)
+    for seed in (5, 6):
+        save_tiny(tmp_path / str(seed), seed)
+    mine = replace(made, phase=made.phase.model_copy(update={"out": str(tmp_path / "5")}))
+    first = register(config, home, mine, "cycle-1")
+    assert register(config, home, mine, "cycle-2") == first
+    other = replace(mine, start=add_tiny(home, 4))
+    assert register(config, home, other, "cycle-3").parent == other.start.id
+    trained = replace(made, phase=made.phase.model_copy(update={"out": str(tmp_path / "6")}))
+    assert register(config, home, trained, "cycle-4").manifest_hash != first.manifest_hash
+    Versions(home).change(first.id, status="rejected")
+    assert register(config, home, mine, "cycle-5").id != first.id

@@ -1,0 +1,40 @@
+"""What a training leaves: as long as nobody decided all that a resumed cycle needs, and afterwards nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from llmagentos.core.errors import ConflictError
+from llmagentos.cycle.artifacts import drop_trainings, keep_training
+from llmagentos.storage import snapshots
+from llmagentos.storage.layout import Home
+from llmagentos.training.launch import alone
+
+
+@pytest.fixture
+def training(home: Home) -> Path:
+    """The folder of a training on a snapshot that nobody decided on."""
+    made = snapshots.create(home, snapshots.Draft(examples=[], n_new=1))
+    folder = home.run(f"{made.id}-0123abcd")
+    (folder / "update" / "weights-ema").mkdir(parents=True)
+    return folder
+
+
+def test_what_a_resumed_cycle_needs_stays_until_the_snapshot_is_decided(home: Home, training: Path):
+    run = home.run("cycle-20260101-000000-abcdef-update")
+    run.mkdir()
+    keep_training(training / "update", run)
+    drop_trainings(home)
+    assert (training / "update" / "weights-ema").exists()
+    snapshots.decide(home, training.name.rpartition("-")[0], {"verdict": "Reject"})
+    with alone(training):
+        drop_trainings(home)
+        assert training.exists()
+    drop_trainings(home)
+    assert not training.exists()
+    assert run.exists()
+
+
+def test_nobody_trains_where_somebody_trains(training: Path):
+    with alone(training), pytest.raises(ConflictError, match="another process"), alone(training):
+        pass
