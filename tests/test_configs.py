@@ -27,7 +27,7 @@ def test_the_tiny_file_says_what_no_file_says():
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "llmagentos" / "config" / name for name in ("sections.py", "config.py")], ids=lambda p: p.stem
+    "path", [ROOT / "llmagentos" / "config" / name for name in ("sections.py", "learning.py", "config.py")], ids=lambda p: p.stem
 )
 def test_every_setting_has_a_line_under_it(path: Path):
     bare = []

@@ -15,7 +15,7 @@ import numpy as np
 
 from llmagentos.benchmark.gpu import clean, device
 from llmagentos.benchmark.shapes import SEED, Shape, fresh, save, shape_of
-from llmagentos.config.sections import TrainingConfig
+from llmagentos.config.learning import TrainingConfig
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model, seed_dir, seed_student_dir
 from llmagentos.scenarios import general

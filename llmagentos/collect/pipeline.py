@@ -30,7 +30,7 @@ from llmagentos.collect.settle import Past, Settled, item_known, settle
 from llmagentos.collect.tampering import suspects
 from llmagentos.collect.validate import Row, drop, on_messages, validate
 from llmagentos.config import Config
-from llmagentos.config.sections import THUMBS_ALONE
+from llmagentos.config.learning import THUMBS_ALONE
 from llmagentos.core.clean import clean
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import calls_of

@@ -17,7 +17,7 @@ from llmagentos.collect.hold_out import choose, silence, withhold
 from llmagentos.collect.judged import contradicted
 from llmagentos.collect.keys import Known, grouped, resolve
 from llmagentos.collect.tampering import Tampering, signs
-from llmagentos.config.sections import CollectConfig
+from llmagentos.config.learning import CollectConfig
 from llmagentos.core.evaluation import EvalItem, Suite
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, answer_text, normalise, normalised_prompt

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from llmagentos.config.learning import CollectConfig, DistillConfig, ReplayConfig, TrainingConfig, UpdateConfig
+from llmagentos.config.section import Section
 from llmagentos.config.sections import (
     AgentConfig,
-    CollectConfig,
     CycleConfig,
-    DistillConfig,
     EngineConfig,
     EvaluateConfig,
     GateConfig,
@@ -19,13 +19,9 @@ from llmagentos.config.sections import (
     ModelConfig,
     RegistryConfig,
     ReleaseConfig,
-    ReplayConfig,
-    Section,
     ServeConfig,
     StorageConfig,
-    TrainingConfig,
     TriggerConfig,
-    UpdateConfig,
 )
 from llmagentos.config.sizes import SIZES
 from llmagentos.core.errors import ConfigError

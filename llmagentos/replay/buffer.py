@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from llmagentos.config.sections import ReplayConfig
+from llmagentos.config.learning import ReplayConfig
 from llmagentos.core.examples import example_of_row, silenced
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import is_superseded

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmagentos.config.sections import TrainingConfig
+from llmagentos.config.learning import TrainingConfig
 from llmagentos.core.errors import ConfigError, ConflictError, LLMAgentOSError, TrainingError, WorkersLostError
 from llmagentos.storage.files import replace_text
 from llmagentos.storage.spool import exclusive

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llmagentos.config.sections import TrainingConfig
+from llmagentos.config.learning import TrainingConfig
 from llmagentos.core.records import ModelVersion
 from llmagentos.training.phase import Phase
 from llmagentos.training.plan import PlanFacts

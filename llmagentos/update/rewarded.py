@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
-from llmagentos.config.sections import RewardConfig
+from llmagentos.config.learning import RewardConfig
 from llmagentos.core.errors import ConfigError, TrainingError
 from llmagentos.core.messages import Message
 from llmagentos.core.records import Example

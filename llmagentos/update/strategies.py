@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmagentos.config.sections import ReplayConfig
+from llmagentos.config.learning import ReplayConfig
 from llmagentos.core.errors import ConfigError
 from llmagentos.replay.preference import Kind
 from llmagentos.training.rows import PREFERENCE

@@ -5,7 +5,7 @@ from collections import Counter
 from llmagentos.collect.carried import Carried
 from llmagentos.collect.keys import Known
 from llmagentos.collect.settle import Past, retire, settle
-from llmagentos.config.sections import CollectConfig
+from llmagentos.config.learning import CollectConfig
 from llmagentos.core.evaluation import EvalItem, Suite
 from llmagentos.core.examples import supervised_prompts, to_example
 from llmagentos.core.messages import normalised_prompt

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmagentos.config.sections import ReplayConfig
+from llmagentos.config.learning import ReplayConfig
 from llmagentos.distill.run import prepare, register
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model

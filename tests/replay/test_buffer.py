@@ -5,7 +5,7 @@ import shutil
 import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
 
-from llmagentos.config.sections import ReplayConfig
+from llmagentos.config.learning import ReplayConfig
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import example_of_row
 from llmagentos.replay.buffer import Buffer

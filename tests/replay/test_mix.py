@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from llmagentos.config.sections import ReplayConfig
+from llmagentos.config.learning import ReplayConfig
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import to_example
 from llmagentos.models.loading import load_renderer

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmagentos.config.sections import TrainingConfig
+from llmagentos.config.learning import TrainingConfig
 from llmagentos.core.errors import ConfigError
 from llmagentos.training.launch import follow, launch
 from llmagentos.training.phase import Annotation

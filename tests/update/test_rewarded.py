@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmagentos.config import Config
-from llmagentos.config.sections import RewardConfig
+from llmagentos.config.learning import RewardConfig
 from llmagentos.core.errors import ConfigError, TrainingError
 from llmagentos.core.examples import example_of_row
 from llmagentos.core.messages import text_of

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from llmagentos.config import Config, load_config
-from llmagentos.config.sections import ReplayConfig
+from llmagentos.config.learning import ReplayConfig
 from llmagentos.core.errors import ConfigError, TrainingError
 from llmagentos.core.examples import example_of_row
 from llmagentos.models.loading import load_model, load_renderer

@@ -1,6 +1,6 @@
 import pytest
 
-from llmagentos.config.sections import THUMBS_ALONE, ReplayConfig
+from llmagentos.config.learning import THUMBS_ALONE, ReplayConfig
 from llmagentos.core.errors import ConfigError
 from llmagentos.training.terms import make_terms
 from llmagentos.update.strategies import STRATEGIES, strategy
