@@ -72,7 +72,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tupl
         return launch(*arguments)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("llmagentos.cycle.cycle.launch", registered_late)
+        patched.setattr("llmagentos.cycle.train.launch", registered_late)
         return config, cycle(config)
 
 
