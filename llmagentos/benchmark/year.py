@@ -87,7 +87,7 @@ def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
     from llmagentos.cycle.cycle import cycle
 
     home = Home(config.storage.root).open()
-    began = time.monotonic()
+    began, busy = time.monotonic(), time.process_time()
     decision, reasons, seconds, steps = "Skipped", ["nothing came in"], {}, 0
     if day.rows:
         teach(config, day.rows)
@@ -96,7 +96,7 @@ def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
         result = cycle(with_parts(config, today))
         decision, reasons, seconds = result.decision, result.reasons, result.seconds
         steps = int(result.report.get("training", {}).get("update", {}).get("steps", 0))
-    spent = time.monotonic() - began
+    spent, busy = time.monotonic() - began, time.process_time() - busy
     return {
         "day": day.number,
         "kind": day.kind,
@@ -105,6 +105,7 @@ def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
         "rows": len(day.rows),
         "steps": steps,
         "seconds": round(spent, 2),
+        "cpu_seconds": round(busy, 2),
         "step_seconds": seconds,
         "skills": _skills(config, home, day, family),
     }
@@ -145,8 +146,11 @@ def summarise(lived: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _cost(lived: list[dict[str, Any]]) -> dict[str, float]:
-    """Median seconds of a working day in the first and in the last tenth of the year, and the whole."""
-    worked = [d["seconds"] for d in lived[1:] if d["kind"] in GOOD and d["day"] % MONTH]
+    """Median CPU seconds of a working day in the first and in the last tenth of the year, and the whole by the clock.
+
+    What else runs on a machine for an hour or more would else tell how much the days cost.
+    """
+    worked = [d["cpu_seconds"] for d in lived[1:] if d["kind"] in GOOD and d["day"] % MONTH]
     part = max(1, len(worked) // 10)
     first, last = (round(statistics.median(x), 2) for x in (worked[:part], worked[-part:]))
     return {"first": first, "last": last, "ratio": round(last / first, 2), "total": round(sum(d["seconds"] for d in lived), 1)}
@@ -161,7 +165,7 @@ def table(found: dict[str, Any]) -> str:
         "",
         f"Sabotaged days promoted: {found['sabotaged_promoted']} of {found['sabotaged']}. "
         f"Good days not promoted: {found['good_rejected']} of {found['good']}.",
-        f"A working day took {cost['first']} s in the first tenth and {cost['last']} s in the last (ratio {cost['ratio']}).",
+        f"A working day took {cost['first']} s of CPU in the first tenth and {cost['last']} s in the last (ratio {cost['ratio']}).",
     ]
     return "\n".join(lines)
 
