@@ -165,7 +165,7 @@ def table(found: dict[str, Any]) -> str:
         "",
         f"Sabotaged days promoted: {found['sabotaged_promoted']} of {found['sabotaged']}. "
         f"Good days not promoted: {found['good_rejected']} of {found['good']}.",
-        f"A working day took {cost['first']} s of CPU in the first tenth and {cost['last']} s in the last: {cost['ratio']} times.",
+        f"A working day took {cost['first']} s of CPU in the first tenth, {cost['last']} s in the last (ratio {cost['ratio']}).",
     ]
     return "\n".join(lines)
 
