@@ -5,6 +5,7 @@ a key are things of their own, so only a bounded sample of them is recalled. The
 increment gives the same suites.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,8 +56,8 @@ def withhold(
 
     A prompt whose item has retired, or a near one, may be trained on where its key would else have nothing to train on; a
     prompt without a key stands for itself.
-    `of_key` are the live items of each key. Nearly one is what has the same answer too: where a number or a name makes
-    another answer, it is another question, however alike they look.
+    `of_key` are the live items of each key. Nearly one is what has the same answer too, or the same words: where a number or
+    a name makes another answer, it is another question, however alike they look.
     """
     rows = list(examples)
     dropped = {row.id: "held_out" for row in rows if row.prompt in live}
@@ -75,7 +76,12 @@ def _near(rows: Sequence[Example], dropped: Collection[str], of_key: Mapping[str
 
 
 def _nearly(prompt: str, answer: str, held: Iterable[Known]) -> bool:
-    return any(normalise(answer) == normalise(k.answer) and near(prompt, k.prompt) for k in held)
+    said, words = normalise(answer), _words(prompt)
+    return any((said == normalise(k.answer) or words == _words(k.prompt)) and near(prompt, k.prompt) for k in held)
+
+
+def _words(prompt: str) -> list[str]:
+    return re.findall(r"\w+", prompt)
 
 
 def silence(

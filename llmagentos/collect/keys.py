@@ -78,7 +78,7 @@ def resolve(
             _vote_by_prompt(key, rows, before.get(key, []), rules, result)
         else:
             _vote(key, rows, before.get(key, []), rules, result)
-    left = [r for r in examples if r.id not in result.dropped and r.id not in result.disputed]
+    left = [r for r in examples if r.id not in result.dropped]
     _hold_across_keys(left, [k for k in known if k.holds(result.superseded)], rules, result)
     return result
 
@@ -182,15 +182,21 @@ def _vote_by_prompt(
 
 
 def _hold_across_keys(rows: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution) -> None:
-    """A prompt's answer supersedes another one that is known of it under a key that does not ask it now."""
-    old = grouped(known, lambda k: k.prompt)
-    for prompt, asked in sorted(grouped(rows, lambda r: r.prompt).items()):
-        answers, keys = grouped(asked, lambda r: normalise(r.answer)), {r.key for r in asked}
-        before = [k for k in old.get(prompt, ()) if k.key not in keys and normalise(k.answer) not in answers]
+    """A prompt's answer supersedes another one that is known of it under a key that does not ask it now.
+
+    Text and calls of tools leave one another alone: a prompt that comes with tools is another one.
+    """
+    agreed = [r for r in rows if r.id not in result.disputed]
+    old, asking, of_key = grouped(known, lambda k: k.prompt), grouped(rows, lambda r: r.prompt), grouped(agreed, lambda r: r.key)
+    for prompt, asked in sorted(grouped(agreed, lambda r: r.prompt).items()):
+        answers, keys = grouped(asked, lambda r: normalise(r.answer)), {r.key for r in asking[prompt]}
+        ways = {bool(calls_of(_answer(r))) for r in asked}
+        others = [k for k in old.get(prompt, ()) if k.key not in keys and bool(k.calls) in ways]
+        before = [k for k in others if normalise(k.answer) not in answers]
         if not before:
             continue
         said = {normalise(k.answer) for k in old[prompt]}
-        alike = [r for r in rows if r.prompt == prompt or (r.key is not None and r.key in keys)]
+        alike = {r.id: r for r in (*asked, *(r for key in keys - {None} for r in of_key.get(key, ())))}.values()
         sure = {a: same for a, same in answers.items() if _enough([r for r in alike if normalise(r.answer) == a], rules)}
         result.disputed |= {r.id for a, same in answers.items() if a not in sure and a not in said for r in same}
         for key in {k.key or KEYLESS for k in before} if sure else ():

@@ -32,6 +32,7 @@ from llmagentos.collect.validate import Row, drop, on_messages, validate
 from llmagentos.config import Config
 from llmagentos.config.learning import THUMBS_ALONE
 from llmagentos.core.clean import clean
+from llmagentos.core.errors import ConflictError
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import calls_of
 from llmagentos.models.loading import resolve_base
@@ -55,9 +56,18 @@ log = logging.getLogger(__name__)
 def collect(config: Config, cycle_id: str | None = None) -> Snapshot | None:
     """Make the next snapshot; None where there is nothing to update on (then no watermark moves).
 
-    The caller has connected Ray. A snapshot that no cycle ever decided on is handed out again while nothing new came.
-    Raises ConflictError when another collect was faster, ConfigError for a base model without a tokenizer.
+    The caller has connected Ray. A snapshot that no cycle ever decided on is handed out again while nothing new came. Where
+    somebody was faster it is done once more. Raises ConflictError the second time, ConfigError for a base model without a
+    tokenizer.
     """
+    try:
+        return _collect(config, cycle_id)
+    except ConflictError as conflict:
+        log.info("%s Collecting once more.", conflict)
+        return _collect(config, cycle_id)
+
+
+def _collect(config: Config, cycle_id: str | None) -> Snapshot | None:
     home = Home(config.storage.root).open()
     carried = carry(home, config.collect.max_attempts)
     limit = config.collect.max_rows

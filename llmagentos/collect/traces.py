@@ -7,6 +7,7 @@ redacted, is never of another tenant, never of `store: false`, and names no user
 
 import contextlib
 import json
+import logging
 
 import pyarrow.dataset as ds
 
@@ -21,6 +22,7 @@ from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
+log = logging.getLogger(__name__)
 _MOST = 200
 """Traces written at once, the newest; what a busy day leaves beyond them is left out."""
 
@@ -32,7 +34,14 @@ def trace(config: Config) -> int:
     """
     if not (config.registry.enabled and config.registry.trace_share):
         return 0
-    home, where = Home(config.storage.root), tracking_uri(config)
+    try:
+        return _trace(config, Home(config.storage.root), tracking_uri(config))
+    except Exception as error:  # noqa: BLE001  traces are for looking at: they fail nothing that was done
+        log.warning("no traces were made: %s: %s", type(error).__name__, error)
+        return 0
+
+
+def _trace(config: Config, home: Home, where: str) -> int:
     marks = _marks(home)
     since = marks.get(where, -1)
     last = Tables(home).last_seq("interactions")

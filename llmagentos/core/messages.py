@@ -7,16 +7,7 @@ import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
 from llmagentos.core.errors import InputError
@@ -80,9 +71,7 @@ class RowMetadata(_Open):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _names_something(cls, value: object, info: ValidationInfo) -> object:
-        if type(value) is int and info.field_name != "timestamp":  # databases number their users
-            return str(value)
+    def _names_something(cls, value: object) -> object:
         return filled(value) if isinstance(value, str) else value
 
 

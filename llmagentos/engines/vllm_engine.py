@@ -170,8 +170,6 @@ class VllmEngine:
         return not self.bare.errored
 
     def close(self, drain: bool = True) -> None:
-        if self._prober is not None:
-            self._prober.cancel()
         self.bare.shutdown()
 
 

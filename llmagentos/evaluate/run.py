@@ -147,13 +147,13 @@ def _item(line: bytes, number: int) -> EvalItem:
         raise input_error(error, line=number, prefix=f"line {number}") from None
     except ValueError as error:
         raise InputError(f"line {number} is not valid JSON: {error}.", line=number) from None
-    # As what is trained on is cleaned: else an answer learned to the letter is wrong for a character nobody sees.
-    messages = clean([m.model_dump(mode="json", exclude_none=True) for m in row.messages])
+    messages = [m.model_dump(mode="json", exclude_none=True) for m in row.messages]
     if messages[-1]["role"] != "assistant":
         raise InputError(f"line {number}: the last message must be the assistant's.", field="messages", line=number)
     return EvalItem(
         id=row.id or digest([messages, row.tools], length=16),
-        messages=messages,
+        # The question as it stands, the answer as what is learned is cleaned: else a character that nobody sees makes it wrong.
+        messages=[*messages[:-1], *clean(messages[-1:])],
         tools=row.tools,
         skill=row.metadata.skill or "default",
         key=row.metadata.key,

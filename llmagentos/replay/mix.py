@@ -7,6 +7,7 @@ from their lengths.
 import functools
 import json
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,9 +178,15 @@ def free(home: Home, snapshot: Snapshot, rows: Sequence[Example]) -> list[Exampl
 
 def _unchanged(general: Sequence[dict[str, Any]], newer: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The pinned rows whose prompts no newer row answers otherwise."""
-    said = {(row["prompt"], normalise(row["answer"])) for row in newer}
-    asked = {prompt for prompt, _ in said}
-    return [row for row in general if row["prompt"] not in asked or (row["prompt"], normalise(row["answer"])) in said]
+    said: dict[str, set[str]] = defaultdict(set)
+    for row in newer:
+        said[_question(row)].add(normalise(row["answer"]))
+    return [r for r in general if (known := said.get(_question(r))) is None or normalise(r["answer"]) in known]
+
+
+def _question(row: Mapping[str, Any]) -> str:
+    """What is asked with which tools at hand."""
+    return digest([row["prompt"], row.get("tools") or None])
 
 
 def _some(memory: list[dict[str, Any]], salt: str) -> list[dict[str, Any]]:

@@ -47,4 +47,4 @@ def _tidy(folder: Path, table: DeltaTable, most: int) -> None:
             table.optimize.compact()
     table.create_checkpoint()
     sync_commits(folder, before - 1, table.version())
-    table.vacuum(retention_hours=KEEP_HOURS, enforce_retention_duration=False, dry_run=False)
+    table.vacuum(retention_hours=KEEP_HOURS, enforce_retention_duration=False, dry_run=False, full=True)

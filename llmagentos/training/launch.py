@@ -108,9 +108,12 @@ def _rank(config: dict[str, Any]) -> None:
             continue
         try:
             facts = run_phase(phase, rank=rank, ranks=ranks)
-        except LLMAgentOSError as error:
+        except (OSError, MemoryError):  # the machine's, whatever the rows are
+            raise
+        except Exception as error:
             # A file for each rank: how an exception crosses Ray Train is not part of its interface.
-            _refusal(phase, rank).write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
+            said = str(error) if isinstance(error, LLMAgentOSError) else f"{type(error).__name__}: {error}"
+            _refusal(phase, rank).write_text(json.dumps({"kind": type(error).__name__, "message": said}))
             raise
         if rank == 0:
             _mark(phase, facts)

@@ -6,6 +6,7 @@ very ids that were sampled, with the log-probabilities they were drawn with: not
 left out.
 """
 
+import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from llmagentos.core.messages import Message
 from llmagentos.engines.batch import Sampled, sampled_from
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.mix import render_mix
+from llmagentos.storage.files import replace_text
 from llmagentos.training.annotate import annotation_for
 from llmagentos.training.launch import launch
 from llmagentos.training.phase import Phase
@@ -115,13 +117,18 @@ def reinforce(
     done = Reinforced(start)
     for number in range(settings.rounds):
         asked = rng.sample(list(tasks), min(settings.tasks, len(tasks)))
-        groups = _ask(config, done.weights, renderer, asked, reward, settings, number)
-        useful = [g for g in groups if has_spread(g.rewards)]
-        done.rewards.append(fmean(r for g in groups for r in g.rewards))
-        done.without_spread.append(1 - len(useful) / len(groups))
-        if useful:
-            here = folder / f"round-{number:02d}"
+        here = folder / f"round-{number:02d}"
+        told = here / "round.json"
+        if not told.exists():  # else a run that goes on after a crash would train on other answers than it began with
+            groups = _ask(config, done.weights, renderer, asked, reward, settings, number)
+            useful = [g for g in groups if has_spread(g.rewards)]
             write_arrow(here / "rows.arrow", [*open_arrow(old).to_batches(), _rows(useful, settings)], ROWS)
+            said = {"reward": fmean(r for g in groups for r in g.rewards), "without_spread": 1 - len(useful) / len(groups)}
+            replace_text(told, json.dumps(said))
+        facts = json.loads(told.read_text())
+        done.rewards.append(facts["reward"])
+        done.without_spread.append(facts["without_spread"])
+        if facts["without_spread"] < 1:
             phase = _phase(config, start, done.weights, here, settings, number)
             launch([phase], config.training, here)
             done.weights = Path(phase.out)

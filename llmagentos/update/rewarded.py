@@ -8,7 +8,7 @@ from typing import Any
 
 from llmagentos.config import Config
 from llmagentos.config.learning import RewardConfig
-from llmagentos.core.errors import ConfigError, TrainingError
+from llmagentos.core.errors import ConfigError
 from llmagentos.core.messages import Message
 from llmagentos.core.records import Example
 from llmagentos.replay.buffer import Buffer
@@ -36,7 +36,7 @@ def reward_function(settings: RewardConfig) -> Judge:
 def rewarded(config: Config, home: Home, snapshot: Snapshot, prepared: Prepared, folder: Path) -> tuple[Prepared, dict[str, Any]]:
     """The update with the weights that rewards made of its own, and how the rounds went: {"reward/0": mean reward, ...}.
 
-    Raises ConfigError for a function that is not there, TrainingError where it fails or returns what is no reward.
+    Raises ConfigError for a function that is not there, fails, or returns what is no reward: the rows are not to blame.
     """
     settings, judge = config.update.reward, reward_function(config.update.reward)
     asked = free(home, snapshot, [*snapshot.examples(), *snapshot.judged()])
@@ -49,7 +49,7 @@ def rewarded(config: Config, home: Home, snapshot: Snapshot, prepared: Prepared,
         config,
         Path(prepared.phase.out),
         tasks,
-        lambda example, reply: _checked(judge, example, reply),
+        lambda example, reply: _checked(settings.function, judge, example, reply),
         folder / "reward",
         kept={name: rows for name, rows in kept.items() if rows},
         settings=Reinforcement(
@@ -68,13 +68,13 @@ def rewarded(config: Config, home: Home, snapshot: Snapshot, prepared: Prepared,
     return replace(prepared, phase=prepared.phase.model_copy(update={"out": str(done.weights)})), said
 
 
-def _checked(judge: Judge, example: Example, reply: Message) -> float:
+def _checked(name: str, judge: Judge, example: Example, reply: Message) -> float:
     try:
         worth = float(judge(example, reply))
     except Exception as error:
-        raise TrainingError(f"the reward of an answer to {example.id} failed: {type(error).__name__}: {error}") from error
+        raise _unusable(name, f"for an answer to {example.id} it raised {type(error).__name__}: {error}") from error
     if not 0 <= worth <= 1:
-        raise TrainingError(f"the reward of an answer to {example.id} is {worth}, not between 0 and 1.")
+        raise _unusable(name, f"for an answer to {example.id} it returned {worth}, not a number between 0 and 1")
     return worth
 
 

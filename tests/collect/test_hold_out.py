@@ -133,6 +133,13 @@ def test_rows_of_one_template_with_answers_of_their_own_are_no_near_duplicates()
     assert silence(said, (), {"c2f": [item]}) == said
 
 
+def test_the_same_words_with_another_answer_are_a_near_duplicate():
+    prompt = "what is your return policy for the lamps that were bought in the old shop of the museum last summer"
+    item = Known("returns", f"user: {prompt}", "30 days.")
+    rows = [example(1, f"{prompt}?", answer="You have 30 days.", key="returns"), example(2, "Returns?", key="returns")]
+    assert withhold(rows, (), (), {"returns": [item]}) == {"1": "near_held_out"}
+
+
 def test_a_retired_prompt_is_trained_on_only_where_its_key_has_nothing_else_or_it_has_no_key():
     lonely, rich = example(1, "old", key="a"), [example(2, "old too", key="b"), example(3, "free", key="b")]
     keyless = [example(4, "old", key=None), example(5, "other", key=None)]

@@ -40,13 +40,6 @@ def test_rows_become_interactions_of_tier_import(config, write):
     assert json.loads(found["messages"])[1]["content"] == "a"
 
 
-def test_integers_name_keys_and_users_too(config, write):
-    result = import_file(config, write([row("q", metadata={"user_id": 7, "key": 0}), row("r", metadata={"key": True})]))
-    assert (result["imported"], result["errors"][0]["field"]) == (1, "metadata.key")
-    (found,) = stored(config)
-    assert (found["user_id"], found["key"]) == ("7", "0")
-
-
 def test_duplicates_whose_answer_was_replaced_since_are_told_apart_and_how_to_say_them_anew(config, write):
     rows = [row("q", metadata={"key": "k"}), row("r", metadata={"key": "l"})]
     import_file(config, path := write(rows))

@@ -197,6 +197,14 @@ def test_another_answer_to_a_known_prompt_supersedes_it_across_keys(old, new):
     assert witnessed.superseded == result.superseded
 
 
+def test_text_and_calls_of_tools_leave_one_another_alone_across_keys():
+    asked = known(call("look_up", id="10"), key="order_status")
+    assert resolve([example(1, "I cannot look that up.", key="no_tools", tier="import")], [asked]).superseded == {}
+    other = example(2, call("look_up", id="11"), key="orders", tier="import")
+    assert resolve([other], [asked]).superseded.keys() == {"order_status"}
+    assert resolve([other], [known("Ask the desk.", key="no_tools")]).superseded == {}
+
+
 def test_one_prompt_under_two_keys_that_both_still_ask_it_supersedes_nothing():
     before = [known("10", key="a"), known("12", key="b")]
     rows = [example(1, "10", key="a", tier="import"), example(2, "12", key="b", tier="import")]

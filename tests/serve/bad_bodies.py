@@ -251,7 +251,7 @@ def wrong_rows() -> Iterator[Bad]:
         [], 1, "x", None, {}, {"messages": []}, {"messages": [USER]}, good | {"id": ""}, good | {"id": 1},
         good | {"id": "x" * 257}, good | {"messages": "x"}, good | {"tools": "x"}, good | {"tools": [1]}, good | {"metadata": 1},
         good | {"metadata": {"timestamp": "yesterday"}}, good | {"metadata": {"timestamp": "2026-01-01T00:00:00"}},
-        good | {"metadata": {"timestamp": 1e300}}, good | {"metadata": {"session_id": [1]}},
+        good | {"metadata": {"timestamp": 1e300}}, good | {"metadata": {"session_id": 1}},
         good | {"metadata": {"key": "k" * 513}},
         good | {"feedback": 1}, good | {"feedback": [{}]}, good | {"feedback": [{"name": "thumb", "value": 3}]},
         good | {"messages": [{**USER, "role": "root"}]}, good | {"messages": [USER, {"role": "assistant"}]},

@@ -9,7 +9,9 @@ from tests.serve.conftest import Served, chat
 ELSEWHERE = {"Origin": "https://shop.example", "Sec-Fetch-Site": "cross-site"}
 
 
-@pytest.mark.parametrize("host", ["", "localhost", "LocalHost:8000", "agent.localhost:1", "127.8.8.8:8000", "[::1]:8000"])
+@pytest.mark.parametrize(
+    "host", ["", "localhost", "LocalHost:8000", "agent.localhost:1", "127.8.8.8:8000", "[::1]:8000", "0.0.0.0:8000", "localhost."]
+)
 def test_programs_and_our_own_page_may_ask(host: str):
     for headers in ({}, {"sec-fetch-site": "none"}, {"sec-fetch-site": "same-origin", "origin": f"http://{host}"}):
         check_own({**headers, "host": host})

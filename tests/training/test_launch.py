@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmagentos.config.learning import TrainingConfig
-from llmagentos.core.errors import ConfigError
+from llmagentos.core.errors import ConfigError, TrainingError, WorkersLostError
 from llmagentos.training.launch import follow, launch
 from llmagentos.training.phase import Annotation
 from llmagentos.training.worker import run_phase
@@ -49,6 +49,15 @@ def test_a_worker_s_refusal_arrives_as_itself(tmp_path: Path, ray_cluster: None)
     phase = prepare(tmp_path, "bad", ranks=2, engine="deepspeed", terms={"teacher_kl": {}})  # and no teacher to ask
     with pytest.raises(ConfigError, match="names none"):
         launch([phase], TWO, tmp_path / "train")
+
+
+@pytest.mark.ray
+def test_what_breaks_a_worker_is_a_failure_of_the_training_and_not_a_lost_worker(tmp_path: Path, ray_cluster: None):
+    phase = prepare(tmp_path, "broken", ranks=2, engine="deepspeed")
+    (Path(phase.init) / "config.json").write_text('{"model_type": "nobody knows"}')
+    with pytest.raises(TrainingError, match="nobody knows") as caught:
+        launch([phase], TWO, tmp_path / "train")
+    assert not isinstance(caught.value, WorkersLostError)
 
 
 def test_a_term_nobody_knows_is_refused_before_anything_starts(tmp_path: Path):

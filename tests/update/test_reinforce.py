@@ -59,6 +59,15 @@ def test_what_was_sampled_is_what_is_trained_on(config, start, tmp_path):
     assert sum(mark.advantage for _, mark in sampled) == pytest.approx(0, abs=1e-4)
 
 
+def test_a_run_that_goes_on_trains_on_the_answers_that_it_began_with(config, start, tmp_path):
+    first = reinforced(config, start, tmp_path, right, rounds=2)
+
+    def gone(question: Question, reply: dict) -> float:
+        raise AssertionError("asked again")
+
+    assert reinforced(config, start, tmp_path, gone, rounds=2) == first
+
+
 def test_an_answer_that_never_ended_is_worth_nothing(config, start, tmp_path):
     done = reinforced(config, start, tmp_path, lambda question, reply: 1.0, rounds=1, max_new_tokens=1)
     assert done.rewards == [0.0]

@@ -6,7 +6,7 @@ import pytest
 
 from llmagentos.config import Config
 from llmagentos.config.learning import RewardConfig
-from llmagentos.core.errors import ConfigError, TrainingError
+from llmagentos.core.errors import ConfigError
 from llmagentos.core.examples import example_of_row
 from llmagentos.core.messages import text_of
 from llmagentos.core.records import Example
@@ -81,10 +81,10 @@ def test_the_update_moves_to_what_its_environment_rewards(config: Config, prepar
     assert set(SEEN) == {f"k{k}" for k in range(len(QUESTIONS))}
 
 
-@pytest.mark.parametrize(("function", "said"), [("broken", "KeyError"), ("boundless", "not between 0 and 1")])
+@pytest.mark.parametrize(("function", "said"), [("broken", "KeyError"), ("boundless", "not a number between 0 and 1")])
 def test_a_reward_that_fails_or_is_none_ends_the_training(
     config: Config, prepared: tuple[Home, Prepared], tmp_path: Path, function: str, said: str
 ):
     home, first = prepared
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises(ConfigError, match=said):
         rewarded(settings(config, home, function), home, snapshots.open_snapshot(home, first.snapshot), first, tmp_path / "run")
