@@ -205,6 +205,14 @@ def test_text_and_calls_of_tools_leave_one_another_alone_across_keys():
     assert resolve([other], [known("Ask the desk.", key="no_tools")]).superseded == {}
 
 
+def test_a_key_whose_row_is_disputed_still_asks_its_prompt():
+    rows = [example(i, "A", key="k") for i in range(3)]
+    doubted = example(9, "B", key="l", votes=2)
+    before = [known("A", prompt="q", key="l"), known("A", prompt="r", key="l"), known("B", key="l")]
+    result = resolve([*rows, *(example(10 + i, "A", prompt="q", key="l") for i in range(2)), doubted], before)
+    assert (result.superseded, result.disputed) == ({}, {"9"})
+
+
 def test_one_prompt_under_two_keys_that_both_still_ask_it_supersedes_nothing():
     before = [known("10", key="a"), known("12", key="b")]
     rows = [example(1, "10", key="a", tier="import"), example(2, "12", key="b", tier="import")]
