@@ -129,7 +129,7 @@ def summarise(lived: list[dict[str, Any]]) -> dict[str, Any]:
         curve = [d["skills"][name] for d in lived if name in d["skills"]]
         # The best of a week, not of a day: on the day a fact changes nobody can know it.
         weeks = [statistics.fmean(curve[k : k + 7]) for k in range(0, len(curve), 7)]
-        skills[name] = {"best": round(max(weeks), 4), "last": round(weeks[-1], 4)}
+        skills[name] = {"best": round(max(weeks), 4), "last": round(statistics.fmean(curve[-7:]), 4)}
     kinds: dict[str, Counter[str]] = {}
     for day in lived:
         kinds.setdefault(day["kind"], Counter())[day["decision"]] += 1
