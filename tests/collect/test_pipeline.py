@@ -288,21 +288,6 @@ def test_newer_rows_win_over_those_carried_from_a_rejected_update(config, home, 
     assert all(i.messages[-1]["content"] != "answer 0" for i in second.heldout)
 
 
-def test_who_was_overtaken_while_collecting_collects_once_more(config, home, give, monkeypatch):
-    give(facts(5))
-    first = collect(config)
-    give(facts(5, start=5))
-    enough = pipeline._enough
-
-    def decided_meanwhile(settled, config):
-        monkeypatch.setattr(pipeline, "_enough", enough)
-        snapshots.decide(home, first.id, {"verdict": "Promote"})
-        return enough(settled, config)
-
-    monkeypatch.setattr(pipeline, "_enough", decided_meanwhile)
-    assert collect(config).n_examples == 10
-
-
 def test_a_snapshot_nobody_decided_on_is_handed_out_again(config, home, give):
     give(facts(5))
     first = collect(config)
