@@ -20,6 +20,13 @@ _UNAVAILABLE = (
     '{"error":{"message":"no replica answers just now; ask again.","type":"service_unavailable_error",'
     '"param":null,"code":"unavailable"}}'
 )
+_ANSWERED = _REPLAYED[:2]
+"""Routes that are answered by an engine, and refused here while more wait for it than may: a replica that is asked ten times
+what it can do would spend its time on saying no."""
+_FULL = (
+    '{"error":{"message":"too many requests are waiting already.","type":"rate_limit_error",'
+    '"param":null,"code":"rate_limit_exceeded"}}'
+)
 _SHUT = ("frontend prometheus", "listen stats")
 _BEGIN = re.compile(r"^\w", re.MULTILINE)
 
@@ -28,12 +35,13 @@ class OpenConfigurationError(Exception):
     """The configuration is not as expected, so that it may listen where nobody should be heard."""
 
 
-def shut(text: str, page: Path) -> str:
-    """A configuration of Serve without what listens beside the endpoint; `page` is the file with the 503 to answer.
+def shut(text: str, page: Path, most: int = 0) -> str:
+    """A configuration of Serve without what listens beside the endpoint; `page` is the file with the 503 to answer. Beyond
+    `most` requests a replica answers are refused; 0 refuses none.
 
     Raises OpenConfigurationError where something else than the endpoint would listen.
     """
-    kept = [_changed(part, page) for part in sections(text) if not part.startswith(_SHUT)]
+    kept = [_changed(part, page, most) for part in sections(text) if not part.startswith(_SHUT)]
     found = "".join(kept)
     if len(re.findall(r"^\s*bind\s", found, re.MULTILINE)) != 1:
         raise OpenConfigurationError("more than the endpoint would listen")
@@ -49,7 +57,7 @@ def sections(text: str) -> Iterator[str]:
         yield text[begin:end]
 
 
-def _changed(part: str, page: Path) -> str:
+def _changed(part: str, page: Path, most: int) -> str:
     name = part.split("\n", 1)[0].strip()
     if name == "global":
         part = re.sub(r"^\s*log .*\n", "", part, flags=re.MULTILINE)  # paths name users, and anybody may listen
@@ -66,6 +74,11 @@ def _changed(part: str, page: Path) -> str:
     if name == "backend default_backend":
         said = f"status 503 content-type application/json hdr Retry-After 2 string '{_UNAVAILABLE}'"
         return f"backend default_backend\n    http-request return {said}\n"
+    if name.startswith("backend ") and most:
+        said = f"status 429 content-type application/json hdr Retry-After 1 string '{_FULL}'"
+        limit = most * len(re.findall(r"^\s*server ", part, re.MULTILINE))
+        full = f"    http-request return {said} if {{ path {' '.join(_ANSWERED)} }} {{ be_conn gt {limit} }}\n"
+        return part.replace("\n", f"\n{full}", 1)
     return part
 
 
@@ -89,17 +102,17 @@ def left_over(configuration: str) -> list[str]:
     return found
 
 
-def main(binary: str, arguments: list[str]) -> None:
+def main(binary: str, most: int, arguments: list[str]) -> None:
     """Shut the configuration that `arguments` name and become HAProxy, in the place of whoever still holds its port."""
     if "-f" in arguments:
         path = Path(arguments[arguments.index("-f") + 1])
         page = path.with_name("503.http")
         page.write_text(answer())
-        path.write_text(shut(path.read_text(), page))
+        path.write_text(shut(path.read_text(), page, most))
         if "-sf" not in arguments and (pids := left_over(str(path))):
             arguments = [*arguments, "-sf", *pids]
     os.execv(binary, [binary, *arguments])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

@@ -25,6 +25,8 @@ _BUFFER = 128 * 1024
 """Bytes; a request longer than this cannot be put to another replica."""
 _GRACE_SECONDS = 30
 """What HAProxy waits beyond the limit of a replica, which has the better words."""
+_SLACK = 16
+"""Requests that are refused, or about other things, at the same time."""
 _PORTS = 200
 """Ports of its own for the replicas of a cluster: HAProxy must not meet the replicas of another home at a dead one's."""
 _LONGEST_SOCKET = 97
@@ -44,7 +46,7 @@ def environment(config: Config, home: Home, folder: Path) -> dict[str, str]:
     return {
         **HEALTH,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_launcher(home)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_launcher(home, _most(config))),
         **_places(folder),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
@@ -94,11 +96,18 @@ def binary() -> str:
         ) from None
 
 
-def _launcher(home: Home) -> Path:
+def _most(config: Config) -> int:
+    """Requests of one replica beyond which HAProxy refuses: some more than the replica itself does, which has the better
+    words. 0 where any number may wait."""
+    settings = config.serve
+    return settings.max_ongoing + settings.max_queued + _SLACK if settings.max_queued >= 0 else 0
+
+
+def _launcher(home: Home, most: int) -> Path:
     """The program Serve starts in the place of HAProxy: it shuts the configuration first."""
     path = home.local / "haproxy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join([sys.executable, "-I", "-S", haproxy.__file__, binary()])
+    command = shlex.join([sys.executable, "-I", "-S", haproxy.__file__, binary(), str(most)])
     path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     os.chmod(path, 0o700)
     return path

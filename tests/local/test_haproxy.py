@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -78,13 +79,14 @@ def written(folder: Path, port: int, replicas: list[Replica]) -> Path:
 
 
 class Ingress:
-    def __init__(self, folder: Path, replicas: list[Replica]) -> None:
+    def __init__(self, folder: Path, replicas: list[Replica], most: int) -> None:
+        self.most = most
         self.port = free_ports(1)[0]
         self.folder, self.path = folder, written(folder, self.port, replicas)
         self.process = self.start()
 
     def start(self) -> subprocess.Popen:
-        command = [sys.executable, "-I", "-S", haproxy.__file__, binary(), "-db", "-f", str(self.path), "-dR"]
+        command = [sys.executable, "-I", "-S", haproxy.__file__, binary(), str(self.most), "-db", "-f", str(self.path), "-dR"]
         process = subprocess.Popen(command, stderr=(self.folder / "err").open("wb"))
         while process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
@@ -102,9 +104,9 @@ class Ingress:
 def begin(tmp_path: Path) -> Iterator:
     started, replicas = [], []
 
-    def run(*replies: bytes | None) -> tuple[Ingress, list[Replica]]:
+    def run(*replies: bytes | None, most: int = 0) -> tuple[Ingress, list[Replica]]:
         replicas.extend(Replica(reply) for reply in replies)
-        started.append(Ingress(tmp_path, replicas))
+        started.append(Ingress(tmp_path, replicas, most))
         return started[-1], replicas
 
     yield run
@@ -143,6 +145,30 @@ def test_what_is_not_understood_is_refused(tmp_path, was, now):
     assert was in text
     with pytest.raises(OpenConfigurationError):
         shut(text.replace(was, now), tmp_path / "503.http")
+
+
+def test_what_a_replica_could_not_answer_is_refused_before_it_hears_of_it(begin, monkeypatch):
+    goes_on, came, answer = threading.Event(), [], Replica._answer
+
+    def slowly(self, line):
+        if b"/-/healthz" not in line.recv(1 << 20, socket.MSG_PEEK):
+            came.append(line)
+            goes_on.wait(60)
+        answer(self, line)
+
+    monkeypatch.setattr(Replica, "_answer", slowly)
+    ingress, (one,) = begin(OK, most=2)
+    with ThreadPoolExecutor(2) as others:
+        waiting = [others.submit(ingress.ask) for _ in range(2)]
+        while len(came) < 2:
+            time.sleep(0.01)
+        refused = ingress.ask(path="/v1/completions")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert refused.headers["Retry-After"] == "1"
+        goes_on.set()
+        assert [done.result().status_code for done in waiting] == [200, 200]
+    assert ingress.ask().status_code == 200
+    assert len(one.heard) == 3
 
 
 @pytest.mark.parametrize("dead", [b"", None])
