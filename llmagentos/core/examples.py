@@ -75,11 +75,7 @@ def supervised_prompts(example: Example) -> list[str]:
     """
     if example.label == "disliked":
         return [example.prompt]
-    return answered_prompts(example.messages)
-
-
-def answered_prompts(messages: list[Message]) -> list[str]:
-    """The normalised prompt of each turn of weight 1."""
+    messages = example.messages
     return [normalised_prompt(messages[: i + 1]) for i, m in enumerate(messages) if m.get("weight") == 1]
 
 

@@ -53,14 +53,7 @@ def rewarded(config: Config, home: Home, snapshot: Snapshot, prepared: Prepared,
         folder / "reward",
         kept={name: rows for name, rows in kept.items() if rows},
         settings=Reinforcement(
-            rounds=settings.rounds,
-            tasks=settings.tasks,
-            group=settings.group,
-            baseline=settings.baseline,
-            leash=settings.leash,
-            learning_rate=settings.learning_rate,
-            max_new_tokens=config.evaluate.max_new_tokens,
-            seed=config.update.seed,
+            **settings.model_dump(exclude={"function"}), max_new_tokens=config.evaluate.max_new_tokens, seed=config.update.seed
         ),
     )
     said = {f"reward/{number}": round(mean, 4) for number, mean in enumerate(done.rewards)}
