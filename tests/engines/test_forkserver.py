@@ -1,6 +1,5 @@
 """A real server, with what it forks; each child is asked over its own end."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -116,9 +115,10 @@ def test_server_and_engines_end_with_their_user_however_it_ends(tiny: VersionRef
 
 
 def test_modules_are_found_where_this_process_finds_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "found_only_here.py").write_text("open(__file__ + '.imported', 'w').close()\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     server = ForkServer()
-    server.begin()
-    assert str(tmp_path) in psutil.Process(server.pid).environ()["PYTHONPATH"].split(os.pathsep)
+    server.preload(["found_only_here"])
     server._stop()
+    assert (tmp_path / "found_only_here.py.imported").exists()
     assert server.pid is None
