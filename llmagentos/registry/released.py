@@ -6,11 +6,11 @@ It stands below release/, which alone writes, because replicas, lineage and the 
 import json
 from typing import Any
 
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 
 from llmagentos.core.records import Release
 from llmagentos.storage.layout import Home
-from llmagentos.storage.tables import Tables
+from llmagentos.storage.tables import SCHEMAS, Tables, read_files
 
 
 def current(home: Home) -> Release:
@@ -19,7 +19,8 @@ def current(home: Home) -> Release:
     epoch = tables.transaction("releases", "release")
     if epoch < 0:
         return Release()
-    rows = tables.rows("releases", where=ds.field("epoch") == epoch)
+    files = tables.files_with("releases", "epoch", [epoch])
+    rows = read_files(files, SCHEMAS["releases"]).filter(pc.field("epoch") == epoch).to_pylist()
     return decode(rows[-1])
 
 

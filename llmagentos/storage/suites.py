@@ -10,6 +10,8 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from llmagentos.core.errors import ConflictError, InputError, IntegrityError
@@ -26,6 +28,8 @@ APP = "suites"
 STALE = "stale"
 
 _ATTEMPTS = 10
+_PARSED = 4096
+"""Suites whose items are kept in memory: those of five years of days."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HELD_OUT = re.compile(r"held.?out|unseen", re.IGNORECASE)
 
@@ -197,5 +201,10 @@ def _read_items(home: Home, name: str, wanted: str) -> list[EvalItem]:
     manifest = verify(folder)
     if manifest.get("suite_hash") != wanted:
         raise IntegrityError(f"suite {name!r} is not the one that was registered.")
-    text = (folder / "items.jsonl").read_text("utf-8")
-    return [EvalItem.model_validate_json(line) for line in text.split("\n") if line]
+    return list(_parsed(folder / "items.jsonl", manifest["files"]["items.jsonl"]))
+
+
+@lru_cache(maxsize=_PARSED)
+def _parsed(path: Path, content: str) -> tuple[EvalItem, ...]:
+    """The items of a file that was just found to have this hash: a cycle asks for all suites many times."""
+    return tuple(EvalItem.model_validate_json(line) for line in path.read_text("utf-8").split("\n") if line)

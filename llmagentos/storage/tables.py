@@ -70,7 +70,9 @@ SCHEMAS: dict[str, pa.Schema] = {
     "erasures": pa.schema([("id", _TEXT), ("person", _TEXT), ("receipt", _TEXT), ("created", _FLOAT)]),
 }  # fmt: skip
 
-_SEQUENCED = ("interactions", "feedback")
+_STATS = {"feedback": "seq,interaction_seq", "releases": "epoch"}
+_CHECKPOINT_EVERY = "10"
+"""Commits: every look at a table reads the log behind its last checkpoint, and by default that is up to a hundred files."""
 _ATTEMPTS = 20
 
 
@@ -86,9 +88,8 @@ class Tables:
         try:
             return DeltaTable(path)
         except TableNotFoundError:
-            stats = "seq,interaction_seq" if name == "feedback" else "seq"
-            stats = stats if "seq" in SCHEMAS[name].names else "created"
-            configuration = {"delta.dataSkippingStatsColumns": stats}
+            stats = _STATS.get(name, "seq" if "seq" in SCHEMAS[name].names else "created")
+            configuration = {"delta.dataSkippingStatsColumns": stats, "delta.checkpointInterval": _CHECKPOINT_EVERY}
             with _translated(name), _creating(Path(path).parent):  # two creations at once would leave a commit that fails appends
                 DeltaTable.create(path, SCHEMAS[name], mode="ignore", configuration=configuration)
                 sync_commits(Path(path), -1, 0)
@@ -143,8 +144,7 @@ class Tables:
         for app, epoch in (fence or {}).items():
             if (found := self._last(table, app)) > epoch:
                 raise ConflictError(f"{name}: {app} passed to epoch {found}, this writer holds {epoch}.", code="fenced")
-        self._commit(table, name, rows, {app: last + 1 for app, last in (expect or {}).items()} | (fence or {}))
-        return self.version(name)
+        return self._commit(table, name, rows, {app: last + 1 for app, last in (expect or {}).items()} | (fence or {}))
 
     def append_sequenced(
         self, name: str, rows: Sequence[dict[str, Any]], *, once: tuple[str, int] | None = None
@@ -185,8 +185,7 @@ class Tables:
             if (found := self._last(table, app)) != last:
                 raise ConflictError(f"{name}: {app} is at {found}, expected {last}.", code="stale_writer")
         marks = {app: last + 1 for app, last in (expect or {}).items()}
-        self._commit(table, name, rows, marks, mode="overwrite", predicate=predicate)
-        return self.version(name)
+        return self._commit(table, name, rows, marks, mode="overwrite", predicate=predicate)
 
     def files_since(self, name: str, seq: int, column: str = "seq") -> list[str]:
         """Data files of a sequenced table that may hold rows with a greater `seq` (by the log's min/max)."""
@@ -231,7 +230,7 @@ class Tables:
         *,
         mode: Literal["append", "overwrite"] = "append",
         predicate: str | None = None,
-    ) -> None:
+    ) -> int:
         before = table.version()
         data = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
         properties = CommitProperties(app_transactions=[Transaction(app, n) for app, n in marks.items()])
@@ -245,6 +244,7 @@ class Tables:
                 commit_properties=properties if marks else None,
             )
             sync_commits(self.home.table(name), before, table.version())
+        return table.version()
 
 
 def _schema_mode(table: DeltaTable, data: pa.Table) -> Literal["merge"] | None:

@@ -98,6 +98,15 @@ def test_a_changed_or_missing_suite_is_an_integrity_error(home):
         suites.live(home)
 
 
+def test_items_are_read_once_as_long_as_their_file_stays_the_same(home, monkeypatch):
+    suites.register(home, "s", "registered", [item("1")])
+    first = suites.live(home)[0].items
+    monkeypatch.setattr(EvalItem, "model_validate_json", None)
+    again = suites.live(home)[0].items
+    assert again == first
+    assert again is not first
+
+
 def test_items_left_by_an_attempt_that_died_are_written_again(home):
     suites._write_items(home, "s", [item("old")], "0")
     suites.register(home, "s", "seed", [item("new")])

@@ -229,3 +229,11 @@ def test_a_mistake_of_ours_is_no_full_disk(tables: Tables, monkeypatch: pytest.M
     monkeypatch.setattr("llmagentos.storage.tables.write_deltalake", wrong)
     with pytest.raises(DeltaError, match="validation"):
         tables.append("quarantine", [{"id": "q"}])
+
+
+def test_a_look_at_a_table_reads_no_more_log_than_a_few_commits(tables: Tables):
+    for number in range(25):
+        tables.append("runs", [{"id": f"r{number}"}])
+    log = tables.home.table("runs") / "_delta_log"
+    assert tables.version("runs") - json.loads((log / "_last_checkpoint").read_text())["version"] < 10
+    assert len(tables.rows("runs")) == 25
