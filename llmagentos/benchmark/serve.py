@@ -33,7 +33,7 @@ def run(
     sigma: float = 0.5,
     longest: int = 128,
     switches: int = 200,
-    pace: float = 0.5,
+    pace: float = 3.0,
     seconds: float = 10.0,
     beside: float = 2.0,
     say: Callable[[str], None] = lambda line: None,

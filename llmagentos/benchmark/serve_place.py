@@ -69,6 +69,10 @@ class Place:
         for pid in (*self._family(), self.client.pid):
             pin(pid, self.cores.others)
         pin_self(self.cores.others)
+        self.pin_engines()
+
+    def pin_engines(self) -> None:
+        """Give the engines that the replicas have by now their core."""
         for pid in self._replicas():
             pin_replica(pid, self.cores)
 

@@ -1,14 +1,17 @@
 """Versions switched under load: does a request fail, and is every answer the one that the version it names would give?
 
 Versions go round in a ring that is longer than what a replica keeps resident, so that each promotion loads one; every
-fifth switch is a rollback. It goes through `Releases`, as a cycle does, and waits until the replica says it serves.
+fifth switch is a rollback. It goes through `Releases`, in a process that gives way as a cycle does, and waits until the
+replica says it serves.
 """
 
 import json
+import multiprocessing
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from llmagentos.benchmark.serve_client import Heard
 from llmagentos.benchmark.serve_figures import Figure, Found, differences, quantile, ratios
 from llmagentos.benchmark.serve_place import Place, rate
 from llmagentos.core.records import ModelVersion
+from llmagentos.local.priority import give_way
 from llmagentos.models.loading import load_model
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, wait_confirmed
@@ -65,16 +69,16 @@ def measure(there: Place, asked: Sequence[Asked], rounds: int, switches: int, pa
     ring = [Releases(there.home).current().champion or 0, *(v.id for v in perturbed(there.home, _RING - 1))]
     phases: dict[str, list[list[Heard]]] = {"still": [], "switching": []}
     waits: list[float] = []
-    _under_load(there, asked, lambda: time.sleep(pace))
-    for number in range(rounds):
-        count = switches // rounds + (number < switches % rounds)
-        sides = {
-            "still": lambda n=count: time.sleep(n * pace),
-            "switching": lambda n=count: waits.extend(switch(there.home, ring, n, pace)),
-        }
-        for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
-            phases[name].append(_under_load(there, asked, sides[name]))
-            there.pin()  # engines that were loaded meanwhile
+    with _releasing(there) as release:
+        _under_load(there, asked, lambda: switch(there.home, ring, 1, pace, release))
+        for number in range(rounds):
+            count = switches // rounds + (number < switches % rounds)
+            sides = {
+                "still": lambda n=count: time.sleep(n * pace),
+                "switching": lambda n=count: waits.extend(switch(there.home, ring, n, pace, release)),
+            }
+            for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
+                phases[name].append(_under_load(there, asked, sides[name]))
     everything = [heard for phase in phases.values() for heard in phase]
     checked = check(there.home, [one for heard in everything for one in heard], ring)
     facts = {**vars(checked), "switches": len(waits), "switch_seconds_p50": round(quantile(waits, 0.5), 3)}
@@ -126,25 +130,48 @@ def perturbed(home: Home, count: int) -> list[ModelVersion]:
     return made
 
 
-def switch(home: Home, ring: Sequence[int], count: int, pace: float) -> list[float]:
+def switch(
+    home: Home, ring: Sequence[int], count: int, pace: float, release: Callable[[Home, Sequence[int], bool], None] | None = None
+) -> list[float]:
     """Release the ring's versions in turn, one every `pace` seconds; seconds until each is served.
 
     Raises TimeoutError where one is not.
     """
-    releases, seconds = Releases(home), []
+    seconds = []
     for number in range(count):
         began = time.monotonic()
-        now = releases.current()
-        if number % _ROLLBACK_EVERY == _ROLLBACK_EVERY - 1 and now.previous is not None:
-            release = releases.rollback(by="benchmark", reason="switch under load")
-        else:
-            following = ring[(ring.index(now.champion or 0) + 1) % len(ring)]
-            release = releases.promote(following, by="benchmark", reason="switch under load")
-        if not wait_confirmed(home, release.epoch, _CONFIRM_SECONDS):
-            raise TimeoutError(f"version {release.champion} was not served within {_CONFIRM_SECONDS:g} s")
+        (release or release_next)(home, ring, number % _ROLLBACK_EVERY == _ROLLBACK_EVERY - 1)
         seconds.append(time.monotonic() - began)
         time.sleep(max(0.0, pace - seconds[-1]))
     return seconds
+
+
+def release_next(home: Home, ring: Sequence[int], back: bool) -> None:
+    """Promote the version behind the champion, or go back to the one before, and wait until it is served.
+
+    Raises TimeoutError where it is not.
+    """
+    releases = Releases(home)
+    now = releases.current()
+    if back and now.previous is not None:
+        release = releases.rollback(by="benchmark", reason="switch under load")
+    else:
+        following = ring[(ring.index(now.champion or 0) + 1) % len(ring)]
+        release = releases.promote(following, by="benchmark", reason="switch under load")
+    if not wait_confirmed(home, release.epoch, _CONFIRM_SECONDS):
+        raise TimeoutError(f"version {release.champion} was not served within {_CONFIRM_SECONDS:g} s")
+
+
+@contextmanager
+def _releasing(there: Place) -> Iterator[Callable[[Home, Sequence[int], bool], None]]:
+    """`release_next` in a process of its own that gives way; behind it the new engine gets its core."""
+
+    def release(*asked: Any) -> None:
+        pool.apply(release_next, asked)
+        there.pin_engines()
+
+    with multiprocessing.get_context("spawn").Pool(1, give_way, (there.config.training.nice,)) as pool:
+        yield release
 
 
 def check(home: Home, heard: Sequence[Heard], ring: Sequence[int]) -> Checked:
