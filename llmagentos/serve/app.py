@@ -6,6 +6,7 @@ table `releases`), so a replica that dies is replaced by one that resolves the s
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -96,6 +97,8 @@ class Service:
             self._again(lambda: self._show(self.metrics.leave), LEAVE_SECONDS),
         )
         self._tasks = [asyncio.ensure_future(look) for look in looks]
+        gc.collect()
+        gc.freeze()  # a collection of all that is imported by now would hold up every answer for a tenth of a second
 
     async def _serve_newest(self) -> None:
         """The newest release, and the next move of a version on trial."""

@@ -1,5 +1,6 @@
 """The application: keys, readiness, and on a real Ray: the official client, a change under load, a killed replica."""
 
+import gc
 import json
 import os
 import re
@@ -216,6 +217,12 @@ def test_readiness_and_figures(local: Served):
     replica = f'replica="{local.service.replica}"'
     assert f'llmagentos_requests_total{{{replica},route="/v1/chat/completions",status="200"}}' in text
     assert f"llmagentos_champion{{{replica}}} 1.0" in text
+
+
+def test_collections_pass_over_what_a_replica_began_with(start: Callable[..., Served]):
+    gc.unfreeze()
+    start()
+    assert gc.get_freeze_count() > 100_000
 
 
 def test_a_replica_that_starts_with_a_damaged_champion_serves_the_one_before(start: Callable[..., Served], local: Served):
