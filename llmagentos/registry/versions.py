@@ -80,17 +80,7 @@ class Versions:
 
     def all(self) -> list[ModelVersion]:
         """The newest record of every version, by id."""
-        newest: dict[int, tuple[int, ModelVersion]] = {}
-        for row in self._tables.rows("versions"):
-            if row["record"] is None:
-                continue
-            data = json.loads(row["record"])
-            change = data.pop("change")
-            # the folder's name follows from the id, so a home may be moved
-            version = ModelVersion.model_validate({**data, "dir": str(self.home.version(row["id"]))})
-            if version.id not in newest or newest[version.id][0] < change:
-                newest[version.id] = (change, version)
-        return [newest[number][1] for number in sorted(newest)]
+        return list(self._tables.made_of("versions", _newest))
 
     def unfinished(self, **facts: Any) -> ModelVersion | None:
         """The version with these facts on which nobody decided yet: what an attempt that died had made already."""
@@ -149,6 +139,20 @@ class Versions:
 
     def _append(self, last: int, number: int, record: str | None, created: float) -> None:
         self._tables.append("versions", [{"id": number, "record": record, "created": created}], expect={_APP: last})
+
+
+def _newest(home: Home, rows: list[dict[str, Any]]) -> list[ModelVersion]:
+    newest: dict[int, tuple[int, ModelVersion]] = {}
+    for row in rows:
+        if row["record"] is None:
+            continue
+        data = json.loads(row["record"])
+        change = data.pop("change")
+        # the folder's name follows from the id, so a home may be moved
+        version = ModelVersion.model_validate({**data, "dir": str(home.version(row["id"]))})
+        if version.id not in newest or newest[version.id][0] < change:
+            newest[version.id] = (change, version)
+    return [newest[number][1] for number in sorted(newest)]
 
 
 def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:

@@ -187,11 +187,14 @@ def open_snapshot(home: Home, id: str) -> Snapshot:
 
 def history(home: Home, *, corrupt: bool = False) -> list[SnapshotRow]:
     """Every snapshot in order with its newest state; those marked corrupt only when asked for."""
+    return [row for row in Tables(home).made_of("snapshots", _states) if corrupt or row.status != "corrupt"]
+
+
+def _states(_home: Home, rows: list[dict[str, Any]]) -> list[SnapshotRow]:
     newest: dict[str, dict[str, Any]] = {}
-    for row in sorted(Tables(home).rows("snapshots"), key=lambda r: r["epoch"]):
+    for row in sorted(rows, key=lambda r: r["epoch"]):
         newest[row["id"]] = {**newest.get(row["id"], {}), **{k: v for k, v in row.items() if v is not None}}
-    rows = [_state(row) for row in newest.values()]
-    return [row for row in rows if corrupt or row.status != "corrupt"]
+    return [_state(row) for row in newest.values()]
 
 
 def superseded(home: Home) -> Superseded:

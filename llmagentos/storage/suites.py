@@ -144,8 +144,12 @@ def _load(home: Home, *, with_retired: bool = False) -> list[Suite]:
 
 
 def _table(home: Home) -> list[dict[str, Any]]:
+    return list(Tables(home).made_of("suites", _in_order))
+
+
+def _in_order(_home: Home, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     # Within one suite the registering row (no `retired`) comes first.
-    return sorted(Tables(home).rows("suites"), key=lambda r: (r["order"], r["retired"] is not None, r["created"]))
+    return sorted(rows, key=lambda r: (r["order"], r["retired"] is not None, r["created"]))
 
 
 def _rolled_back(home: Home) -> set[str]:

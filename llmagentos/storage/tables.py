@@ -10,9 +10,9 @@ import fcntl
 import json
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -74,6 +74,12 @@ _STATS = {"feedback": "seq,interaction_seq", "releases": "epoch"}
 _CHECKPOINT_EVERY = "10"
 """Commits: every look at a table reads the log behind its last checkpoint, and by default that is up to a hundred files."""
 _ATTEMPTS = 20
+_MADE = 64
+"""Of what was made of tables, how much is kept."""
+
+_made: dict[tuple[str, Callable[..., Any]], tuple[int, Any]] = {}
+
+T = TypeVar("T")
 
 
 class Tables:
@@ -122,6 +128,19 @@ class Tables:
 
     def rows(self, name: str, *, where: ds.Expression | None = None) -> list[dict[str, Any]]:
         return self.read(name, where=where).to_pylist()
+
+    def made_of(self, name: str, make: Callable[[Home, list[dict[str, Any]]], T]) -> T:
+        """What `make`, a function of a module, gives of the table's rows: made anew only once something was committed.
+
+        It is given to everybody who asks, so it must be left as it is.
+        """
+        stamp, key = self.stamp(name), (str(self.home.table(name)), make)
+        known = _made.get(key)
+        if known is None or known[0] != stamp:
+            if len(_made) >= _MADE:
+                _made.clear()
+            known = _made[key] = (stamp, make(self.home, self.rows(name)))
+        return known[1]  # type: ignore[no-any-return]
 
     def append(
         self,

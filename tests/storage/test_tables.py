@@ -237,3 +237,18 @@ def test_a_look_at_a_table_reads_no_more_log_than_a_few_commits(tables: Tables):
     log = tables.home.table("runs") / "_delta_log"
     assert tables.version("runs") - json.loads((log / "_last_checkpoint").read_text())["version"] < 10
     assert len(tables.rows("runs")) == 25
+
+
+def test_what_is_made_of_a_table_is_made_once_a_commit(tables: Tables):
+    made = []
+
+    def names(_home: Home, rows: list[dict]) -> list[str]:
+        made.append(len(rows))
+        return sorted(row["id"] for row in rows)
+
+    assert tables.made_of("runs", names) == []
+    tables.append("runs", [{"id": "a"}])
+    assert tables.made_of("runs", names) == tables.made_of("runs", names) == ["a"]
+    Tables(tables.home).append("runs", [{"id": "b"}])
+    assert tables.made_of("runs", names) == ["a", "b"]
+    assert made == [0, 1, 2]
