@@ -322,7 +322,8 @@ def application(config: Config) -> serve.Application:
         health_check_period_s=_CHECK_SECONDS,
         health_check_timeout_s=_CHECK_TIMEOUT_SECONDS,
         graceful_shutdown_timeout_s=20,
-        logging_config=LoggingConfig(enable_access_log=False),
+        # We write a line a request ourselves; Serve makes its own even where it is not to be written, but for this level.
+        logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         ray_actor_options={
             "num_cpus": settings.replica_cpus,
             "num_gpus": settings.replica_gpus,
