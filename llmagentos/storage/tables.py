@@ -225,13 +225,6 @@ class Tables:
                 found.append(str(root / action["path"]))
         return found
 
-    def files_holding(self, name: str, seq: int) -> list[str]:
-        """Data files of a sequenced table whose min/max of `seq` span a number."""
-        actions = pa.table(self.load(name).get_add_actions(flatten=True)).to_pylist()
-        root = self.home.table(name)
-        spans = [(str(root / a["path"]), a.get("min.seq"), a.get("max.seq")) for a in actions]
-        return [path for path, low, high in spans if low is None or high is None or low <= seq <= high]
-
     def last_seq(self, name: str) -> int:
         return max(self.transaction(name, "seq"), 0)
 

@@ -67,7 +67,7 @@ def test_files_that_cannot_hold_anything_newer_are_left_out(tables: Tables):
     new = tables.files_since("interactions", 10)
     assert sorted(read_files(new, SCHEMAS["interactions"]).column("seq").to_pylist()) == [11, 12, 13, 14, 15]
     assert tables.files_since("interactions", 15) == []
-    [holding] = tables.files_holding("interactions", 7)
+    [holding] = tables.files_with("interactions", "seq", [7])
     assert 7 in read_files([holding], SCHEMAS["interactions"]).column("seq").to_pylist()
     assert len(tables.files_with("interactions", "seq", [1, 15])) == 2
     assert tables.files_with("interactions", "seq", [99]) == tables.files_with("interactions", "seq", []) == []
