@@ -14,15 +14,15 @@ from pathlib import Path
 
 REQUEST_ID = "x-ingress-request"
 """Header with an id of each request, which stays the same when HAProxy puts the request to another replica."""
-_REPLAYED = ("/v1/chat/completions", "/v1/completions", "/v1/feedback")
+_ANSWERED = ("/v1/chat/completions", "/v1/completions")
+"""Routes that are answered by an engine, and refused here while more wait for it than may: a replica that is asked ten times
+what it can do would spend its time on saying no."""
+_REPLAYED = (*_ANSWERED, "/v1/feedback")
 """Routes beside GET and HEAD where a request put twice does what it does once."""
 _UNAVAILABLE = (
     '{"error":{"message":"no replica answers just now; ask again.","type":"service_unavailable_error",'
     '"param":null,"code":"unavailable"}}'
 )
-_ANSWERED = _REPLAYED[:2]
-"""Routes that are answered by an engine, and refused here while more wait for it than may: a replica that is asked ten times
-what it can do would spend its time on saying no."""
 _FULL = (
     '{"error":{"message":"too many requests are waiting already.","type":"rate_limit_error",'
     '"param":null,"code":"rate_limit_exceeded"}}'
