@@ -43,6 +43,8 @@ _BATCH = 32
 
 Spoken = tuple[tuple[int, ...], tuple[int, ...]]
 """Ids of a prompt and of its answer."""
+Release = Callable[[Home, Sequence[int], bool], None]
+"""What releases the next version of a ring in a home, or goes back to the one before."""
 
 
 @dataclass
@@ -130,22 +132,6 @@ def perturbed(home: Home, count: int) -> list[ModelVersion]:
     return made
 
 
-def switch(
-    home: Home, ring: Sequence[int], count: int, pace: float, release: Callable[[Home, Sequence[int], bool], None] | None = None
-) -> list[float]:
-    """Release the ring's versions in turn, one every `pace` seconds; seconds until each is served.
-
-    Raises TimeoutError where one is not.
-    """
-    seconds = []
-    for number in range(count):
-        began = time.monotonic()
-        (release or release_next)(home, ring, number % _ROLLBACK_EVERY == _ROLLBACK_EVERY - 1)
-        seconds.append(time.monotonic() - began)
-        time.sleep(max(0.0, pace - seconds[-1]))
-    return seconds
-
-
 def release_next(home: Home, ring: Sequence[int], back: bool) -> None:
     """Promote the version behind the champion, or go back to the one before, and wait until it is served.
 
@@ -162,8 +148,22 @@ def release_next(home: Home, ring: Sequence[int], back: bool) -> None:
         raise TimeoutError(f"version {release.champion} was not served within {_CONFIRM_SECONDS:g} s")
 
 
+def switch(home: Home, ring: Sequence[int], count: int, pace: float, release: Release = release_next) -> list[float]:
+    """Release the ring's versions in turn, one every `pace` seconds; seconds until each is served.
+
+    Raises TimeoutError where one is not.
+    """
+    seconds = []
+    for number in range(count):
+        began = time.monotonic()
+        release(home, ring, number % _ROLLBACK_EVERY == _ROLLBACK_EVERY - 1)
+        seconds.append(time.monotonic() - began)
+        time.sleep(max(0.0, pace - seconds[-1]))
+    return seconds
+
+
 @contextmanager
-def _releasing(there: Place) -> Iterator[Callable[[Home, Sequence[int], bool], None]]:
+def _releasing(there: Place) -> Iterator[Release]:
     """`release_next` in a process of its own that gives way; behind it the new engine gets its core."""
 
     def release(*asked: Any) -> None:
