@@ -81,7 +81,8 @@ class TrainingConfig(Section):
     packing: Literal["bucketed", "packed"] = "bucketed"
     """Rows of like length padded, or rows end to end in one, each with attention to itself only (same losses)."""
     compile: bool = False
-    """Compile the model's layers on a GPU (1.4 times the tokens a second, LoRA 1.6, after a minute or two); not with ZeRO-3."""
+    """Compile the model's layers (on a GPU 1.4 times the tokens a second, LoRA 1.6; on a CPU 1.3), after a minute or two; not
+    with ZeRO-3."""
     checkpoint_steps: int = Field(200, ge=1)
     """Optimiser steps between resumable checkpoints."""
     max_failures: int = Field(2, ge=0)

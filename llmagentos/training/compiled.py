@@ -1,4 +1,4 @@
-"""Each layer of a model compiled by itself, on CUDA: what a layer does between its matrix products becomes a few kernels.
+"""Each layer of a model compiled by itself: what a layer does between its matrix products becomes a few kernels.
 
 One layer's code serves all of its like, so that a deep model compiles as fast as a shallow one, and lengths are left open:
 batches of other lengths run the same kernels. Parameters keep their names.
@@ -16,12 +16,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether layers on `device` can be compiled: a GPU, and a C compiler for what launches the kernels."""
-    if device.type != "cuda":
-        return False
-    if os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"):
+    """Whether layers on `device` can be compiled: a compiler for C (what launches a GPU's kernels) or for C++ (a CPU's)."""
+    variable, names = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++", "clang++"))
+    if os.environ.get(variable) or any(shutil.which(name) for name in names):
         return True
-    logging.getLogger(__name__).warning("training.compile needs a C compiler, and there is none: install gcc. Going on without.")
+    logging.getLogger(__name__).warning(
+        "training.compile needs a compiler, and there is none: install %s. Going on without.", names[0]
+    )
     return False
 
 

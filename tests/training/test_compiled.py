@@ -1,4 +1,5 @@
 import logging
+import re
 
 import pytest
 import torch
@@ -36,12 +37,15 @@ def test_a_model_without_layers_that_are_known_stays_as_it_is():
     assert compile_layers(torch.nn.Linear(2, 2)) == 0
 
 
-def test_layers_are_compiled_on_a_gpu_with_a_c_compiler_alone(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    monkeypatch.setenv("CC", "cc")
-    assert not can_compile(torch.device("cpu"))
-    assert can_compile(torch.device("cuda"))
-    monkeypatch.delenv("CC")
+@pytest.mark.parametrize(("device", "variable", "wanted"), [("cuda", "CC", "install gcc"), ("cpu", "CXX", r"install g\+\+")])
+def test_layers_are_compiled_where_a_compiler_is(
+    device: str, variable: str, wanted: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     monkeypatch.setenv("PATH", "")
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
     with caplog.at_level(logging.WARNING):
-        assert not can_compile(torch.device("cuda"))
-    assert "install gcc" in caplog.text
+        assert not can_compile(torch.device(device))
+    assert re.search(wanted, caplog.text)
+    monkeypatch.setenv(variable, "a compiler")
+    assert can_compile(torch.device(device))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from llmagentos.core.errors import ConfigError
 from llmagentos.training.checkpoint import newest
+from llmagentos.training.compiled import can_compile
 from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.rows import Rows
@@ -197,6 +198,16 @@ def test_on_a_gpu_a_phase_goes_on_from_its_checkpoint(tmp_path: Path):
     run_phase(phase)
     resumed = run_phase(phase)
     assert resumed["resumed_at"] >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="compiling for a CPU needs a C++ compiler: install g++")
+def test_compiled_layers_learn_the_same_on_a_cpu(tmp_path: Path):
+    eager, compiled = (prepare(tmp_path, name, compile=name == "compiled") for name in ("eager", "compiled"))
+    for phase in (eager, compiled):
+        run_phase(phase)
+    assert losses(compiled) == pytest.approx(losses(eager), rel=1e-3)
+    assert weights(compiled).keys() == weights(eager).keys()
 
 
 @pytest.mark.gpu
