@@ -2,7 +2,10 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from llmagentos.config import Config
@@ -38,8 +41,18 @@ def measure(config: Config, name: str, options: Sequence[str], say: Callable[[st
             raise ConfigError(f"benchmark {name!r} has no option {key!r}.", hint=f"It has: {listed}.")
         if isinstance(known[key].default, tuple) and not isinstance(given[key], list):
             given[key] = [given[key]]  # one of several is several too
-    found = run(config, **given, **({"say": say} if "say" in known else {}))
-    return dict(found)
+    with _ends_when_asked():
+        return dict(run(config, **given, **({"say": say} if "say" in known else {})))
+
+
+@contextmanager
+def _ends_when_asked() -> Iterator[None]:
+    """SIGTERM ends a benchmark as Ctrl-C does: with all that it started."""
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:

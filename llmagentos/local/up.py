@@ -215,8 +215,15 @@ def _patient_connect(config: Config, head: subprocess.Popen[bytes], home: Home) 
 
 def _serve(config: Config, port: int, application: Any) -> None:
     from ray import serve
+    from ray.exceptions import RayActorError
 
-    serve.start(http_options={"host": config.serve.host, "port": port})
+    try:
+        serve.start(http_options={"host": config.serve.host, "port": port})
+    except (RayActorError, TimeoutError) as error:
+        raise CapacityError(
+            f"the ingress did not come up ({str(error).splitlines()[0]}).",
+            hint="The machine may be too busy to start it in a minute: end other work and try again.",
+        ) from error
     serve.run(application, name=APPLICATION, route_prefix="/", blocking=False)
 
 

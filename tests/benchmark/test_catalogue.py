@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import os
+import signal
 
 import pytest
 
@@ -44,3 +46,22 @@ def test_one_of_several_is_several_too(config, monkeypatch):
     monkeypatch.setattr(forgetting, "run", run)
     measure(config, "forgetting", ["families=museum", "scale=2"], print)
     assert asked == {"families": ["museum"], "scale": 2}
+
+
+def test_a_benchmark_that_is_asked_to_end_ends_what_it_started(config, monkeypatch):
+    from llmagentos.benchmark import forgetting
+
+    ended = []
+
+    def run(config):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(forgetting, "run", run)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        measure(config, "forgetting", [], print)
+    assert (left.value.code, ended, signal.getsignal(signal.SIGTERM)) == (143, [True], before)

@@ -17,7 +17,7 @@ import pytest
 from llmagentos.config import load_config
 from llmagentos.core.errors import CapacityError, ConfigError
 from llmagentos.local import processes
-from llmagentos.local.up import temp_dir, up
+from llmagentos.local.up import _serve, temp_dir, up
 from llmagentos.storage.layout import Home
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,16 @@ def test_a_taken_port_stops_before_anything_starts(tmp_path):
             up(config)
     assert processes.read(Home(tmp_path)) is None
     assert processes.carriers(Home(tmp_path)) == []
+
+
+def test_an_ingress_that_does_not_come_up_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
+    def start(**_: object) -> None:
+        raise TimeoutError("HTTP proxies not available after 60s.\nand more")
+
+    monkeypatch.setattr("ray.serve.start", start)
+    with pytest.raises(CapacityError, match="not available after 60s") as said:
+        _serve(load_config(None, [], environment={}), 8000, None)
+    assert "try again" in str(said.value.hint)
 
 
 def test_beyond_loopback_needs_a_key(tmp_path, monkeypatch):
