@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from scipy.stats import binom, hypergeom
-
 from llmagentos.config.sections import ReleaseConfig
 from llmagentos.release.counts import Counts
 
@@ -97,6 +95,8 @@ def _disliked(facts: Facts, config: ReleaseConfig) -> list[str]:
     judged, every = new.liked + new.disliked, new.liked + new.disliked + old.liked + old.disliked
     if new.disliked < _FEWEST:
         return []
+    from scipy.stats import hypergeom  # here, as in `_more`: half a second of the start of every replica
+
     chance = float(hypergeom.sf(new.disliked - 1, every, new.disliked + old.disliked, judged))
     if chance >= _LEVEL:
         return []
@@ -133,7 +133,11 @@ def _slower(facts: Facts, config: ReleaseConfig, quantile: float) -> list[str]:
 
 def _more(events: int, among: int, limit: float) -> bool:
     """Whether a share is surely above its limit."""
-    return events >= _FEWEST and float(binom.sf(events - 1, among, min(limit, 1.0))) < _LEVEL
+    if events < _FEWEST:
+        return False
+    from scipy.stats import binom
+
+    return float(binom.sf(events - 1, among, min(limit, 1.0))) < _LEVEL
 
 
 def _degenerate_share(counts: Counts) -> float:
