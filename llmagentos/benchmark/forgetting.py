@@ -31,6 +31,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "without_wordings": {"replay": {"wordings": 0}},
     "without_memory_wordings": {"replay": {"memory_wordings": 0}},
     "without_least_steps": {"update": {"min_steps": 1}},
+    "without_unfamiliar": {"update": {"unfamiliar": 1e9}},
     "without_sweep": {"update": {"sweep": (1.0,)}},
 }
 """The configured strategy without one of its parts: what is worse without it earns its place."""

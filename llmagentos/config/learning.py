@@ -134,6 +134,9 @@ class UpdateConfig(Section):
     """Factor of it on a day of thumbs alone: without targets to fit, every full step pushes an answer further away."""
     epochs: float = Field(24.0, gt=0)
     """Passes over the new rows."""
+    unfamiliar: float = Field(4.0, gt=0)
+    """Nats a token that the new answers cost the champion, from which they get more passes, in proportion up to 2.5 times: of
+    a form or a language that it never met, so much more is to be learned."""
     max_steps: int = Field(720, ge=1)
     """Most optimiser steps of one update."""
     min_steps: int = Field(600, ge=1)

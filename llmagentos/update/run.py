@@ -1,8 +1,13 @@
 """Step 2: from a snapshot and the champion's weights to a challenger."""
 
+import itertools
 import json
 import math
+import random
 import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,10 @@ from llmagentos.update.strategies import strategy
 
 _ASKED = 32
 """Rows of a general skill that tell how firmly the champion holds it."""
+_READ = 256
+"""New rows that tell how unfamiliar they are."""
+_MOST_PASSES = 2.5
+"""Times the usual passes that unfamiliar rows get, at most."""
 KNOWN = "The champion answers every new row already: there is nothing to learn."
 
 
@@ -59,14 +68,16 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     if chosen.replays and "memory" in tokens and tokens.keys().isdisjoint(("new", PREFERENCE)) and snapshot.examples():
         return None
     mix, usual = chosen.mix(config.replay, tokens), config.replay
+    held = _held(config, rendered, champion, folder / "update" / "held.json")
+    passes = update.epochs * min(_MOST_PASSES, max(1.0, held.surprise / update.unfamiliar))
     recipe = Recipe(
         shares=mix,
         # The same number of optimiser steps for every strategy: only then do their outcomes compare.
-        epochs=update.epochs * (usual.new + usual.memory + usual.general) / usual.new * mix["new"] / (sum(mix.values()) or 1),
+        epochs=passes * (usual.new + usual.memory + usual.general) / usual.new * mix["new"] / (sum(mix.values()) or 1),
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
         even=("general",),
-        need=_need(config, rendered, champion, folder / "update" / "need.json") if chosen.replays else {},
+        need=held.need if chosen.replays else {},
         near=config.replay.near if chosen.replays else 0.0,
         max_steps=update.max_steps,
         min_steps=1 if chosen.by_size else update.min_steps,
@@ -117,26 +128,40 @@ def _known(config: Config, snapshot: Snapshot, champion: ModelVersion) -> set[st
     return {id for id, loss in losses.items() if loss <= most}
 
 
-def _need(config: Config, rows: Rows, champion: ModelVersion, path: Path) -> dict[str, float]:
-    """ "source/skill" of the general rows -> mean loss of the champion on a few of them, to the power of `replay.need`.
+@dataclass(frozen=True)
+class _Held:
+    """How the champion stands to what it is to learn and to keep."""
 
-    Kept in `path`: a run that goes on after a crash has the plan that it began with.
-    """
+    surprise: float
+    """Mean −log p of its new answers' tokens, in nats."""
+    need: dict[str, float]
+    """ "source/skill" of the general rows -> its mean loss on a few of them, to the power of `replay.need`."""
+
+
+def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path) -> _Held:
+    """Kept in `path`: a run that goes on after a crash has the plan that it began with."""
     if path.exists():
-        return dict(json.loads(path.read_text()))
-    some: dict[str, list[int]] = {}
+        return _Held(**json.loads(path.read_text()))
+    new, general = [], defaultdict[str, list[int]](list)
     for index, (source, stratum) in enumerate(zip(rows.sources, rows.strata, strict=True)):
-        if source == "general" and len(chosen := some.setdefault(f"{source}/{stratum}", [])) < _ASKED:
-            chosen.append(index)
-    if not some or not config.replay.need or not config.replay.general:
-        return {}
-    asked = [(str(index), *rows[index]) for indices in some.values() for index in indices]
-    losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens, gpus=config.evaluate.gpus)
-    means = {skill: sum(losses[str(index)] for index in indices) / len(indices) for skill, indices in some.items()}
-    need = {skill: mean**config.replay.need for skill, mean in means.items()}
+        if source == "new" and not rows.made[index]:
+            new.append(index)
+        elif source == "general" and len(general[f"{source}/{stratum}"]) < _ASKED:
+            general[f"{source}/{stratum}"].append(index)
+    if not config.replay.need or not config.replay.general:
+        general.clear()
+    new = random.Random(config.update.seed).sample(new, min(_READ, len(new)))
+    asked = [(str(index), *rows[index]) for index in itertools.chain(new, *general.values())]
+    losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens, gpus=config.evaluate.gpus) if asked else {}
+
+    def mean(indices: Sequence[int]) -> float:
+        found = [losses[str(index)] for index in indices if str(index) in losses]
+        return sum(found) / len(found) if found else 0.0
+
+    held = _Held(mean(new), {skill: mean(indices) ** config.replay.need for skill, indices in general.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(need))
-    return need
+    replace_text(path, json.dumps(vars(held)))
+    return held
 
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:

@@ -78,6 +78,23 @@ def test_a_general_skill_is_asked_by_how_firmly_the_champion_holds_it(
     assert plans[0].need == ({"general/default": pytest.approx(mean**power, rel=1e-4)} if power else {})
 
 
+def test_what_the_champion_finds_strange_gets_more_passes(day: tuple[Home, Snapshot], monkeypatch: pytest.MonkeyPatch):
+    passes: list[float] = []
+
+    def noted(rows: Rows, recipe: Recipe, path: Path) -> Any:
+        passes.append(recipe.epochs)
+        return make_plan(rows, recipe, path)
+
+    monkeypatch.setattr("llmagentos.update.run.make_plan", noted)
+    made = prepared(day, "update.unfamiliar=1000")
+    rows = [example.model_dump() for example in day[1].examples()]
+    losses = answer_losses(Path(made.start.dir), rows, max_length=512).values()
+    surprise = sum(losses) / len(losses)
+    for share in (0.5, 0.1):
+        prepared(day, f"update.unfamiliar={share * surprise}")
+    assert [one / passes[0] for one in passes] == pytest.approx([1.0, 2.0, 2.5], rel=1e-3)
+
+
 def lines(made: Prepared) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(made.phase.run_dir) / "metrics.jsonl").read_text().splitlines()]
 
