@@ -119,7 +119,7 @@ class RewardConfig(Section):
     """Answers sampled to each prompt, which are compared with one another."""
     baseline: Literal["grpo", "rloo"] = "grpo"
     """What an answer is compared with."""
-    leash: float = Field(5.0, ge=0)
+    leash: float = Field(8.0, ge=0)
     """Weight of the divergence from the weights before, on remembered and general rows."""
     learning_rate: float = Field(6e-4, gt=0)
     """Peak learning rate of the first round."""

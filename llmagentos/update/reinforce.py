@@ -59,7 +59,7 @@ class Reinforcement:
     """What an answer is compared with; a name in llmagentos.update.advantages."""
     clip: float = 0.2
     """How far a token's probability may move from where it was sampled before it stops counting."""
-    leash: float = 5.0
+    leash: float = 8.0
     """Weight of the divergence from the weights at the start, on remembered and general rows."""
     kept: float = 0.6
     """Share of remembered and general rows, by tokens."""
