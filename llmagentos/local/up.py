@@ -220,8 +220,9 @@ def _serve(config: Config, port: int, application: Any) -> None:
     try:
         serve.start(http_options={"host": config.serve.host, "port": port})
     except (RayActorError, TimeoutError) as error:
+        said = str(error).partition("\n")[0]
         raise CapacityError(
-            f"the ingress did not come up ({str(error).splitlines()[0]}).",
+            f"the ingress did not come up ({said}).",
             hint="The machine may be too busy to start it in a minute: end other work and try again.",
         ) from error
     serve.run(application, name=APPLICATION, route_prefix="/", blocking=False)

@@ -68,7 +68,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     if chosen.replays and "memory" in tokens and tokens.keys().isdisjoint(("new", PREFERENCE)) and snapshot.examples():
         return None
     mix, usual = chosen.mix(config.replay, tokens), config.replay
-    held = _held(config, rendered, champion, folder / "update" / "held.json")
+    held = _held(config, rendered, champion, folder / "update" / "held.json", replays=chosen.replays)
     passes = update.epochs * min(_MOST_PASSES, max(1.0, held.surprise / update.unfamiliar))
     recipe = Recipe(
         shares=mix,
@@ -77,7 +77,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
         even=("general",),
-        need=held.need if chosen.replays else {},
+        need=held.need,
         near=config.replay.near if chosen.replays else 0.0,
         max_steps=update.max_steps,
         min_steps=1 if chosen.by_size else update.min_steps,
@@ -138,25 +138,23 @@ class _Held:
     """ "source/skill" of the general rows -> its mean loss on a few of them, to the power of `replay.need`."""
 
 
-def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path) -> _Held:
+def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, replays: bool) -> _Held:
     """Kept in `path`: a run that goes on after a crash has the plan that it began with."""
     if path.exists():
         return _Held(**json.loads(path.read_text()))
     new, general = [], defaultdict[str, list[int]](list)
+    practised = replays and config.replay.need and config.replay.general
     for index, (source, stratum) in enumerate(zip(rows.sources, rows.strata, strict=True)):
         if source == "new" and not rows.made[index]:
             new.append(index)
-        elif source == "general" and len(general[f"{source}/{stratum}"]) < _ASKED:
+        elif practised and source == "general" and len(general[f"{source}/{stratum}"]) < _ASKED:
             general[f"{source}/{stratum}"].append(index)
-    if not config.replay.need or not config.replay.general:
-        general.clear()
     new = random.Random(config.update.seed).sample(new, min(_READ, len(new)))
     asked = [(str(index), *rows[index]) for index in itertools.chain(new, *general.values())]
     losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens, gpus=config.evaluate.gpus) if asked else {}
 
     def mean(indices: Sequence[int]) -> float:
-        found = [losses[str(index)] for index in indices if str(index) in losses]
-        return sum(found) / len(found) if found else 0.0
+        return sum(losses[str(index)] for index in indices) / len(indices) if indices else 0.0
 
     held = _Held(mean(new), {skill: mean(indices) ** config.replay.need for skill, indices in general.items()})
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,4 @@
 import logging
-import re
 
 import pytest
 import torch
@@ -37,7 +36,7 @@ def test_a_model_without_layers_that_are_known_stays_as_it_is():
     assert compile_layers(torch.nn.Linear(2, 2)) == 0
 
 
-@pytest.mark.parametrize(("device", "variable", "wanted"), [("cuda", "CC", "install gcc"), ("cpu", "CXX", r"install g\+\+")])
+@pytest.mark.parametrize(("device", "variable", "wanted"), [("cuda", "CC", "install gcc"), ("cpu", "CXX", "install g++")])
 def test_layers_are_compiled_where_a_compiler_is(
     device: str, variable: str, wanted: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
@@ -46,6 +45,6 @@ def test_layers_are_compiled_where_a_compiler_is(
         monkeypatch.delenv(name, raising=False)
     with caplog.at_level(logging.WARNING):
         assert not can_compile(torch.device(device))
-    assert re.search(wanted, caplog.text)
+    assert wanted in caplog.text
     monkeypatch.setenv(variable, "a compiler")
     assert can_compile(torch.device(device))
