@@ -201,16 +201,18 @@ class Bench:
 
     async def _stream(self, http: httpx.AsyncClient, body: dict[str, Any], key: dict[str, str]) -> tuple[bool, bool]:
         """Whether a first byte came, and whether all of it did."""
-        heard = ""
+        heard, moment = "", "headers"
         try:
             async with http.stream("POST", "/v1/chat/completions", json=body, headers=key) as reply:
+                moment = "first byte"
                 if reply.status_code != 200:
                     self._errors[f"stream {reply.status_code}"] += 1
                     return False, False
                 async for text in reply.aiter_text():
                     heard += text
         except httpx.HTTPError as error:
-            self._errors[f"stream {type(error).__name__} {'behind' if heard else 'before'} its first byte"] += 1
+            when = "behind its first byte" if heard else f"before its {moment}"
+            self._errors[f"stream {when}: {type(error).__name__} {error}"[:120]] += 1
         return bool(heard), "data: [DONE]" in heard
 
     def _moment(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from llmagentos.agent.turn import Conversation, PlainText, Turn, with_system_prompt
 from llmagentos.config import Config
@@ -32,7 +32,7 @@ from llmagentos.serve.question import Question
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.replies import Choice, Reply, choice_id, sse, usage
 from llmagentos.serve.schemas import ChatRequest, CompletionRequest, parse
-from llmagentos.serve.stream import Said, Stream, parts
+from llmagentos.serve.stream import Said, parts
 
 logger = logging.getLogger(__name__)
 _CLAIMED_SECONDS = 0.05
@@ -263,7 +263,7 @@ class Answers:
         reply = Reply(question.id, str(question.asked.model), answer.version, chat=question.chat)
         if question.asked.stream:
             answer.begun = True
-            return Stream(_stream(answer, reply, first), headers)
+            return StreamingResponse(_stream(answer, reply, first), headers=headers, media_type="text/event-stream")
         event: Said | Exception | None = first
         try:
             while event is not None:
@@ -340,7 +340,7 @@ def _replayed(question: Question, recorded: list[Interaction]) -> Response:
                 yield sse(reply.text(choice.index, choice.message["content"]))
         yield _ending(reply, choices, used, question.asked.wants_usage)
 
-    return Stream(chunks(), headers)
+    return StreamingResponse(chunks(), headers=headers, media_type="text/event-stream")
 
 
 def _ending(reply: Reply, choices: list[Choice], used: dict[str, int], wants_usage: bool) -> bytes:

@@ -342,6 +342,7 @@ def environment(config: Config) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Nothing of ours holds up a loop, so Serve's own may run it: else each part of a reply changes threads.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llmagentos.serve.head:middlewares",
         # Ray lowers its workers to 15, but answers come before whatever else a worker does.
         "RAY_worker_niceness": "0",
         **offline,

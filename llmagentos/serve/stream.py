@@ -9,9 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from starlette.responses import StreamingResponse
-from starlette.types import Send
-
 from llmagentos.agent.turn import Piece
 from llmagentos.serve.errors import api_error
 from llmagentos.serve.replies import Reply, sse
@@ -30,25 +27,6 @@ class Said:
 
 Event = Said | Exception | None
 """Text as it is certain, then None once the answer is recorded, or its failure."""
-
-
-class Stream(StreamingResponse):
-    """Server-sent events whose headers leave together with the first part.
-
-    A replica that dies before it leaves nothing with the client, so that the ingress may put the request to another one.
-    """
-
-    def __init__(self, content: AsyncIterator[bytes], headers: dict[str, str]) -> None:
-        super().__init__(content, headers=headers, media_type="text/event-stream")
-
-    async def stream_response(self, send: Send) -> None:
-        said = aiter(self.body_iterator)
-        first = await anext(said, b"")
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": first, "more_body": True})
-        async for part in said:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def parts(

@@ -10,7 +10,7 @@ from llmagentos.agent.turn import Piece
 from llmagentos.serve import stream
 from llmagentos.serve.errors import ApiError
 from llmagentos.serve.replies import Reply
-from llmagentos.serve.stream import Event, Said, Stream, merged, parts
+from llmagentos.serve.stream import Event, Said, merged, parts
 
 
 def said(text: str, index: int = 0) -> Said:
@@ -88,48 +88,3 @@ def test_choices_stay_apart():
 def test_what_one_choice_said_becomes_one_piece():
     found = dict(merged([said("a"), said("x", 1), said("b")]))
     assert {index: piece.text for index, piece in found.items()} == {0: "ab", 1: "x"}
-
-
-def test_headers_leave_together_with_the_first_part():
-    async def main() -> tuple[list[str], list[dict]]:
-        messages: list[dict] = []
-        ready, before = asyncio.Event(), []
-
-        async def body() -> AsyncIterator[bytes]:
-            await ready.wait()
-            before.extend(message["type"] for message in messages)
-            yield b"data: 1\n\n"
-            yield b"data: 2\n\n"
-
-        async def send(message: dict) -> None:
-            messages.append(message)
-
-        sending = asyncio.ensure_future(Stream(body(), {"x-model-version": "3"}).stream_response(send))
-        await asyncio.sleep(0)
-        ready.set()
-        await sending
-        return before, messages
-
-    before, messages = asyncio.run(main())
-    assert before == []
-    start, *bodies = messages
-    assert (start["status"], dict(start["headers"])[b"x-model-version"]) == (200, b"3")
-    assert dict(start["headers"])[b"content-type"].startswith(b"text/event-stream")
-    assert [(m["body"], m["more_body"]) for m in bodies] == [(b"data: 1\n\n", True), (b"data: 2\n\n", True), (b"", False)]
-
-
-def test_a_stream_without_a_part_is_whole_too():
-    async def main() -> list[dict]:
-        messages: list[dict] = []
-
-        async def nothing() -> AsyncIterator[bytes]:
-            return
-            yield b""
-
-        async def send(message: dict) -> None:
-            messages.append(message)
-
-        await Stream(nothing(), {}).stream_response(send)
-        return messages
-
-    assert [m.get("more_body") for m in asyncio.run(main())] == [None, True, False]
