@@ -27,6 +27,9 @@ _FIRST_STEPS = 3000
 _STEPS = 150
 _RATE = 0.5
 """Of the learning rate, on every day but the first: some forty rows move less than hundreds."""
+_NOISE = 0.06
+"""Gradient norm below which steps shrink, on every day but the first: after three weeks 92.4 % of fresh general questions
+are right in place of 90.7 (92.1 before), of calls of unknown tools 59 in place of 46, and what the days teach as before."""
 _SWEEP = (0.75, 1.0)
 _GENERAL_ROWS = 2000
 """Of the pinned rows, that a day draws from: about twice what it asks."""
@@ -62,9 +65,10 @@ def run(
 
 def _settings(config: Config, root: str) -> Config:
     fresh = settings(config, root, config.update.strategy)
+    update = {"min_steps": _STEPS, "learning_rate": _RATE * config.update.learning_rate, "noise": _NOISE, "sweep": _SWEEP}
     parts: dict[str, dict[str, Any]] = {
         "gate": {"mode": "enforce"},
-        "update": {"min_steps": _STEPS, "learning_rate": _RATE * config.update.learning_rate, "sweep": _SWEEP},
+        "update": update,
         "replay": {"general_rows": _GENERAL_ROWS},
         "evaluate": {"max_retention": 1000, "drift_rows": 50},
         "storage": {"keep_versions": 3},
@@ -74,7 +78,7 @@ def _settings(config: Config, root: str) -> Config:
 
 def _first(config: Config) -> dict[str, dict[str, Any]]:
     rate = config.update.learning_rate / _RATE
-    update = {"min_steps": _FIRST_STEPS, "max_steps": _FIRST_STEPS, "sweep": (1.0,), "learning_rate": rate}
+    update = {"min_steps": _FIRST_STEPS, "max_steps": _FIRST_STEPS, "sweep": (1.0,), "learning_rate": rate, "noise": 0.0}
     return {
         "update": update,
         "replay": {"general_rows": 10 * _GENERAL_ROWS},

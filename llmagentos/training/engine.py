@@ -48,8 +48,21 @@ class Engine(Protocol):
     def load(self, folder: Path) -> None: ...
 
 
+def epsilon(noise: float, parameters: int) -> float:
+    """AdamW's ε with which a gradient of norm `noise`, spread evenly over so many parameters, moves them half as far.
+
+    AdamW divides by each weight's own gradient, so that with its usual 1e-8 weights that a small increment says nothing
+    about are moved by noise as far as those it is about [of ε: Choi+ 2019]. Per weight, gradients shrink with the root of
+    their number.
+    """
+    return max(1e-8, noise / math.sqrt(max(1, parameters)))
+
+
 def _optimiser(trained: Sequence[torch.Tensor], phase: Phase) -> torch.optim.AdamW:
-    return torch.optim.AdamW(trained, lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=phase.weight_decay, fused=True)
+    eps = epsilon(phase.noise, sum(getattr(weight, "ds_numel", weight.numel()) for weight in trained))
+    return torch.optim.AdamW(
+        trained, lr=phase.learning_rate, betas=(0.9, 0.98), eps=eps, weight_decay=phase.weight_decay, fused=True
+    )
 
 
 class TorchEngine:

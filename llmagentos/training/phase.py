@@ -42,6 +42,8 @@ class Phase(BaseModel):
     warmup: float = 0.05
     weight_decay: float = 0.0
     clip: float = 1.0
+    noise: float = 0.0
+    """Gradient norm below which steps shrink with the gradient, as engine.epsilon says; 0 is AdamW's usual 1e-8."""
     accumulation: int = 1
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 0

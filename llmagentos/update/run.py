@@ -104,6 +104,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         warmup=update.warmup,
         weight_decay=update.weight_decay,
         clip=update.clip,
+        noise=update.noise,
         ema=update.ema,
         lora_rank=update.lora.rank if update.lora.enabled else 0,
         lora_alpha=update.lora.alpha,

@@ -37,7 +37,7 @@ def prepare(folder: Path, name: str, **fields: object) -> Phase:
     made = {
         "name": name, "init": str(folder / "base"), "out": str(folder / name / "out"), "run_dir": str(folder / name),
         "rows": str(folder / "rows.arrow"), "plan": str(folder / f"{name}.plan"), "terms": {"next_token": {}},
-        "learning_rate": 1e-3, "engine": "torch", "checkpoint_steps": 4,
+        "learning_rate": 1e-3, "engine": "torch", "checkpoint_steps": 4, "noise": 0.06,
     }  # fmt: skip
     return Phase.model_validate({**made, **fields})
 
