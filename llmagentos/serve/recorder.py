@@ -66,9 +66,13 @@ class Recorder:
 
     def _flush_on(self) -> None:
         while not self._closed:
-            self._due.wait(self._storage.flush_seconds)
+            many = self._due.wait(self._storage.flush_seconds)
             self._due.clear()
-            if not self._unflushed:
+            if many and not self._closed:
+                self._unflushed = self.spool.pending()
+                if self._unflushed < self._storage.flush_rows:  # another replica has flushed them
+                    continue
+            elif not self._unflushed:
                 continue
             try:
                 flush(self.home, spool=self.spool, wait=False)

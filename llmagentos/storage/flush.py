@@ -5,7 +5,6 @@ transaction; settling deletes the bodies. Killed anywhere, the next flush finds 
 where Delta already has its number, reads back the sequence numbers it was given.
 """
 
-import itertools
 import time
 from typing import Any
 
@@ -70,15 +69,12 @@ def flush_to(home: Home) -> tuple[int, int]:
 
 
 def _flush_kind(home: Home, spool: Spool, kind: Kind, limit: int) -> int:
-    moved = 0
-    for turn in itertools.count():
-        batch = spool.batch(kind, limit, Tables(home).last_seq(TABLES[kind]))
-        if batch is None:
-            break
+    moved, left = 0, True
+    while left and (batch := spool.batch(kind, limit, Tables(home).last_seq(TABLES[kind]))):
         _commit(home, spool, batch)
         moved += len(batch.records)
-        if turn and len(batch.records) + len(batch.damaged) < limit:
-            break  # the first may be an older, interrupted batch; a short later one held all there was
+        # A new and short one held all there was. What comes meanwhile waits for the next flush: every commit is a file.
+        left = batch.resumed or len(batch.records) + len(batch.damaged) == limit
     return moved
 
 

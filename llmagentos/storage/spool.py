@@ -72,6 +72,8 @@ class Batch:
     records: list[Spooled]
     damaged: list[str]
     """Ids whose checksum does not match their body."""
+    resumed: bool
+    """An interrupted flush left it: records may have come since."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class Spool:
         sound = [(id, body) for id, body, checksum in rows if _checksum(body) == checksum]
         damaged = [id for id, body, checksum in rows if _checksum(body) != checksum]
         records = [_MODELS[kind].model_validate_json(body) for _, body in sound]
-        return Batch(kind, number, was_floor, records, damaged)
+        return Batch(kind, number, was_floor, records, damaged, resumed=bool(is_open))
 
     def settle(self, batch: Batch, seqs: Sequence[int]) -> None:
         """The batch is in Delta: remember its sequence numbers and delete the bodies."""

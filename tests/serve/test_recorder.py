@@ -1,9 +1,13 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from llmagentos.config.sections import StorageConfig
 from llmagentos.core.records import Interaction
+from llmagentos.serve import recorder
 from llmagentos.serve.recorder import Recorder
+from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 from tests.serve.conftest import until
@@ -49,3 +53,18 @@ def test_what_an_earlier_process_left_is_flushed(tmp_path: Path):
     until(lambda: flushed(home) == 1)
     first.close()
     second.close()
+
+
+def test_rows_that_another_replica_flushed_are_no_reason_to_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    home = Home(tmp_path).open()
+    ours = Recorder(home, StorageConfig(flush_rows=3, flush_seconds=1000))
+    asyncio.run(ours.put([interaction("a"), interaction("b")]))
+    flush(home)
+    flushes: list[Home] = []
+    monkeypatch.setattr(recorder, "flush", lambda home, **_: flushes.append(home))
+    asyncio.run(ours.put([interaction("c")]))
+    until(lambda: ours.unflushed == 1)
+    assert not flushes
+    asyncio.run(ours.put([interaction("d"), interaction("e")]))
+    until(lambda: flushes)
+    ours.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmagentos.core.records import Feedback, Interaction
+from llmagentos.storage import flush as module
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.spool import Spool, exclusive
@@ -54,6 +55,34 @@ def test_a_revision_is_a_further_row(home: Home):
     flush(home, spool=spool)
     values = [r["value"] for r in sorted(Tables(home).rows("feedback"), key=lambda r: r["seq"])]
     assert values == ["true", "false", "true"]
+    spool.close()
+
+
+def test_what_comes_while_a_flush_commits_waits_for_the_next_so_that_each_is_one_file(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+):
+    spool, commit = open_spool(home), module._commit
+
+    def committed(*given: object) -> None:
+        spool.put([interaction(f"late{spool.pending()}")])
+        commit(*given)
+
+    spool.put([interaction("a"), interaction("b")])
+    monkeypatch.setattr(module, "_commit", committed)
+    assert flush(home, spool=spool) == 2
+    assert spool.pending() == 1
+    assert len(list((home.table("interactions")).glob("**/*.parquet"))) == 1
+    spool.close()
+
+
+def test_what_came_behind_an_interrupted_flush_is_flushed_with_it(home: Home):
+    spool = open_spool(home)
+    spool.put([interaction("a")])
+    assert not spool.batch("interaction", 10, 0).resumed
+    spool.put([interaction("b")])
+    assert spool.batch("interaction", 10, 0).resumed
+    assert flush(home, spool=spool) == 2
+    assert spool.pending() == 0
     spool.close()
 
 
