@@ -34,10 +34,7 @@ class HeadWithBody:
             if not held.keeps:  # an answer to HEAD writes no body
                 held.flush()
 
-        try:
-            await self._app(scope, receive, together)
-        finally:
-            held.flush()
+        return await self._app(scope, receive, together)  # where it stops behind the head, uvicorn closes the transport
 
 
 class _Held:

@@ -59,7 +59,7 @@ def epsilon(noise: float, parameters: int) -> float:
 
 
 def _optimiser(trained: Sequence[torch.Tensor], phase: Phase) -> torch.optim.AdamW:
-    eps = epsilon(phase.noise, sum(getattr(weight, "ds_numel", weight.numel()) for weight in trained))
+    eps = epsilon(phase.noise, sum(weight.numel() for weight in trained))
     return torch.optim.AdamW(
         trained, lr=phase.learning_rate, betas=(0.9, 0.98), eps=eps, weight_decay=phase.weight_decay, fused=True
     )

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from llmagentos.config import Config
 from llmagentos.serve.app import environment
 from llmagentos.serve.head import HeadWithBody
+from tests.serve.conftest import until
 
 
 async def _slowly(_: Request) -> Response:
@@ -42,19 +43,33 @@ async def _whole(request: Request) -> Response:
     return _Late({"said": (await request.body()).decode()})
 
 
+class _Broken(Response):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        raise RuntimeError
+
+
+async def _broken(_: Request) -> Response:
+    return _Broken()
+
+
 async def _nothing(_: Request) -> Response:
     return Response(status_code=204)
 
 
 @pytest.fixture(scope="module", params=["httptools", "h11"])
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
-    routes = [Route("/slowly", _slowly), Route("/whole", _whole, methods=["GET", "POST"]), Route("/nothing", _nothing)]
+    routes = [
+        Route("/slowly", _slowly),
+        Route("/whole", _whole, methods=["GET", "POST"]),
+        Route("/nothing", _nothing),
+        Route("/broken", _broken),
+    ]
     config = uvicorn.Config(HeadWithBody(Starlette(routes=routes)), port=0, log_level="critical", http=request.param)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        pass
+    until(lambda: server.started)
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     thread.join()
@@ -97,6 +112,10 @@ def test_a_reply_without_a_body_is_sent_and_the_connection_goes_on(port: int, pa
 def test_a_connection_that_is_closed_behind_the_reply_has_all_of_it(port: int):
     request = _get("/whole", "HEAD", "Connection: close\r\n")
     assert _received(port, request, b"\r\n\r\n")[0].startswith(b"HTTP/1.1 200")
+
+
+def test_the_head_of_a_reply_that_breaks_behind_it_is_sent(port: int):
+    assert _received(port, _get("/broken"), b"\r\n\r\n")[0].startswith(b"HTTP/1.1 200")
 
 
 def test_a_client_that_waits_to_be_told_to_go_on_is_told_at_once(port: int):
