@@ -4,6 +4,7 @@ The figures of continual learning follow. Lives are independent, so `jobs` of th
 own. Results are JSON, a table and heat maps, and stand in MLflow as the artifacts of one run.
 """
 
+import contextlib
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from llmagentos.benchmark import continual
 from llmagentos.benchmark.life import live, with_parts
 from llmagentos.config import Config
+from llmagentos.core.hashing import digest
 from llmagentos.registry import pictures, tracking
 from llmagentos.scenarios.streams.family import FAMILIES, TUNED
 from llmagentos.storage.layout import Home
@@ -37,6 +39,9 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
 """The configured strategy without one of its parts: what is worse without it earns its place."""
 
 Life = dict[str, Any]
+Wanted = tuple[str, str, int, float, int]
+"""Strategy or ablation, family, seed, scale, stages."""
+_DEPENDS_ON = {"model", "collect", "replay", "training", "update", "evaluate", "gate"}
 
 
 def run(
@@ -48,43 +53,68 @@ def run(
     scale: float = 1.0,
     stages: int = 8,
     jobs: int = 1,
+    lives: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Live `strategies` × `families` × `seeds`, each through `stages` stages; returns {methods, validity, lives, table, run}.
 
     Beside strategies there are `ABLATIONS`: `-o strategies=replay,without_near`.
     A method's figures are mean, lowest and highest over families and seeds. Without `naive` and `joint` among the
-    strategies there is no gap to close. A life that breaks is not averaged away: it raises.
+    strategies there is no gap to close. A life that breaks is not averaged away: it raises. A life takes minutes: each is
+    written to the file `lives` when it is over, and one that it holds, lived with the same settings, is not lived again.
     """
-    wanted = [(s, f, n) for f in families for n in seeds for s in strategies]
-    lives = _all(config, wanted, (scale, stages), jobs, say)
-    found = summarise(lives)
+    wanted = [(s, f, n, scale, stages) for f in families for n in seeds for s in strategies]
+    lived = _all(config, wanted, jobs, Path(lives) if lives else None, say)
+    found = summarise(lived)
     found |= {"table": continual.table(found["methods"], COLUMNS)}
-    return {**found, "run": _keep(config, found, lives), "lives": lives}
+    return {**found, "run": _keep(config, found, lived), "lives": lived}
 
 
-def _all(
-    config: Config, wanted: Sequence[tuple[str, str, int]], size: tuple[float, int], jobs: int, say: Callable[[str], None]
-) -> list[Life]:
-    lives = []
+def _all(config: Config, wanted: Sequence[Wanted], jobs: int, file: Path | None, say: Callable[[str], None]) -> list[Life]:
+    names = {one: _name(config, one) for one in wanted}
+    known = _known(file) if file else {}
+    lives = [known[names[one]] for one in wanted if names[one] in known]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(_live, config, *one, *size) for one in wanted]
+        waiting = {pool.submit(_live, config, *one): one for one in wanted if names[one] not in known}
         try:
             for done in as_completed(waiting):
-                life = done.result()
+                life = {**done.result(), "name": names[waiting[done]]}
                 acc = continual.figures(life["matrix"], life["lasting"])["acc"]
                 say(f"{life['strategy']} on {life['family']} {life['seed']}: ACC {acc:.3f}, {sum(life['seconds']):.0f} s")
                 lives.append(life)
+                if file:
+                    with file.open("a", encoding="utf-8") as out:
+                        out.write("\n" + json.dumps(life, ensure_ascii=False) + "\n")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return lives
 
 
+def _settings(config: Config, name: str) -> tuple[Config, str]:
+    """The configuration and the strategy that a life of this name is lived with."""
+    ablated = name in ABLATIONS
+    return (with_parts(config, ABLATIONS[name]), config.update.strategy) if ablated else (config, name)
+
+
+def _name(config: Config, wanted: Wanted) -> str:
+    """What a life depends on, as a hash: the same one is not lived twice."""
+    return digest([_settings(config, wanted[0])[0].model_dump(mode="json", include=_DEPENDS_ON), wanted], length=16)
+
+
+def _known(file: Path) -> dict[str, Life]:
+    """Lives by name; empty and half lines, of who was interrupted, are passed over."""
+    found = {}
+    for line in file.read_text("utf-8").split("\n") if file.exists() else ():
+        with contextlib.suppress(ValueError):
+            life = json.loads(line)
+            found[life["name"]] = life
+    return found
+
+
 def _live(config: Config, name: str, family: str, seed: int, scale: float, stages: int) -> Life:
-    if name not in ABLATIONS:
-        return live(config, name, family, seed, scale, stages)
-    return live(with_parts(config, ABLATIONS[name]), config.update.strategy, family, seed, scale, stages) | {"strategy": name}
+    own, strategy = _settings(config, name)
+    return live(own, strategy, family, seed, scale, stages) | {"strategy": name}
 
 
 def summarise(lives: Sequence[Life]) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Lives are summed up against the bounds of their own stream."""
 
+from concurrent.futures import Future
+from pathlib import Path
+
 import pytest
 
 from llmagentos.benchmark import forgetting
@@ -43,3 +46,40 @@ def test_an_ablation_lives_as_the_default_without_one_part(config: Config, monke
     for section in ("model", "collect", "replay", "training", "update", "evaluate", "gate"):
         before, after = (getattr(c, section).model_dump() for c in (config, settings))
         assert {(section, k) for k in before if before[k] != after[k]} == {c for c in changed if c[0] == section}
+
+
+class _AtOnce:
+    """Stands for a pool of processes: a life is lived where it is asked for."""
+
+    def __init__(self, *_told: object, **_more: object) -> None: ...
+
+    def __enter__(self) -> "_AtOnce":
+        return self
+
+    def __exit__(self, *_problem: object) -> None: ...
+
+    def submit(self, work, *told) -> Future:
+        done: Future = Future()
+        done.set_result(work(*told))
+        return done
+
+
+def test_lives_that_were_kept_are_not_lived_again(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    lived: list[tuple] = []
+    monkeypatch.setattr(forgetting, "ProcessPoolExecutor", _AtOnce)
+    monkeypatch.setattr(forgetting, "_keep", lambda *told: "run")
+    monkeypatch.setattr(forgetting, "live", lambda own, s, f, n, *size: lived.append((s, n)) or {**life(s, 0.5, n), "family": f})
+    file = tmp_path / "lives.jsonl"
+    asked = {"families": ["museum"], "lives": str(file)}
+    first = forgetting.run(config, strategies=["replay", "without_near"], seeds=[1], **asked)
+    assert sorted(x["strategy"] for x in first["lives"]) == ["replay", "without_near"]
+    with file.open("a") as out:
+        out.write('{"name": "half a li')  # who was interrupted
+    again = forgetting.run(config, strategies=["replay", "without_near"], seeds=[1, 2], **asked)
+    assert sorted(lived) == [("replay", 1), ("replay", 1), ("replay", 2), ("replay", 2)]
+    assert again["methods"]["without_near"]["acc"] == first["methods"]["without_near"]["acc"]
+    forgetting.run(config, strategies=["replay", "without_near"], seeds=[1, 2], **asked)
+    assert len(lived) == 4, "all of them are known"
+    other = config.model_copy(update={"update": config.update.model_copy(update={"noise": 0.5})})
+    forgetting.run(other, strategies=["replay"], seeds=[1], **asked)
+    assert len(lived) == 5, "lived with other settings it is another life"
