@@ -1,18 +1,17 @@
 """Progress on stderr: a moving line on a terminal, a plain line a step elsewhere."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
 
-from rich.console import Console
+from llmagentos.local.show import console
 
 
 class Progress:
     """`with progress.step("Ray"): ...` says what is going on and how long it took."""
 
     def __init__(self) -> None:
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.console = console(stderr=True)
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -6,43 +6,49 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_UNBROKEN = 10_000
+"""Characters of a line that is not broken for any terminal."""
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 _COLOURS = {"Promote": "green", "Reject": "red", "Hold": "yellow"}
 
 
-def _console() -> Console:
-    return Console(highlight=False)
+def console(*, stderr: bool = False) -> Console:
+    """Where a person reads: as wide as their terminal; what goes into a file or a pipe has its lines whole."""
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal:
+        made.width = _UNBROKEN
+    return made
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     table = Table(*columns, title=title or None, title_justify="left")
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
-    _console().print(table)
+    console().print(table)
 
 
 def facts(result: dict[str, Any]) -> None:
     """Any result: a name and a value a line, one level of nesting indented."""
-    console = _console()
+    out = console()
     for name, value in result.items():
         if isinstance(value, dict) and value:
-            console.print(f"{name}:", markup=False)
+            out.print(f"{name}:", markup=False)
             for inner, one in value.items():
-                console.print(f"  {inner}: {_plain(one)}", markup=False)
+                out.print(f"  {inner}: {_plain(one)}", markup=False)
         else:
-            console.print(f"{name}: {_plain(value)}", markup=False)
+            out.print(f"{name}: {_plain(value)}", markup=False)
 
 
 def addresses(result: dict[str, Any]) -> None:
     """Where things answer."""
-    _console().print("Started." if result["started"] else "Already up.")
+    console().print("Started." if result["started"] else "Already up.")
     _table("", ("what", "where"), result["addresses"].items())
 
 
 def benchmark(result: dict[str, Any]) -> None:
     """A benchmark's own table where it has one, and its figures."""
     if "table" in result:
-        _console().print(result["table"], markup=False)
+        console().print(result["table"], markup=False)
     facts({name: value for name, value in result.items() if name not in ("table", "figures", "lives", "runs")})
 
 
@@ -89,10 +95,10 @@ def accuracy(result: dict[str, Any]) -> None:
 def cycle(result: dict[str, Any]) -> None:
     """The verdict with its reasons, accuracy by suite, and where the time went."""
     colour = _COLOURS.get(result["decision"], "default")
-    console = _console()
-    console.print(f"[bold {colour}]{result['decision']}[/]  cycle {result['cycle_id']}")
+    out = console()
+    out.print(f"[bold {colour}]{result['decision']}[/]  cycle {result['cycle_id']}")
     for reason in result["reasons"]:
-        console.print(f"  {reason}", markup=False)
+        out.print(f"  {reason}", markup=False)
     suites = result.get("report", {}).get("suites", [])
     if suites:
         columns = list(suites[0])
@@ -103,29 +109,29 @@ def cycle(result: dict[str, Any]) -> None:
 
 def demo(result: dict[str, Any]) -> None:
     """What the demo showed: accuracies, decision, flips, seconds, traffic during the switch, addresses."""
-    console = _console()
+    out = console()
     names = [n for n in ("champion", "challenger", "student") if result["versions"].get(n) is not None]
     rows = [(r["suite"], r["n"], *(f"{r[n]:.1%}" for n in names)) for r in result["suites"]]
     heads = [f"{'champion before' if n == 'champion' else n} ({result['versions'][n]})" for n in names]
     _table(f"Day two, strategy {result['strategy']}", ("suite", "items", *heads), rows)
-    console.print(f"[{_COLOURS.get(result['decision'], 'white')}]{result['decision']}[/]")
+    out.print(f"[{_COLOURS.get(result['decision'], 'white')}]{result['decision']}[/]")
     for reason in result["reasons"]:
-        console.print(f"  {reason}", markup=False)
+        out.print(f"  {reason}", markup=False)
     flips = result["flips"]
-    console.print(f"flips: {flips.get('good_to_bad', 0)} good to bad, {flips.get('bad_to_good', 0)} bad to good")
+    out.print(f"flips: {flips.get('good_to_bad', 0)} good to bad, {flips.get('bad_to_good', 0)} bad to good")
     worst = [f for f in result["flips_shown"] if f["direction"] == "good_to_bad"]
     if worst:
         _table("", ("prompt", "wanted", "before", "after"), [(f["prompt"], f["wanted"], f["before"], f["after"]) for f in worst])
     _table("", ("step", "seconds"), result["seconds"].items())
     during = result["during"]
     answers = ", ".join(f"{n} by version {v}" for v, n in during["versions"].items())
-    console.print(
+    out.print(
         f"while it learned and switched: {during['sent']} requests, {during['failed']} failed; {answers}; "
         f"median {during['median_ms']} ms, longest {during['longest_ms']} ms",
         markup=False,
     )
     _table("", ("what", "where"), result["addresses"].items())
-    console.print("Everything keeps running; `make down` stops it. Go back with `llmagentos rollback`.", markup=False)
+    out.print("Everything keeps running; `make down` stops it. Go back with `llmagentos rollback`.", markup=False)
 
 
 def quarantine(result: dict[str, Any]) -> None:
