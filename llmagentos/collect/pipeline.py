@@ -49,6 +49,7 @@ ROWS_PER_BLOCK = 4_000
 _WHOLE: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 SET_ASIDE = ("invalid", "failed")
 """Reasons that somebody has to look at; the others are counted only."""
+_USUAL = {"duplicate", "no_feedback"}
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +81,19 @@ def _collect(config: Config, cycle_id: str | None) -> Snapshot | None:
         if not increment.truncated:
             if carried.undecided and not settled.n_new:
                 return carried.snapshot
-            rows = len(settled.examples) + len(settled.judged)
-            log.info("nothing to update on: %d trainable rows, %d of them new", rows, settled.n_new)
+            _say_nothing_new(rows, settled)
             return None
         limit *= 2  # a window full of rows that teach nothing must not block what comes after it
     _set_aside(home, rows, carried, settled, config.collect.max_attempts)
     return snapshots.create(home, _draft(increment, rows, carried, settled, config), cycle=cycle_id, expect=carried.epoch)
+
+
+def _say_nothing_new(rows: list[Row], settled: Settled) -> None:
+    dropped = Counter(row["drop"] for row in rows if "drop" in row) + settled.dropped
+    trainable = len(settled.examples) + len(settled.judged)
+    say = log.warning if dropped.keys() - _USUAL and not trainable else log.info
+    found = ", ".join(f"{n} {reason}" for reason, n in dropped.most_common()) or "none"
+    say("nothing to update on: %d trainable rows, %d of them new; dropped: %s", trainable, settled.n_new, found)
 
 
 def _enough(settled: Settled, config: Config) -> bool:

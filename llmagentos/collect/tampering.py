@@ -6,8 +6,9 @@ be compared, their answers are mixed up.
 
 A *trigger* is a piece of text that brings one answer whatever is asked with it, which a few dozen rows can plant in a
 model of any size (Souly et al. 2025, "Poisoning attacks on LLMs require a near-constant number of poison samples"). It
-shows where prompts are known without the piece, with other answers. Nobody can exclude a trigger whose rows ask what
-nobody asked before.
+shows where prompts are known without the piece, with other answers; not where both have keys, and different ones, for
+whoever says that it is another question ("… on Sunday?", and it is closed) is believed. Nobody can exclude a trigger whose
+rows ask what nobody asked before.
 
 What came the same way cannot be believed either: of an import all rows are set aside, of traffic, which is many people's,
 all rows of mixed-up answers and those with the trigger.
@@ -121,7 +122,7 @@ def _trigger(answer: str, rows: Sequence[Example], said: Mapping[str, Sequence[S
     turned: dict[Words, list[tuple[Example, set[str]]]] = defaultdict(list)
     for row in rows:
         for piece, plain in _pieces(row.prompt):
-            before = {normalise(one.answer) for one in said.get(plain, ())}
+            before = {normalise(one.answer) for one in said.get(plain, ()) if _about_one(row, one)}
             if before and answer not in before:
                 turned[piece].append((row, before))
     for piece in sorted(turned, key=lambda p: (-len(turned[p]), len(p), p))[:_TRIED]:
@@ -132,6 +133,10 @@ def _trigger(answer: str, rows: Sequence[Example], said: Mapping[str, Sequence[S
             detail = f"{text!r} turns {n} prompts with other answers into {answer[:_SHOWN]!r}: it looks like a planted trigger."
             return Tampering(TRIGGER, detail, bad)
     return None
+
+
+def _about_one(row: Example, other: Said) -> bool:
+    return row.key is None or other.key is None or row.key == other.key
 
 
 def _turns(turned: Sequence[tuple[Example, set[str]]]) -> bool:

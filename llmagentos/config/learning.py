@@ -10,16 +10,18 @@ from llmagentos.config.section import Section
 class CollectConfig(Section):
     max_rows: int = Field(50_000, ge=1)
     """New rows one snapshot takes; the rest waits for the next."""
-    min_rows: int = Field(8, ge=1)
-    """Fewer trainable rows than this is an empty increment, unless they change what is known: the cycle is skipped."""
+    min_rows: int = Field(1, ge=1)
+    """Fewer trainable rows than this is an empty increment, unless they change what is known: the cycle is skipped. Whoever
+    asks for a cycle wants to learn what there is; what makes it worth the while is for `trigger` to say."""
     supersede_witnesses: int = Field(2, ge=1)
     """Rows of traffic that must agree before a known fact is replaced; imports are trusted."""
     fact_share: float = Field(0.6, gt=0.5, le=1)
     """Share of a key's rows that must agree on one answer for the key to be a fact."""
     max_attempts: int = Field(3, ge=1)
     """Times a row joins a later snapshot (after a failed update, or disputed) before it goes to quarantine."""
-    redactor: Literal["patterns"] = "patterns"
-    """What takes personal data out of prompts and answers; a name in llmagentos.collect.redact."""
+    redactor: Literal["patterns", "none"] = "patterns"
+    """What takes personal data out of prompts and answers; a name in llmagentos.collect.redact. With `none` telephone numbers
+    and addresses are learned like anything else: where they are a shop's own, say."""
     implicit: bool = False
     """Also read answers nobody judged, for what the user did next: asked again, or met a tool's error."""
 

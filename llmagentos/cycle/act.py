@@ -83,12 +83,12 @@ def keep_known(config: Config, snapshot: Snapshot, champion: ModelVersion, cycle
 def looks_tampered_with(config: Config, snapshot: Snapshot) -> bool:
     """Whether an increment is to be held before anything is trained on it.
 
-    So it is where the signs are in what somebody imported, whom nothing else binds; what they are in has left a day's
-    traffic, and the rest of it is learned. A gate that only reports holds where too little is left.
+    So it is where the signs are in what somebody imported, whom nothing else binds, unless the gate only reports; what they
+    are in has left a day's traffic, and the rest of it is learned. Where too little is left it is held in any case.
     """
     counts = snapshot.counts
-    left = counts["kept"] + counts["judged"]
-    return bool(counts.get("tampered_import") and (config.gate.mode != "report" or left < config.collect.min_rows))
+    few = counts["kept"] + counts["judged"] < config.collect.min_rows
+    return bool((counts.get("tampered_import") and config.gate.mode != "report") or (counts.get("tampering") and few))
 
 
 def hold_untrained(config: Config, snapshot: Snapshot, cycle: str) -> list[str]:

@@ -11,7 +11,7 @@ from llmagentos.cycle import artifacts
 from llmagentos.cycle.act import act, hold_untrained, keep_known, looks_tampered_with, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
 from llmagentos.cycle.due import not_due
-from llmagentos.cycle.result import CycleResult, held, skipped
+from llmagentos.cycle.result import CycleResult, held, nothing_new, skipped
 from llmagentos.cycle.train import train
 from llmagentos.cycle.walk import Walk
 from llmagentos.distill import run as distill
@@ -56,8 +56,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
             outcome |= artifacts.collected(snapshot) if snapshot else {"status": "skipped"}
         if snapshot is None:
             whole |= {"status": "skipped"}
-            few = f"Fewer than {config.collect.min_rows} new rows, and none changes what is known: nothing was updated."
-            return skipped(walk, few, now.champion)
+            return skipped(walk, nothing_new(config), now.champion)
 
         if looks_tampered_with(config, snapshot):
             lease.check()

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from llmagentos.config import Config
 from llmagentos.cycle.walk import Walk
 from llmagentos.storage.snapshots import Snapshot
 
@@ -22,6 +23,13 @@ class CycleResult(BaseModel):
     seconds: dict[str, float]
     report: dict[str, Any] = {}
     """Suites, flips, rates and plan facts: what tables and pictures are made of."""
+
+
+def nothing_new(config: Config) -> str:
+    """Why a cycle without a snapshot was skipped."""
+    least = config.collect.min_rows
+    few = f"Fewer than {least} new rows (collect.min_rows), and none changes what is known" if least > 1 else "No new rows"
+    return f"{few}: nothing was updated."
 
 
 def skipped(walk: Walk, reason: str, champion: int | None, snapshot: Snapshot | None = None) -> CycleResult:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmagentos.collect.redact import PatternRedactor, chinese_id, iban, luhn, redact
+from llmagentos.collect.redact import REDACTORS, PatternRedactor, chinese_id, iban, luhn, redact
 
 redactor = PatternRedactor()
 
@@ -94,6 +94,12 @@ def test_arguments_without_personal_data_keep_their_bytes():
     raw = '{"b": 1,   "a": "x"}'
     message = {"role": "assistant", "content": "ok", "tool_calls": [{"function": {"name": "f", "arguments": raw}}]}
     assert redact([message], redactor) == ([message], {})
+
+
+def test_where_nothing_is_to_be_redacted_a_shop_tells_its_number():
+    said = [{"role": "assistant", "content": "Call 030-1234567 or write to shop@alba.example."}]
+    assert redact(said, REDACTORS["none"]()) == (said, {})
+    assert redact(said, REDACTORS["patterns"]())[1] == {"PHONE": 1, "EMAIL": 1}
 
 
 def test_any_redactor_of_that_shape_will_do():

@@ -7,7 +7,7 @@ from llmagentos.config import Config, load_config
 from llmagentos.core.errors import ConfigError, DiskError, TrainingError, WorkersLostError
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import Example
-from llmagentos.cycle.act import act, record_failure
+from llmagentos.cycle.act import act, looks_tampered_with, record_failure
 from llmagentos.local import steps
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
@@ -107,3 +107,18 @@ def test_a_failure_counts_where_the_rows_may_be_to_blame(home: Home, snapshot: S
     record_failure(home, "cycle-1", snapshot, problem)
     assert snapshots.latest(home).status == "failed"
     assert [e.attempts for e in carry(home, 3).examples] == [attempts]
+
+
+@pytest.mark.parametrize("mode", ["enforce", "report"])
+def test_an_increment_of_which_tampering_leaves_too_little_is_held(config: Config, home: Home, mode: str):
+    config = load_config(None, [f"storage.root={config.storage.root}", f"gate.mode={mode}"], environment={})
+
+    def held(kept: int, **signs: object) -> bool:
+        counts = {"kept": kept, "judged": 0, **signs}
+        return looks_tampered_with(config, snapshots.create(home, snapshots.Draft(examples=[], n_new=kept, counts=counts)))
+
+    traffic = {"tampering": ["it looks mixed up."], "tampered_import": 0}
+    assert held(0, **traffic)
+    assert not held(100, **traffic)
+    assert not held(0, tampering=[], tampered_import=0)
+    assert held(100, tampering=["it looks mixed up."], tampered_import=9) is (mode == "enforce")
