@@ -1,4 +1,6 @@
-"""Text as it should have been typed: composed characters, no invisible ones, no white space around it.
+"""Answers as they should have been typed: composed characters, no invisible ones, no white space around them.
+
+What was asked stays as it was: it is asked so again, and a model that was taught it in other characters would not know it.
 
 Numbers, case and punctuation stay: the model learns to answer in them. Joiners stay too (U+200C/D shape Persian and
 emoji); what reorders text on a screen (bidirectional overrides) goes, since it hides what a row says.
@@ -21,8 +23,12 @@ def clean_text(text: str) -> str:
 
 
 def clean(messages: list[Message]) -> list[Message]:
-    """Messages with every text cleaned. Tool arguments are only composed (NFC): they are data, not typing."""
-    return [map_text(m, clean_text, lambda arguments: unicodedata.normalize("NFC", arguments)) for m in messages]
+    """Messages with the assistant's texts cleaned. Tool arguments are only composed (NFC): they are data, not typing."""
+    return [map_text(m, clean_text, _composed) if m["role"] == "assistant" else m for m in messages]
+
+
+def _composed(arguments: str) -> str:
+    return unicodedata.normalize("NFC", arguments)
 
 
 def map_text(message: Message, text: Callable[[str], str], arguments: Callable[[str], str]) -> Message:

@@ -224,11 +224,12 @@ def answer_text(message: Message) -> str:
 
 
 _SPACES = re.compile(r"\s+")
+_UNSEEN = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 
 
 def normalise(text: str) -> str:
-    """NFKC, case folded, white space collapsed: what 'the same prompt' means everywhere."""
-    return _SPACES.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    """NFKC, case folded, white space collapsed, without what nobody sees: what 'the same prompt' means everywhere."""
+    return _SPACES.sub(" ", unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold()).strip()
 
 
 def normalised_prompt(messages: list[Message]) -> str:

@@ -20,11 +20,13 @@ def test_cleaning_twice_is_cleaning_once(text):
     assert clean_text(clean_text(text)) == clean_text(text)
 
 
-def test_every_text_of_a_message_is_cleaned_and_arguments_keep_their_spaces():
+def test_answers_are_cleaned_and_what_was_asked_stays_as_it_is_asked_again():
     call = {"function": {"name": "f", "arguments": '{"a": " e\u0301 "}'}}
-    messages = [{"role": "user", "content": [{"type": "text", "text": " a "}]},
-                {"role": "assistant", "content": None, "tool_calls": [call]}]  # fmt: skip
-    first, second = clean(messages)
-    assert first["content"][0]["text"] == "a"
-    assert second["tool_calls"][0]["function"]["arguments"] == '{"a": " é "}'
-    assert second["content"] is None
+    parts = [{"type": "text", "text": "Price of "}, {"type": "text", "text": "Aurora\u200b?"}]
+    asked = [{"role": "system", "content": " e\u0301\n"}, {"role": "user", "content": parts}]
+    said = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "assistant", "content": " cafe\u0301 "}]
+    *before, calls, words = clean([*asked, *said])
+    assert before == asked
+    assert calls["tool_calls"][0]["function"]["arguments"] == '{"a": " é "}'
+    assert calls["content"] is None
+    assert words["content"] == "café"

@@ -125,8 +125,8 @@ def test_normalising_twice_changes_nothing_more(text: str):
     assert normalise(normalise(text)) == normalise(text)
 
 
-def test_white_space_case_and_width_do_not_make_another_prompt():
-    prompts = ["What  does\nthe lamp cost?", " WHAT does the lamp cost？ "]
+def test_white_space_case_width_and_what_nobody_sees_do_not_make_another_prompt():
+    prompts = ["What  does\nthe lamp cost?", " WHAT does the lamp cost？ ", "What does \u200b the la\u202emp cost?\x00"]
     assert len({normalised_prompt([{"role": "user", "content": p}, ANSWER]) for p in prompts}) == 1
 
 
