@@ -1,9 +1,9 @@
 """The gate: a pure rule on reports. It fails closed: what cannot be shown to be kept is not let through.
 
 Paired outcomes per item: `lost` were right and are wrong, `gained` the reverse. Old items are held to non-inferiority
-against the champion and a pinned anchor, new items to superiority by an exact McNemar test, and each suite, old or new, to a
-one-sided exact test of harm, Holm-corrected [McNemar 1947; Holm 1979]: what is gained on recalled items does not pay for
-held-out ones. paired.py has the statistics.
+against the champion, and on suites it knew against a pinned anchor, new items to superiority by an exact McNemar test, and
+each suite, old or new, to a one-sided exact test of harm, Holm-corrected [McNemar 1947; Holm 1979]: what is gained on
+recalled items does not pay for held-out ones. paired.py has the statistics.
 
 Suites come from promotions alone, so a home without old items, or with few, must be able to promote, or it never gets more.
 With none the new items decide; of few, none may be lost on net, with a margin of 3/n, which is what n items without a loss
@@ -21,6 +21,8 @@ from llmagentos.evaluate.paired import Pairs, bootstrap, lower_bound, mcnemar, p
 
 _SMALL_POOL = 149
 """Zero losses show a loss below 2 points from this many items on: 1 − .05^(1/149) = .02."""
+_GOOD = 0.5
+"""Share of a suite that the anchor has right, where it is held against it."""
 _FEW_NEW = 5
 _FEW_CLUSTERS = 5
 """Draws of fewer clusters than this show nothing."""
@@ -88,13 +90,18 @@ def decide(facts: GateFacts, config: GateConfig) -> Decision:
 
 
 def retention(facts: GateFacts, config: GateConfig) -> list[Retention]:
-    """Non-inferiority on the pooled old items, once per opponent: champion, and anchor where it is another version."""
+    """Non-inferiority on the pooled old items, once per opponent: champion, and anchor where it is another version.
+
+    The anchor is asked what it was good at: of what was taught since, it has nothing to lose, and the gain would pay for
+    all that is lost.
+    """
     opponents = {"champion": facts.champion, "anchor": facts.anchor}
     found = []
     for name, report in opponents.items():
         if report is None or (name == "anchor" and facts.champion and report.version == facts.champion.version):
             continue
-        pair = pairs(report, facts.challenger, facts.old)
+        pool = facts.old if name == "champion" else [s for s in facts.old if accuracy_on(report, [s]) >= _GOOD]
+        pair = pairs(report, facts.challenger, pool)
         few = pair.n < config.min_items
         usual = config.margin if pair.n >= _SMALL_POOL else min(0.05, 3 / max(1, pair.n))
         margin = min(1.0, 3 / max(1, pair.n)) if few else usual

@@ -119,6 +119,21 @@ def test_where_few_were_wrong_all_must_be_right_and_else_the_sample_cannot_tell(
     assert any("only 2 of 18 were wrong" in reason for reason in decision.reasons)
 
 
+def test_what_was_taught_since_does_not_pay_for_what_the_anchor_knew():
+    general, days = [True] * 380 + [False] * 20, [False] * 1000
+    anchor = report(0, {"general": general, "days": days, "new": [False] * 40})
+    champion = report(1, {"general": [True] * 196 + [False] * 204, "days": [True] * 960 + [False] * 40, "new": [False] * 40})
+    challenger = report(2, {"general": [True] * 190 + [False] * 210, "days": [True] * 962 + [False] * 38, "new": [True] * 40})
+    old = [suite("general", 400), suite("days", 1000)]
+    told = GateFacts(champion=champion, challenger=challenger, anchor=anchor, old=old, new=[suite("new", 40)])
+    decision = decide(told, CONFIG)
+    assert decision.verdict == "Reject"
+    assert decision.checks["retention_anchor"]["n"] == 400
+    assert "against the anchor: 190 lost, 0 gained of 400" in decision.reasons[0]
+    fresh = decide(facts(GOOD_OLD, LEARNED, anchor=report(0, {"old": [False] * 800, "new": [False] * 40})), CONFIG)
+    assert fresh.verdict == "Promote", "an anchor that knew nothing has no say"
+
+
 def test_the_anchor_holds_what_daily_champions_lose_bit_by_bit():
     anchor = report(0, {"old": [True] * 800, "new": [False] * 40})
     drifted = ([True] * 770 + [False] * 30, [True] * 767 + [False] * 33)
