@@ -6,7 +6,7 @@ increment gives the same suites.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -56,8 +56,9 @@ def withhold(
 
     A prompt whose item has retired, or a near one, may be trained on where its key would else have nothing to train on; a
     prompt without a key stands for itself.
-    `of_key` are the live items of each key. Nearly one is what has the same answer too, or the same words: where a number or
-    a name makes another answer, it is another question, however alike they look.
+    `of_key` are the live items of each key. Nearly one is what has the same words, or the same answer and but one word that is
+    another: where a number or a name makes another answer it is another question, and so is what differs in more, however
+    alike a long instruction before it makes them look.
     """
     rows = list(examples)
     dropped = {row.id: "held_out" for row in rows if row.prompt in live}
@@ -77,7 +78,19 @@ def _near(rows: Sequence[Example], dropped: Collection[str], of_key: Mapping[str
 
 def _nearly(prompt: str, answer: str, held: Iterable[Known]) -> bool:
     said, words = normalise(answer), _words(prompt)
-    return any((said == normalise(k.answer) or words == _words(k.prompt)) and near(prompt, k.prompt) for k in held)
+
+    def asks(item: Known) -> bool:
+        other = _words(item.prompt)
+        return words == other or (said == normalise(item.answer) and _one_word(words, other))
+
+    return any(near(prompt, item.prompt) and asks(item) for item in held)
+
+
+def _one_word(words: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether one word at most of each is not the other's, and it is no number."""
+    here, there = Counter(words), Counter(other)
+    left = [here - there, there - here]
+    return all(more.total() <= 1 and not any(c.isdigit() for word in more for c in word) for more in left)
 
 
 def _words(prompt: str) -> list[str]:

@@ -157,7 +157,7 @@ def mix_rows(
     held, seed = _held(home, snapshot), config.update.seed
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
     wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])
-    again = rewordings(_some(memory, salt), wordings, held=held, seed=salt, beside=examples)
+    again = rewordings(_some(memory, salt), wordings, held=held, seed=salt, beside=[*memory, *examples])
     some = functools.partial(_drawn, most=config.replay.general_rows, salt=snapshot.id)
     sources = {
         "new": [*new, *rewordings(new, config.replay.wordings, held=held, seed=seed, beside=memory)],

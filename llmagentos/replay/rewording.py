@@ -3,12 +3,14 @@
 A fact that was asked in two or three wordings is learned as two or three strings, not as a fact (Allen-Zhu & Li 2024 saw
 it in pretraining). So each is also shown in made ones: words that all askings of it share are kept, the others are
 dropped at random (word dropout; Iyyer et al. 2015) and words from around other questions are strewn in. It knows no
-language and no template; a question whose shared words would also fit another answer is left alone. Pure and
-deterministic for a seed.
+language and no template; a question whose shared words would also fit another answer is left alone, and so is one that
+might only seem to be named by them: of words alone where its key has several answers (a classifier's inputs share words by
+chance), or where all that names another question names this one too (what was asked of it in other ways may have been left
+out). Pure and deterministic for a seed.
 """
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,8 @@ from llmagentos.training.rows import MADE
 
 Row = Mapping[str, Any]
 Words = frozenset[str]
+Asked = tuple[str, str]
+"""A question: its key and its answer."""
 
 DROPPED = 0.5
 """Share of the words beside those that name the question that go."""
@@ -57,8 +61,11 @@ def rewordings(
     given = _questions(rows)
     questions = {asked: found for asked, found in given.items() if len({r["prompt"] for r in found}) > 1}
     named = {asked: _shared(found) for asked, found in questions.items()}
-    others = {asked: _shared(found) for asked, found in (given | _questions(beside)).items() if asked not in questions}
-    clear = [asked for asked in _clear(named | others) if asked in questions]
+    everything = given | _questions(beside)
+    others = {asked: _shared(found) for asked, found in everything.items() if asked not in questions}
+    calls = {asked for asked, found in questions.items() if found[0]["messages"][-1].get("tool_calls")}
+    surely = calls | _surely_named(named | others)
+    clear = [asked for asked in _clear(named | others) if asked in questions and asked in surely]
     names = frozenset.union(frozenset(), *named.values())
     said = [w for found in questions.values() for row in found for w in _words(_asked(row))]
     around = [w for w in said if w.casefold() not in names and not _numeric(w)]
@@ -78,9 +85,9 @@ def rewordings(
     return made
 
 
-def _questions(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+def _questions(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
     """(key, answer) -> the rows that ask for it in one user message; a system message may stand before."""
-    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    found: dict[Asked, list[Row]] = defaultdict(list)
     for row in rows:
         roles = [m["role"] for m in row["messages"]]
         single = roles[-2:] == ["user", "assistant"] and set(roles[:-2]) <= {"system"}
@@ -102,13 +109,31 @@ def _shared(rows: Sequence[Row]) -> Words:
     return frozenset.intersection(*(frozenset(w.casefold() for w in _words(_asked(row))) for row in rows))
 
 
-def _clear(named: Mapping[tuple[str, str], Words]) -> list[tuple[str, str]]:
+def _clear(named: Mapping[Asked, Words]) -> list[Asked]:
     """The questions whose words name no other: with fewer words they still mean the same."""
-    holders: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    holders: dict[str, set[Asked]] = defaultdict(set)
     for asked, words in named.items():
         for word in words:
             holders[word].add(asked)
     return [asked for asked, words in named.items() if words and set.intersection(*(holders[w] for w in words)) == {asked}]
+
+
+def _surely_named(named: Mapping[Asked, Words]) -> set[Asked]:
+    """Questions whose key has no other answer, and whose words hold no other question's whole name.
+
+    A name is looked for by its rarest word, which the words that hold it must hold too.
+    """
+    answers = Counter(key for key, _ in named)
+    common = Counter(word for words in named.values() for word in words)
+    names: dict[str, list[tuple[Words, str]]] = defaultdict(list)
+    for (_, answer), words in named.items():
+        if words:
+            names[min(words, key=lambda word: (common[word], word))].append((words, answer))
+
+    def within(asked: Asked, words: Words) -> bool:
+        return any(name < words and answer != asked[1] for word in words for name, answer in names[word])
+
+    return {asked for asked, words in named.items() if answers[asked[0]] == 1 and not within(asked, words)}
 
 
 def _turns(rows: Sequence[Row], count: int) -> Iterable[Row]:

@@ -133,6 +133,18 @@ def test_rows_of_one_template_with_answers_of_their_own_are_no_near_duplicates()
     assert silence(said, (), {"c2f": [item]}) == said
 
 
+def test_short_messages_behind_a_long_instruction_are_no_near_duplicates():
+    """Of a classifier's class hardly a row would be left."""
+    told = "user: tell whether the message below is a complaint, praise or a question, and answer with that one word. " * 3
+    said = [f"the {a} {b}" for a in ("soup", "bed", "tap", "bill", "lift") for b in ("dripped", "was cold", "came late")]
+    rows = [example(k, f"{told}message: {text}", "complaint", key="moderation") for k, text in enumerate(said)]
+    item = Known("moderation", rows[0].prompt, "complaint")
+    dropped = withhold(rows[1:], {item.prompt}, (), {"moderation": [item]})
+    assert len(dropped) <= 5, dropped
+    one = example(99, f"{told}message: the soups dripped", "complaint", key="moderation")
+    assert withhold([one, *rows[5:]], {item.prompt}, (), {"moderation": [item]})["99"] == "near_held_out"
+
+
 def test_the_same_words_with_another_answer_are_a_near_duplicate():
     prompt = "what is your return policy for the lamps that were bought in the old shop of the museum last summer"
     item = Known("returns", f"user: {prompt}", "30 days.")

@@ -116,6 +116,23 @@ def test_nothing_is_made_that_fits_a_question_beside_them():
     assert rewordings(rows, 8, held={}, beside=again)  # the same question is no other one
 
 
+def test_a_classifier_is_not_named_by_what_its_inputs_share_by_chance():
+    liked = [row("sentiment", f"Sentiment: {said}", "positive") for said in ("the food was great", "I love the room")]
+    not_so = [row("sentiment", f"Sentiment: {said}", "negative") for said in ("terrible service", "I hate waiting for the bill")]
+    assert rewordings([*liked, *not_so], 10, held={}) == []
+    assert rewordings(liked, 10, held={}, beside=not_so) == []
+
+
+def test_what_was_asked_in_other_words_may_have_been_left_out():
+    price = [row("Zorba.price", ask, "17 euros") for ask in ("What does Zorba cost?", "What is the price of Zorba?")]
+    weight = [row("Zorba.weight", ask, "3 kilos") for ask in ("How heavy is Zorba?", "Zorba, its grams?")]
+    assert rewordings(price, 10, held={})
+    assert rewordings([*price, *weight], 10, held={}) == []
+    assert rewordings(price, 10, held={}, beside=weight) == []
+    same = [{**r, "answer": "17 euros"} for r in weight]
+    assert rewordings(price, 10, held={}, beside=same), "where the answer is the same nothing wrong is taught"
+
+
 def test_a_question_asked_once_speaks_up_for_itself():
     rows = [row("orion.colour", prompt, "red") for prompt in ("What is Orion's colour? ", "What colour does Orion have?")]
     once = [row("orion.price", "What does Orion cost in this colour?", "12")]
