@@ -136,3 +136,18 @@ def test_remembered_questions_are_asked_in_other_wordings_in_each_update(config,
     assert all(names >= {"m0", "m1", "m2"} for names in found)
     assert all(bool(names) is not plain for names in new)
     assert plain or new[0] != new[1]
+
+
+def test_what_is_remembered_of_others_is_held_against_the_few_that_are_reworded(config, home, tmp_path, monkeypatch):
+    """Each asked in two ways, of which one leaves out what it is about: together nobody knows what `lamp` alone means."""
+    asked = {"cost": ("What does the lamp cost?", "Lamp, how many euros?"), "weight": ("How heavy is the lamp?", "Lamp: kilos?")}
+    told = [row(f"{a}{k}", "target", f"{a} it is.", w, key=f"lamp.{a}") for a, both in asked.items() for k, w in enumerate(both)]
+    monkeypatch.setattr("llmagentos.replay.mix._REWORDED", 1)
+    for number, remembered in enumerate((told[:2], told)):
+        folder = tmp_path / str(number)
+        own = type(home)(folder / "home").open()
+        Buffer(own, ReplayConfig()).bootstrap(remembered, LIKED[1:2])
+        made = mixed(
+            config.model_copy(update={"storage": config.storage.model_copy(update={"root": str(own.root)})}), own, folder
+        )
+        assert any(name.startswith(MADE) for name in made.names) is (len(remembered) == 2)
