@@ -117,6 +117,8 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     lead = next((s for s in ("new", PREFERENCE) if s in shares), None)
     if lead is None:
         raise TrainingError("no new row has a supervised token: there is nothing to update on.")
+    if lead == "new":
+        members["new"] = _fitting(members["new"], rows.made, items.tokens, recipe, shares["new"] / sum(shares.values()), rng)
     lead_tokens = float(items.tokens[members[lead]].sum())
     # Passes are counted over what was said: made wordings take the place of a row's repetitions.
     plain = lead == "new" and not recipe.by_size
@@ -141,6 +143,18 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     batches = _deal([items.expanded(m) for m in micro], counted, recipe)
     write_arrow(path, [record_batch(batches, PLAN)], PLAN)
     return _facts(batches, sources, lengths, steps, float(steps * recipe.batch_tokens / epoch_tokens))
+
+
+def _fitting(
+    new: np.ndarray, made: np.ndarray, tokens: np.ndarray, recipe: Recipe, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """The new rows, with as many of the made wordings as one pass has room for within `max_steps` or the least passes."""
+    said, wordings = new[~made[new]], new[made[new]]
+    room = max(recipe.max_steps * recipe.batch_tokens * share, recipe.min_epochs * tokens[said].sum()) - tokens[said].sum()
+    if tokens[wordings].sum() <= room:
+        return new
+    drawn = rng.permutation(wordings)
+    return np.sort(np.append(said, drawn[np.cumsum(tokens[drawn]) <= room]))
 
 
 def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict[str, float]:

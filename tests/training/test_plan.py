@@ -100,6 +100,16 @@ def test_made_wordings_take_the_place_of_repetitions(tmp_path: Path):
     assert all(4 <= counts[i] <= 9 for i in range(80))
 
 
+def test_made_wordings_never_make_more_steps_than_the_rows_they_stand_for(tmp_path: Path):
+    said, both = (write_rows(tmp_path / n, c) for n, c in (("s", {"new": 300}), ("b", {"new": 300, MADE: 1700})))
+    recipe = Recipe({"new": 1.0}, epochs=24, batch_tokens=256, max_steps=100, min_epochs=3.0)
+    alone, beside = (make_plan(rows, recipe, tmp_path / "p").steps for rows in (said, both))
+    assert alone <= beside <= 1.1 * alone
+    counts = Plan(tmp_path / "p").counts()
+    assert all(counts.get(i, 0) >= 1 for i in range(300)), "what was said is never left out"
+    assert 700 < sum(i >= 300 for i in counts) < 1000, "wordings take the place of the further passes"
+
+
 def test_the_realised_shares_of_each_step_add_up_to_those_of_the_run(tmp_path: Path):
     rows = write_rows(tmp_path / "r", {"new": 60, "memory": 90, "general": 30})
     facts = make_plan(rows, Recipe(MIX, epochs=4, batch_tokens=256, max_steps=10_000, ranks=2, accumulation=2), tmp_path / "p")
