@@ -35,6 +35,8 @@ def label(row: Row) -> Row:
         return _supervise(row, correction=corrections[-1])
     if row["finish_reason"] in CUT_OFF:
         return drop(row, f"cut_off_{row['finish_reason']}")
+    if verdicts and sum(verdicts) <= 0 and row["tier"] == "import" and _teaches_before(row):
+        return _supervise(row, last_too=False)
     if sum(verdicts) < 0:
         return _judge(row)
     if verdicts and sum(verdicts) == 0:
@@ -51,7 +53,7 @@ def _judge(row: Row, weight: float = 1.0) -> Row:
     return {**row, "messages": row["messages"][: last + 1], "votes": VOTES_OTHER * row["copies"], "judged": judged}
 
 
-def _supervise(row: Row, correction: Message | None = None, label: Label = "target") -> Row:
+def _supervise(row: Row, correction: Message | None = None, label: Label = "target", *, last_too: bool = True) -> Row:
     # Earlier turns of served conversations are interactions of their own, judged there.
     earlier = 1 if row["tier"] == "import" else 0
     last = _last_answer(row)
@@ -60,7 +62,7 @@ def _supervise(row: Row, correction: Message | None = None, label: Label = "targ
         if at == last and correction is not None:
             message = {**correction, "weight": 1}
         elif message["role"] == "assistant":
-            default = 1 if at == last else earlier
+            default = int(last_too) if at == last else earlier
             message = {**message, "weight": min(default, message.get("weight", 1))}
         messages.append(message)
     votes = (VOTES_CORRECTION if correction is not None else VOTES_OTHER) * row["copies"]
@@ -74,6 +76,11 @@ def _rejected(row: Row, served: Message, correction: Message | None) -> Message 
     if correction is None or row["finish_reason"] in CUT_OFF or same_answer(served, correction) or not answer_text(served):
         return None
     return {name: value for name, value in served.items() if name != "weight"}
+
+
+def _teaches_before(row: Row) -> bool:
+    """Whether an answer before the last one is a demonstration: what is thought of the last one says nothing about it."""
+    return any(m["role"] == "assistant" and m.get("weight", 1) for m in row["messages"][: _last_answer(row)])
 
 
 def _last_answer(row: Row) -> int:

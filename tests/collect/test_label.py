@@ -51,6 +51,16 @@ def test_a_negative_judgement_makes_a_judged_row_and_no_target(feedback, tier):
     assert (example.prompt, example.answer, taught({"messages": example.messages})) == ("user: q", "a", [])
 
 
+@pytest.mark.parametrize("feedback", [(thumb(False),), (thumb(False), thumb(True))])
+def test_a_judgement_of_the_last_answer_leaves_an_imported_conversation_its_earlier_ones(feedback):
+    turns = [{"role": role, "content": said} for said in "1ab" for role in ("user", "assistant")]
+    labelled = label(row(*feedback, tier="import", messages=turns))
+    assert taught(labelled) == ["1", "a"]
+    assert labelled["judged"]["label"] == "target"
+    assert to_example(labelled["messages"], id="i", seq=1, tier="import").answer == "a"
+    assert label(row(thumb(False), messages=turns))["judged"]["label"] == "disliked", "served turns are judged one by one"
+
+
 def test_a_doubt_makes_a_row_nobody_judged_a_weak_dislike():
     assert label({**row(), "doubt": 0.3})["judged"] == {"label": "disliked", "weight": 0.3}
     assert label({**row(thumb(True)), "doubt": 0.3})["judged"]["label"] == "liked"
