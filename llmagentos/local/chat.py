@@ -66,7 +66,7 @@ def _judge(client: httpx.Client, interaction: str, command: str, text: str) -> N
         return
     body: dict[str, Any] = {"interaction_id": interaction, "source": "human", "name": "thumb"}
     body |= {"correction": text} if command == "/correct" else {"value": command == "/good"}
-    _send(client, "feedback", body, {})
+    _send(client, "feedback", body, {"Idempotency-Key": str(uuid.uuid4())})
     print("Noted.")
 
 

@@ -86,7 +86,7 @@ async def _visit(http: httpx.AsyncClient, config: Config, visit: Visit, counts: 
     versions[str(reply["model_version"])] += 1
     judged = visit.feedback(message)
     if judged is not None:
-        await post(http, "/v1/feedback", {"interaction_id": reply["interaction_id"], **judged}, {})
+        await post(http, "/v1/feedback", {"interaction_id": reply["interaction_id"], **judged}, headers)
         counts["corrections" if "correction" in judged else "thumbs up" if judged["value"] is True else "thumbs down"] += 1
 
 

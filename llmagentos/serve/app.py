@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from ray import serve
+from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -144,7 +145,8 @@ class Service:
     async def health(self, _request: Request) -> Response:
         return JSONResponse({"status": "ok", "replica": self.replica, "pid": os.getpid()})
 
-    async def ready(self, _request: Request) -> Response:
+    async def ready(self, request: Request) -> Response:
+        """Whether it can answer, for whoever asks; what it serves, for those who have a key."""
         hung = self.hangs.hung
         ready = self.residents.healthy() and not hung
         body = {
@@ -154,6 +156,10 @@ class Service:
             "resident": self.residents.resident(),
             "error": self.residents.error or (f"the engines of versions {hung} make no step" if hung else None),
         }
+        try:
+            self.keyring.find(request.headers.get("authorization"))
+        except ApiError:
+            body = {"status": body["status"]}
         return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "2"})
 
     async def figures(self, _request: Request) -> Response:
@@ -319,6 +325,7 @@ def application(config: Config) -> serve.Application:
         num_replicas=settings.replicas,
         max_ongoing_requests=ongoing,
         max_queued_requests=-1 if settings.max_queued < 0 else settings.max_queued + 64,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         health_check_period_s=_CHECK_SECONDS,
         health_check_timeout_s=_CHECK_TIMEOUT_SECONDS,
         graceful_shutdown_timeout_s=20,

@@ -105,6 +105,8 @@ def test_who_may_ask_for_what(guarded: Guarded, method: str, path: str, body: di
 
 def test_liveness_asks_for_nothing(guarded: Guarded):
     assert [guarded.ask("nobody", "GET", path).status_code for path in OPEN] == [200, 200, 200]
+    assert guarded.ask("nobody", "GET", "/readyz").json() == {"status": "ready"}
+    assert guarded.ask("chat", "GET", "/readyz").json()["model_version"] == 1
 
 
 def test_another_tenants_interactions_are_not_there(guarded: Guarded):
@@ -206,6 +208,8 @@ def test_without_a_key_it_does_not_bind_beyond_loopback(monkeypatch: pytest.Monk
     monkeypatch.setenv("LLMAGENTOS_API_KEY", "k")
     application = build(arguments)
     assert "'k'" not in repr(application._bound_deployment.init_args)
+    beyond = application._bound_deployment._deployment_config.backpressure_config  # of what not even waits in the replica
+    assert (beyond.status_code, beyond.retry_after_s) == (429, 1)
 
 
 def test_readiness_and_figures(local: Served):
