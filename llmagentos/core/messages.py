@@ -50,6 +50,12 @@ class ChatMessage(_Open):
     tool_call_id: str | None = None
     weight: Literal[0, 1] | None = None
 
+    @field_validator("content")
+    @classmethod
+    def _nothing_beside_the_text(cls, content: str | list[dict[str, Any]] | None) -> str | list[dict[str, Any]] | None:
+        # What else a part holds is read by nobody, and would be kept, however long.
+        return [{k: part[k] for k in ("type", "text") if k in part} for part in content] if isinstance(content, list) else content
+
     @model_validator(mode="after")
     def _says_something(self) -> "ChatMessage":
         if self.content is None and not self.tool_calls:

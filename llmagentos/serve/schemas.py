@@ -17,7 +17,7 @@ from llmagentos.core.errors import InputError
 from llmagentos.core.messages import ChatMessage, Message, RowFeedback, filled, input_error, unique_keys
 from llmagentos.engines.engine import Sampling
 
-_MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id")
+_MESSAGE_FIELDS = {"role", "content", "name", "tool_calls", "tool_call_id"}
 _MOST_TOKENS = 1_000_000
 _MOST_CHOICES = 8
 _MOST_BIASES = 1024
@@ -232,10 +232,10 @@ class ChatRequest(_Generation):
         kept = []
         for k, message in enumerate(self.messages):
             try:
-                ChatMessage.model_validate(message)
+                valid = ChatMessage.model_validate(message)
             except ValidationError as error:
                 raise input_error(error, prefix=f"messages.{k}") from None
-            kept.append({f: message[f] for f in _MESSAGE_FIELDS if f in message})
+            kept.append(valid.model_dump(mode="json", include=_MESSAGE_FIELDS, exclude_none=True))
         return kept
 
     def offered_tools(self) -> list[dict[str, Any]] | None:

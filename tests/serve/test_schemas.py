@@ -57,6 +57,12 @@ def test_messages_keep_what_we_know_of():
     message = {"role": "user", "content": "a", "weight": 0, "name": "n", "annotations": []}
     (kept,) = parse(ChatRequest, HELLO | {"messages": [message]}).conversation()
     assert kept == {"role": "user", "content": "a", "name": "n"}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "a", "said": "long " * 9}]},
+                {"role": "assistant", "content": None, "tool_calls": [{**call, "index": 0, "note": "long"}]}]  # fmt: skip
+    parts, calls = parse(ChatRequest, HELLO | {"messages": messages}).conversation()
+    assert parts["content"] == [{"type": "text", "text": "a"}]
+    assert calls["tool_calls"] == [call]
 
 
 def test_tools_are_left_out_where_none_may_be_called():
