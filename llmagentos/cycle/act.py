@@ -14,7 +14,6 @@ from llmagentos.release.promotion import keep_snapshot, promote
 from llmagentos.release.releases import CHAMPION_CHANGED, Fence, Releases
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
-from llmagentos.storage.maintenance import maintain
 from llmagentos.storage.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
@@ -62,7 +61,6 @@ def act(
         prune(home, config.storage.keep_versions, Releases(home).current())
     except (OSError, LLMAgentOSError) as error:  # what is decided stays decided
         log.warning("old versions could not be removed: %s", error)
-    maintain(home)
     return decision
 
 
@@ -77,7 +75,6 @@ def keep_known(config: Config, snapshot: Snapshot, champion: ModelVersion, cycle
     keep_snapshot(config, snapshot, Path(champion.dir))
     record = {"verdict": "Skipped", "reasons": [reason], "cycle": cycle, "champion": champion.id}
     snapshots.decide(home, snapshot.id, record)
-    maintain(home)
 
 
 def looks_tampered_with(config: Config, snapshot: Snapshot) -> bool:
@@ -99,7 +96,6 @@ def hold_untrained(config: Config, snapshot: Snapshot, cycle: str) -> list[str]:
     home = Home(config.storage.root)
     reasons = [*snapshot.counts["tampering"], "Its rows are in quarantine (`llmagentos quarantine`); the others wait."]
     snapshots.decide(home, snapshot.id, {"verdict": "Hold", "reasons": reasons, "cycle": cycle, "untrained": True})
-    maintain(home)
     return reasons
 
 

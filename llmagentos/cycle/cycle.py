@@ -26,6 +26,7 @@ from llmagentos.release.promotion import finish_promotion
 from llmagentos.release.releases import Releases
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
+from llmagentos.storage.maintenance import maintain
 from llmagentos.training.launch import alone
 from llmagentos.update import run as update
 
@@ -42,6 +43,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         return skipped(walk, reason, Releases(home).current().champion)
     with contextlib.ExitStack() as stack:
         lease = stack.enter_context(Lease(home, name, seconds=config.storage.lease_seconds))
+        stack.callback(maintain, home)
         stack.callback(trace, config)
         stack.callback(tracking.sync, config)
         stack.callback(artifacts.drop_trainings, home)

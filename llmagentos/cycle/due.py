@@ -12,8 +12,9 @@ from llmagentos.config import Config
 from llmagentos.registry import tracking
 from llmagentos.release.ladder import on_trial
 from llmagentos.storage import snapshots
-from llmagentos.storage.flush import flush
+from llmagentos.storage.flush import TABLES, flush
 from llmagentos.storage.layout import Home
+from llmagentos.storage.maintenance import maintain
 from llmagentos.storage.tables import Tables
 from llmagentos.update.trigger import TriggerFacts, Wait, decide
 
@@ -28,6 +29,7 @@ def not_due(config: Config, home: Home) -> str | None:
     if config.trigger.mode == "always":
         return None
     flush(home)
+    maintain(home, TABLES.values())  # nobody else does where no cycle is due and nothing serves
     answer = decide(gather(config, home, time.time()), config.trigger)
     return answer.reason if isinstance(answer, Wait) else None
 

@@ -1,4 +1,5 @@
-"""Recording: an answer is in the spool before its reply completes; a thread moves the spool into Delta meanwhile.
+"""Recording: an answer is in the spool before its reply completes; a thread moves the spool into Delta meanwhile, and
+tidies up there every hour.
 
 Puts run in threads, so the event loop never waits for a disk, and those that arrive together share one fsync.
 """
@@ -6,18 +7,21 @@ Puts run in threads, so the event loop never waits for a disk, and those that ar
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from llmagentos.config.sections import StorageConfig
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.storage import interactions
-from llmagentos.storage.flush import flush, open_spool
+from llmagentos.storage.flush import TABLES, flush, open_spool
 from llmagentos.storage.layout import Home
+from llmagentos.storage.maintenance import maintain
 from llmagentos.storage.spool import Known
 
 logger = logging.getLogger(__name__)
 _THREADS = 16
+_TIDY_SECONDS = 3600.0
 
 
 class Recorder:
@@ -65,6 +69,7 @@ class Recorder:
         self.spool.close()
 
     def _flush_on(self) -> None:
+        tidied = time.monotonic()
         while not self._closed:
             many = self._due.wait(self._storage.flush_seconds)
             self._due.clear()
@@ -77,5 +82,8 @@ class Recorder:
             try:
                 flush(self.home, spool=self.spool, wait=False)
                 self._unflushed = self.spool.pending()
+                if time.monotonic() - tidied >= _TIDY_SECONDS and not self._closed:
+                    tidied = time.monotonic()
+                    maintain(self.home, TABLES.values())
             except Exception:  # the thread's edge: what is spooled is safe, and the next turn tries again
                 logger.exception("a flush failed; it is tried again in %s s", self._storage.flush_seconds)

@@ -71,8 +71,15 @@ SCHEMAS: dict[str, pa.Schema] = {
 }  # fmt: skip
 
 _STATS = {"feedback": "seq,interaction_seq", "releases": "epoch"}
-_CHECKPOINT_EVERY = "10"
-"""Commits: every look at a table reads the log behind its last checkpoint, and by default that is up to a hundred files."""
+KEEP_HOURS = 1
+"""How long files that were replaced stay, and lines of the log: no reader is slower, and nobody asks for an old version."""
+SETTINGS = {
+    "delta.checkpointInterval": "10",
+    "delta.logRetentionDuration": f"interval {KEEP_HOURS} hours",
+    "delta.deletedFileRetentionDuration": f"interval {KEEP_HOURS} hours",
+}
+"""Of every table. A look at one reads the log behind its last checkpoint, by default up to a hundred files; each checkpoint
+lists the files that were replaced, by default those of a week, and stays for a month."""
 _ATTEMPTS = 20
 _MADE = 64
 """Of what was made of tables, how much is kept."""
@@ -95,7 +102,7 @@ class Tables:
             return DeltaTable(path)
         except TableNotFoundError:
             stats = _STATS.get(name, "seq" if "seq" in SCHEMAS[name].names else "created")
-            configuration = {"delta.dataSkippingStatsColumns": stats, "delta.checkpointInterval": _CHECKPOINT_EVERY}
+            configuration = {"delta.dataSkippingStatsColumns": stats, **SETTINGS}
             with _translated(name), _creating(Path(path).parent):  # two creations at once would leave a commit that fails appends
                 DeltaTable.create(path, SCHEMAS[name], mode="ignore", configuration=configuration)
                 sync_commits(Path(path), -1, 0)

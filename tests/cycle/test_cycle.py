@@ -149,11 +149,16 @@ def test_answers_become_traces_also_where_nothing_is_learned(tmp_path: Path, ray
     assert (trace.info.tags["llmagentos.interaction"], trace.info.tags["llmagentos.version"]) == ("chatcmpl-1", "1")
 
 
-def test_without_anything_new_it_is_skipped(learned: tuple[Config, CycleResult]):
+def test_without_anything_new_it_is_skipped_and_tables_are_tidied_up(
+    learned: tuple[Config, CycleResult], monkeypatch: pytest.MonkeyPatch
+):
     config, result = learned
+    tidied: list[Home] = []
+    monkeypatch.setattr("llmagentos.cycle.cycle.maintain", tidied.append)
     again = cycle(config)
     assert again.decision == "Skipped"
     assert again.champion == result.challenger
+    assert len(tidied) == 1
 
 
 def test_what_the_champion_answers_already_is_kept_and_nothing_is_updated(learned: tuple[Config, CycleResult], tmp_path: Path):

@@ -11,6 +11,7 @@ from llmagentos.release.counts import Counts, Sheet
 from llmagentos.release.releases import Releases
 from llmagentos.storage.flush import open_spool
 from llmagentos.storage.layout import Home
+from llmagentos.storage.maintenance import MOST_FILES
 from llmagentos.storage.tables import Tables
 from tests.tiny import add_tiny
 
@@ -56,6 +57,14 @@ def test_it_waits_for_enough_rows_that_can_be_trained_on(config: Config, home: H
     assert reason is not None
     assert "25 of 26" in reason
     assert not_due(due(config, "trigger.min_rows=25"), home) is None
+
+
+def test_a_home_that_only_waits_is_tidied_up(config: Config, home: Home):
+    tables = Tables(home)
+    for _ in range(MOST_FILES + 1):
+        tables.append_sequenced("interactions", [{"id": "i", "tier": "import", "created": NOW}])
+    assert not_due(due(config, "trigger.min_rows=1000", "trigger.max_wait_hours=10000000"), home) is not None
+    assert len(tables.load("interactions").file_uris()) == 1
 
 
 def test_what_a_snapshot_holds_waits_no_longer_and_a_late_judgement_counts(config: Config, home: Home):

@@ -68,3 +68,19 @@ def test_rows_that_another_replica_flushed_are_no_reason_to_flush(tmp_path: Path
     asyncio.run(ours.put([interaction("d"), interaction("e")]))
     until(lambda: flushes)
     ours.close()
+
+
+def test_what_it_flushes_into_is_tidied_up_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    home, tidied = Home(tmp_path).open(), []
+    monkeypatch.setattr(recorder, "maintain", lambda home, names: tidied.append(sorted(names)))
+    seldom = Recorder(home, StorageConfig(flush_rows=1))
+    asyncio.run(seldom.put([interaction("a")]))
+    until(lambda: seldom.unflushed == 0)
+    seldom.close()
+    assert not tidied
+    monkeypatch.setattr(recorder, "_TIDY_SECONDS", 0.0)
+    often = Recorder(home, StorageConfig(flush_rows=1))
+    asyncio.run(often.put([interaction("b")]))
+    until(lambda: tidied)
+    often.close()
+    assert tidied[0] == ["feedback", "interactions"]

@@ -1,14 +1,18 @@
 """Compaction changes how many files there are, and nothing that anybody can read."""
 
+import os
 import threading
+import time
 
 import pytest
+from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.table import TableOptimizer
 
 from llmagentos.storage.layout import Home
 from llmagentos.storage.maintenance import maintain
-from llmagentos.storage.tables import Tables
+from llmagentos.storage.spool import exclusive
+from llmagentos.storage.tables import SCHEMAS, SETTINGS, Tables
 
 
 def rows_of(start: int, count: int) -> list[dict]:
@@ -60,6 +64,27 @@ def test_what_was_overwritten_leaves_the_disk(home: Home, monkeypatch: pytest.Mo
     assert len(list(home.table("leases").glob("*.parquet"))) == 1
     assert [row["beat"] for row in tables.rows("leases")] == [5]
     assert tables.transaction("leases", "lease/cycle") == 5
+
+
+def test_the_log_of_a_table_that_an_older_release_made_loses_its_old_part(home: Home):
+    folder = home.table("quarantine")
+    DeltaTable.create(str(folder), SCHEMAS["quarantine"], configuration={"delta.checkpointInterval": "10"})
+    tables = fill(home, 30)
+    for path in (folder / "_delta_log").iterdir():
+        os.utime(path, times=(time.time() - 7200,) * 2)
+    assert maintain(home, most=8) == ["quarantine"]
+    assert len(list((folder / "_delta_log").iterdir())) < 20
+    assert SETTINGS.items() <= tables.load("quarantine").metadata().configuration.items()
+    assert len(tables.rows("quarantine")) == 60
+    tables.append("quarantine", rows_of(100, 1), expect={"test": 29})
+
+
+def test_only_the_tables_that_are_named_are_tidied_up_and_by_one_at_a_time(home: Home):
+    fill(home, 6)
+    assert maintain(home, ["interactions"], most=4) == []
+    with exclusive(home.table("quarantine").with_name(".quarantine.tidy.lock")):
+        assert maintain(home, most=4) == []
+    assert maintain(home, ["quarantine"], most=4) == ["quarantine"]
 
 
 def test_few_files_are_left_alone(home: Home):

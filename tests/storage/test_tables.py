@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -71,6 +72,17 @@ def test_files_that_cannot_hold_anything_newer_are_left_out(tables: Tables):
     assert 7 in read_files([holding], SCHEMAS["interactions"]).column("seq").to_pylist()
     assert len(tables.files_with("interactions", "seq", [1, 15])) == 2
     assert tables.files_with("interactions", "seq", [99]) == tables.files_with("interactions", "seq", []) == []
+
+
+def test_the_log_of_steady_commits_stays_short(tables: Tables):
+    log = tables.home.table("interactions") / "_delta_log"
+    for n in range(35):
+        tables.append_sequenced("interactions", rows(1, n), once=("spool/a", n))
+        for path in log.iterdir():
+            os.utime(path, times=(time.time() - 7200,) * 2)
+    assert len(list(log.iterdir())) < 25
+    assert len(tables.rows("interactions")) == 35
+    assert tables.append_sequenced("interactions", rows(1, 34), once=("spool/a", 34)) is None
 
 
 def test_the_log_holds_statistics_of_numbers_and_never_of_text(tables: Tables):
