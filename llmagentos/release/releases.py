@@ -10,18 +10,20 @@ So are the adapters that answer for a tenant or a scenario; nothing but assignin
 """
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from llmagentos.core.errors import ConflictError, NotFoundError
+from llmagentos.core.errors import ConflictError, LLMAgentOSError, NotFoundError
 from llmagentos.core.records import Assignment, ModelVersion, Release, Stage, StageName
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
+log = logging.getLogger(__name__)
 _APP = "release"
 _ATTEMPTS = 10
 _LIVE_SECONDS = 15.0
@@ -182,7 +184,10 @@ class Releases:
 
         release = self._change("rollback", change, by, reason, fence)
         for version in ended:
-            self._versions.change(version, status="rejected")
+            try:
+                self._versions.change(version, status="rejected")
+            except (OSError, LLMAgentOSError) as error:  # what is rolled back stays so: asked again it would go back further
+                log.warning("version %s, whose trial ended, could not be marked: %s", version, error)
         return release
 
     def assign(self, version: int, kind: AssignmentKind, name: str, *, by: str, reason: str) -> Release:
@@ -284,7 +289,7 @@ def _staged(now: Release, stage: Stage) -> dict[str, Any]:
 def confirmations(home: Home) -> dict[str, dict[str, Any]]:
     """Replica -> {"epoch", "version", "at", "error"?}: what each live replica says it serves.
 
-    A replica rewrites its file at every look at the releases; one that stopped doing so is gone and left out.
+    A replica rewrites its file as often as it looks at the releases, also while it loads; one that stopped is left out.
     """
     found = {}
     for path in sorted(home.served.glob("*.json")) if home.served.is_dir() else []:

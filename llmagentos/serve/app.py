@@ -78,6 +78,7 @@ class Service:
             self.home, config, self.residents, self.recorder, self.announce, lambda: len(self.keyring.tenants) > 1
         )
         self._tasks: list[asyncio.Task[None]] = []
+        self._saying = asyncio.Lock()
 
     async def start(self) -> None:
         """Load what is released (a fresh home is given its first versions), then watch for more. Does not raise for
@@ -93,6 +94,7 @@ class Service:
         period = self.config.serve.poll_seconds
         looks = (
             self._again(self._serve_newest, period),
+            self._again(self._say, period),
             self._again(lambda: asyncio.to_thread(self.keyring.refresh), period),
             self._again(self._look_for_hangs, LOOK_SECONDS),
             self._again(lambda: self._show(self.metrics.leave), LEAVE_SECONDS),
@@ -115,9 +117,17 @@ class Service:
             self.answers.give_up(hung)
 
     async def announce(self) -> None:
-        """Serve the newest release and say so in served/<replica>.json."""
+        """Serve the newest release and say so."""
         await self.residents.refresh()
-        said = {
+        await self._say()
+
+    async def _say(self) -> None:
+        """What is served, in served/<replica>.json: also while a newer release loads, or this replica would count as gone."""
+        async with self._saying:  # what was true first is written first
+            await asyncio.to_thread(self._write, json.dumps(self._facts()))
+
+    def _facts(self) -> dict[str, Any]:
+        said: dict[str, Any] = {
             "epoch": self.residents.release.epoch,
             "version": self.residents.version,
             "at": time.time(),
@@ -129,7 +139,7 @@ class Service:
             said["stage"] = {"epoch": self.residents.release.stage.epoch, "version": self.residents.on_trial()}
         if self.residents.error:
             said["error"] = self.residents.error
-        await asyncio.to_thread(self._write, json.dumps(said))
+        return said
 
     async def stop(self) -> None:
         for task in self._tasks:

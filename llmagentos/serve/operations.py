@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,7 @@ from llmagentos.serve.schemas import FeedbackRequest, PromoteRequest, RollbackRe
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
+log = logging.getLogger(__name__)
 _CONFIRM_SECONDS = 5.0
 _NEWEST = 20
 """Decisions and releases that the status names."""
@@ -47,7 +49,7 @@ class Operations:
         self._home, self._config, self._residents, self._recorder = home, config, residents, recorder
         self._versions, self._releases = Versions(home), Releases(home)
         self._announce, self._shared, self._ladder = announce, shared, Ladder(config)
-        self._switching: set[asyncio.Future[None]] = set()
+        self._switching: set[asyncio.Future[bool]] = set()
 
     async def feedback(self, request: Request, data: dict[str, Any]) -> Response:
         asked, tenant = parse(FeedbackRequest, data), traffic.tenant()
@@ -177,16 +179,15 @@ class Operations:
         return await self._released(release)
 
     async def _released(self, release: Release) -> Response:
-        """200 once every live replica serves it, 202 after five seconds: weights may take longer to load."""
+        """200 once this and every other live replica serves it, 202 after five seconds: weights may take longer to load."""
         until = time.monotonic() + _CONFIRM_SECONDS
-        switching = asyncio.ensure_future(self._announce())
+        switching = asyncio.ensure_future(self._switch())
         self._switching.add(switching)
         switching.add_done_callback(self._switching.discard)
         await asyncio.wait({switching}, timeout=_CONFIRM_SECONDS)
-        if switching.done():
-            switching.result()
         left = max(0.0, until - time.monotonic())
-        confirmed = await asyncio.to_thread(wait_confirmed, self._home, release.epoch, left)
+        switched = switching.done() and switching.result()
+        confirmed = switched and await asyncio.to_thread(wait_confirmed, self._home, release.epoch, left)
         body = {
             "object": "release",
             "epoch": release.epoch,
@@ -196,6 +197,15 @@ class Operations:
             "confirmed": confirmed,
         }
         return JSONResponse(body, 200 if confirmed else 202)
+
+    async def _switch(self) -> bool:
+        """Serve the newest release and say so; false where that failed, as on a full disk: it is committed all the same."""
+        try:
+            await self._announce()
+        except Exception:  # an error would have the client ask again, and go back one version more
+            log.exception("what is released could not be announced")
+            return False
+        return True
 
     async def models(self, _request: Request) -> Response:
         return JSONResponse({"object": "list", "data": await self._model_objects()})

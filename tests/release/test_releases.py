@@ -10,7 +10,7 @@ import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
 from safetensors.numpy import save_file
 
-from llmagentos.core.errors import ConflictError, NotFoundError
+from llmagentos.core.errors import ConflictError, DiskError, NotFoundError
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
@@ -165,6 +165,18 @@ def test_rollback_takes_back_the_stage_first(home, releases):
     begin(releases, 4)
     assert (releases.rollback(by="test", reason="worse").champion, Versions(home).get(4).status) == (3, "rejected")
     assert releases.rollback(by="test", reason="worse").champion == 1
+
+
+def test_a_trial_that_was_rolled_back_is_over_whether_or_not_its_version_can_be_marked(home, releases, monkeypatch, caplog):
+    begin(releases, 4)
+
+    def full(*arguments, **named):
+        raise DiskError("No space left on device")
+
+    monkeypatch.setattr(Versions, "change", full)
+    now = releases.rollback(by="test", reason="worse")
+    assert (now.champion, now.stage) == (1, None)
+    assert "version 4, whose trial ended, could not be marked" in caplog.text
 
 
 def test_withdrawing_the_challenger_ends_its_stage(releases):

@@ -1,12 +1,17 @@
 import asyncio
 import json
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
+from starlette.responses import Response
 
 from llmagentos.config import load_config
 from llmagentos.core.records import Feedback, Release
 from llmagentos.registry.versions import Versions
-from llmagentos.release.releases import Releases
+from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.serve import keys, operations
 from llmagentos.storage import interactions
 from llmagentos.storage.flush import flush
@@ -147,7 +152,20 @@ def test_a_damaged_version_is_promoted_but_the_old_one_goes_on(start):
         assert client.get("/readyz").json()["error"] is None
 
 
-def test_a_switch_that_takes_long_is_answered_before_it_ends(tmp_path, monkeypatch):
+def released(root: Path, announce: Callable[[], Awaitable[None]]) -> Response:
+    """What is answered to a release of a home where nothing else serves, once its announcement is over."""
+
+    async def ask() -> Response:
+        config = load_config(None, [f"storage.root={root}"], environment={})
+        asked = operations.Operations(Home(root).open(), config, None, None, announce, None)
+        answer = await asked._released(Release(epoch=3, champion=1))
+        await asyncio.gather(*asked._switching)
+        return answer
+
+    return asyncio.run(ask())
+
+
+def test_a_switch_that_takes_long_is_answered_before_it_ends_and_not_confirmed(tmp_path, monkeypatch):
     monkeypatch.setattr(operations, "_CONFIRM_SECONDS", 0.05)
     loaded = []
 
@@ -155,18 +173,39 @@ def test_a_switch_that_takes_long_is_answered_before_it_ends(tmp_path, monkeypat
         await asyncio.sleep(0.2)
         loaded.append(1)
 
-    async def ask() -> tuple[int, list[int]]:
-        home = Home(tmp_path).open()
-        asked = operations.Operations(
-            home, load_config(None, [f"storage.root={tmp_path}"], environment={}), None, None, load, None
-        )
-        answer = await asked._released(Release(epoch=3, champion=1))
-        before = list(loaded)
-        await asyncio.gather(*asked._switching)
-        return answer.status_code, before
-
-    assert asyncio.run(ask()) == (200, []), "nothing serves here, so nothing is missing"
+    assert released(tmp_path, load).status_code == 202
     assert loaded == [1]
+
+
+def test_a_release_that_cannot_be_announced_is_committed_all_the_same(tmp_path, caplog):
+    async def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    answer = released(tmp_path, full)
+    assert (answer.status_code, json.loads(answer.body)["confirmed"]) == (202, False)
+    assert "could not be announced" in caplog.text
+
+
+def test_a_replica_that_loads_does_not_count_as_gone(start, monkeypatch):
+    monkeypatch.setattr(operations, "_CONFIRM_SECONDS", 0.2)
+    served = start()
+    go, look = threading.Event(), served.service.residents.refresh
+
+    async def slow() -> None:
+        await asyncio.to_thread(go.wait)
+        await look()
+
+    monkeypatch.setattr(served.service.residents, "refresh", slow)
+    (path,) = served.home.served.glob("*.json")
+    try:
+        with served.client() as client:
+            assert client.post("/v1/versions/2/promote").json()["confirmed"] is False
+        os.utime(path, (0, 0))
+        until(lambda: confirmations(served.home), seconds=10)
+        assert not wait_confirmed(served.home, 1, 0)
+    finally:
+        go.set()
+    until(lambda: confirmations(served.home) and wait_confirmed(served.home, 1, 0))
 
 
 def test_a_version_without_weights_is_refused_and_not_asked_for_again(start):
