@@ -23,6 +23,7 @@ from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import Superseded, merge
+from llmagentos.storage.files import sync
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify, write_manifest
 from llmagentos.storage.tables import Tables
@@ -271,8 +272,10 @@ def _write(folder: Path, draft: Draft, facts: Mapping[str, Any]) -> None:
     _write_lines(part / "retired.jsonl", draft.retired)
     (part / "superseded.json").write_text(json.dumps(draft.superseded, ensure_ascii=False, sort_keys=True), "utf-8")
     (part / "withdrawn.json").write_text(json.dumps(sorted(draft.withdrawn)), "utf-8")
+    sync(*(path for path in part.rglob("*") if path.is_file()))
     write_manifest(part, **facts)
     part.rename(folder)
+    sync(folder / "suites", folder, folder.parent)
 
 
 def _encode(example: Example, pending: bool) -> dict[str, Any]:

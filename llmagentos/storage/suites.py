@@ -18,6 +18,7 @@ from llmagentos.core.errors import ConflictError, InputError, IntegrityError
 from llmagentos.core.evaluation import EvalItem, Suite, SuiteKind
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import normalised_prompt
+from llmagentos.storage.files import sync
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import read_manifest, verify, write_manifest
 from llmagentos.storage.snapshots import ROLLED_BACK, Snapshot, history
@@ -196,8 +197,10 @@ def _write_items(home: Home, name: str, items: Sequence[EvalItem], wanted: str) 
     part.mkdir(parents=True)
     lines = [json.dumps(item.model_dump(mode="json"), ensure_ascii=False) + "\n" for item in items]
     (part / "items.jsonl").write_text("".join(lines), "utf-8")
+    sync(part / "items.jsonl")
     write_manifest(part, suite_hash=wanted)
     part.rename(folder)
+    sync(folder, home.suites)
 
 
 def _read_items(home: Home, name: str, wanted: str) -> list[EvalItem]:

@@ -170,3 +170,19 @@ def test_a_corrupt_snapshot_leaves_the_history_and_with_it_the_watermark(home):
     snapshots.mark_corrupt(home, second.id, "a flipped bit")
     assert snapshots.latest(home).id == first.id
     assert Tables(home).transaction("snapshots", snapshots.APP) == 2
+
+
+def test_a_snapshot_is_on_the_disk_before_its_row_counts(home, monkeypatch):
+    synced = []
+
+    def row(*arguments):
+        raise ConflictError("the row comes last")
+
+    monkeypatch.setattr("llmagentos.storage.snapshots.sync", lambda *paths: synced.extend(path.name for path in paths))
+    monkeypatch.setattr("llmagentos.storage.snapshots._append", row)
+    with pytest.raises(ConflictError):
+        snapshots.create(home, draft())
+    (folder,) = (path for path in home.snapshots.iterdir() if not path.name.startswith("."))
+    written = {path.name for path in folder.rglob("*") if path.is_file()} - {"manifest.json"}
+    assert written <= set(synced)
+    assert synced[-3:] == ["suites", folder.name, "snapshots"]

@@ -135,3 +135,15 @@ def test_two_registrations_of_one_name_at_once_leave_one_that_is_whole(home, mon
     rival.join()
     assert refused == ["suite_exists"]
     assert [s.items for s in suites.live(home)] == [[item("1")]]
+
+
+def test_a_suite_is_on_the_disk_before_its_row_counts(home, monkeypatch):
+    synced = []
+
+    def row(*arguments, **named):
+        raise ConflictError(f"the row comes after {synced}")
+
+    monkeypatch.setattr("llmagentos.storage.suites.sync", lambda *paths: synced.extend(path.name for path in paths))
+    monkeypatch.setattr("llmagentos.storage.suites._commit", row)
+    with pytest.raises(ConflictError, match="items.jsonl', 's', 'suites'"):
+        suites.register(home, "s", "registered", [item("1")])
