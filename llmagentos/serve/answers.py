@@ -185,7 +185,7 @@ class Answers:
                         await self._generate(answer)
             answer.events.put_nowait(None)
         except Exception as error:  # noqa: BLE001  the task's edge: handed to whoever waits for the answer
-            if not isinstance(error, ApiError) and api_error(error).status == 500:
+            if isinstance(error, OSError) or (not isinstance(error, ApiError) and api_error(error).status == 500):
                 logger.exception("answer %s failed", answer.question.id)
             answer.events.put_nowait(error)
 

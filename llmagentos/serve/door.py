@@ -56,7 +56,7 @@ class Door:
             return Response(status_code=_CLIENT_LEFT)
         except Exception as error:  # noqa: BLE001  the request's edge
             failure = api_error(error)
-            if failure.status == 500:
+            if failure.status == 500 or isinstance(error, OSError):
                 logger.exception("%s failed", access.route)
             response = failure.response()
         if isinstance(response, StreamingResponse):

@@ -1,5 +1,6 @@
 """Every failure as OpenAI's error body. Bad input is a 4xx that names the field; a 5xx is our own fault or no room."""
 
+import errno
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -29,6 +30,8 @@ _TYPES = {
     503: "service_unavailable_error",
     507: "insufficient_storage_error",
 }
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+"""A disk that is full, read-only or failing."""
 _RETRY_SECONDS = {429: "1", 503: "2"}
 
 
@@ -78,6 +81,8 @@ def api_error(error: Exception) -> ApiError:
         return ApiError(400, str(error), code=error.code, param=error.field)
     if isinstance(error, LLMAgentOSError):
         return ApiError(_status(error), str(error), code=error.code)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return ApiError(507, f"the disk cannot be written ({error.strerror}).", code=DiskError.code)
     return ApiError(500, "internal error; the server's log has it under the interaction's id.", code="internal_error")
 
 

@@ -182,8 +182,9 @@ class Residents:
             raise NotFoundError(f"no version is the {target}.")
         try:
             engine = await self._engine(version)
-        except IntegrityError as error:
-            raise CapacityError(f"version {version} cannot be served: {error}") from error
+        except (IntegrityError, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "it was too slow to answer its probe"
+            raise CapacityError(f"version {version} cannot be served: {reason}") from error
         if isinstance(target, int) and target not in self._needed():
             self._asked = {*(self._asked if self._memory.limit else ()), target}
         return engine

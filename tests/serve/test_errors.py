@@ -1,5 +1,6 @@
 """Bad input, over real HTTP without Ray: a 4xx with OpenAI's body, and good requests beside it unaffected."""
 
+import errno
 import json
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmagentos.serve.errors import api_error
 from tests.serve.conftest import Served, chat
 
 GOOD = json.dumps(chat()).encode()
@@ -222,3 +224,13 @@ def test_no_body_is_a_failure_of_ours(local: Served, right: dict, wrong: dict):
                 assert response.text.endswith("data: [DONE]\n\n")
             else:
                 assert len(response.json()["choices"]) == (body.get("n") or 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(errno.ENOSPC, 507), (errno.EDQUOT, 507), (errno.EROFS, 507), (errno.EIO, 507), (errno.EMFILE, 500)]
+)
+def test_a_disk_that_takes_nothing_is_said_so(number: int, status: int):
+    said = api_error(OSError(number, "No room", "/home/secret")).body()["error"]
+    assert api_error(OSError(number, "No room", "/home/secret")).status == status
+    assert "secret" not in said["message"]
+    assert (said["code"] == "insufficient_storage") == (status == 507)

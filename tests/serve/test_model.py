@@ -337,3 +337,19 @@ def test_a_version_that_fails_to_load_holds_nothing(home: Home):
         assert await ask(residents, 3) == [1, 3]
 
     with_room(home, 2.5 * SIZE, story)
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"), [(OSError(28, "No space left on device", "/x"), "No space left on device$"), (TimeoutError(), "probe")]
+)
+def test_a_version_that_cannot_be_loaded_just_now_is_no_failure_of_ours(home: Home, monkeypatch, problem: OSError, reason: str):
+    async def story(residents: Residents) -> None:
+        async def start(*_: object) -> None:
+            raise problem
+
+        monkeypatch.setattr(residents, "_start", start)
+        with pytest.raises(CapacityError, match=f"version 2 cannot be served: .*{reason}"):
+            async with residents.pin(2):
+                pass
+
+    go(home, story)
