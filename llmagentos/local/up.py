@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,8 @@ def up(config: Config) -> dict[str, Any]:
     """Start what is not running yet and wait until it answers.
 
     Returns {"started": bool, "addresses": {...}, "seconds"}. Raises CapacityError for a taken port or a process that
-    does not come up, ConfigError for a host beyond loopback without a key; nothing is left running then.
+    does not come up, ConfigError for a host beyond loopback without a key, or a temporary folder that is somebody else's;
+    nothing is left running then.
     """
     began = time.monotonic()
     home = Home(config.storage.root).open()
@@ -138,8 +140,7 @@ def _ray(
     authenticate()
     gcs, node, objects, agent, agent_grpc, metrics, client, environment = ports.free_ports(8)
     gcs = ports.claim(config.local.ray_port, "local.ray_port") if config.local.ray_port else gcs
-    temp = temp_dir(home)
-    temp.mkdir(mode=0o700, exist_ok=True)
+    temp = _own(temp_dir(home))
     host = loopback()
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats",
@@ -160,6 +161,18 @@ def temp_dir(home: Home) -> Path:
     """Ray's sockets need a short path, so they cannot lie under the home."""
     name = hashlib.sha256(f"{os.getuid()}:{home.root}".encode()).hexdigest()[:10]
     return Path(tempfile.gettempdir()) / f"llmagentos-{name}"
+
+
+def _own(folder: Path) -> Path:
+    """Make a folder for this user alone. Raises ConfigError where somebody else was first: its name can be guessed."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ConfigError(f"{folder} is no folder of this user's.", hint="Remove it, or set TMPDIR to a folder of your own.")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        folder.chmod(0o700)
+    return folder
 
 
 def _spawn(home: Home, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:

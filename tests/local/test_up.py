@@ -17,7 +17,7 @@ import pytest
 from llmagentos.config import load_config
 from llmagentos.core.errors import CapacityError, ConfigError
 from llmagentos.local import processes
-from llmagentos.local.up import _serve, temp_dir, up
+from llmagentos.local.up import _own, _serve, temp_dir, up
 from llmagentos.storage.layout import Home
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,21 @@ def test_an_ingress_that_does_not_come_up_says_what_to_do(monkeypatch: pytest.Mo
     with pytest.raises(CapacityError, match="not available after 60s") as said:
         _serve(load_config(None, [], environment={}), 8000, None)
     assert "try again" in str(said.value.hint)
+
+
+def test_the_temporary_folder_is_this_users_alone(tmp_path, monkeypatch):
+    folder = _own(tmp_path / "ours")
+    folder.chmod(0o777)
+    assert _own(folder).stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "file").touch()
+    for taken in ("link", "file"):
+        with pytest.raises(ConfigError, match="no folder of this user's") as said:
+            _own(tmp_path / taken)
+        assert "TMPDIR" in said.value.hint
+    monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(ConfigError):
+        _own(folder)
 
 
 def test_beyond_loopback_needs_a_key(tmp_path, monkeypatch):
