@@ -44,7 +44,7 @@ def find(home: Home, id: str, *, spool: Spool | None = None) -> Interaction | No
 
 
 def _at(tables: Tables, seq: int) -> Interaction | None:
-    rows = read_files(tables.files_with("interactions", "seq", [seq]), SCHEMAS["interactions"])
-    found = rows.filter(ds.field("seq") == seq).to_pylist()
+    files = tables.files_with("interactions", "seq", [seq])
+    found = read_files(files, SCHEMAS["interactions"], ds.field("seq") == seq).to_pylist()
     record = decode(found[0]) if found else None
     return record if isinstance(record, Interaction) else None

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from deltalake import DeltaTable
+from deltalake import DeltaTable, WriterProperties
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from llmagentos.core.errors import LLMAgentOSError
@@ -20,6 +20,9 @@ from llmagentos.storage.tables import KEEP_HOURS, SCHEMAS, SETTINGS, Tables, syn
 
 MOST_FILES = 32
 """Data files of a table that are left alone."""
+
+_GROUP = 1024
+"""Rows that are read at once: who looks one up reads no more."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ def _tidy(folder: Path, table: DeltaTable, most: int) -> None:
         table.alter.set_table_properties(SETTINGS)
     if len(table.file_uris()) > most:
         with contextlib.suppress(CommitFailedError):  # it is busy: the next one does it
-            table.optimize.compact()
+            table.optimize.compact(writer_properties=WriterProperties(compression="ZSTD", max_row_group_size=_GROUP))
     table.create_checkpoint()
     sync_commits(folder, before - 1, table.version())
     table.cleanup_metadata()

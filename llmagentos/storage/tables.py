@@ -305,6 +305,7 @@ def sync_commits(folder: Path, after: int, upto: int) -> None:
     sync(*made, *(log / f"{number}.json" for number in numbers), *pointer, log, folder)
 
 
-def read_files(files: Sequence[str], schema: pa.Schema) -> pa.Table:
-    """Parquet files as one table with the given schema's columns."""
-    return pa.concat_tables([pq.read_table(f, schema=schema) for f in files]) if files else schema.empty_table()
+def read_files(files: Sequence[str], schema: pa.Schema, where: ds.Expression | None = None) -> pa.Table:
+    """Parquet files as one table with the given schema's columns, or their rows that are `where`: groups without any are not
+    read."""
+    return pa.concat_tables([pq.read_table(f, schema=schema, filters=where) for f in files]) if files else schema.empty_table()

@@ -1,9 +1,12 @@
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.storage import interactions
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
+from llmagentos.storage.maintenance import maintain
 from llmagentos.storage.tables import Tables
 
 FULL = Interaction(
@@ -57,3 +60,22 @@ def test_values_keep_their_type():
         assert isinstance(again, Feedback)
         assert again.value == value
         assert type(again.value) is type(value)
+
+
+def test_a_lookup_in_a_compacted_file_reads_the_rows_around_it_alone(tmp_path: Path):
+    home = Home(tmp_path).open()
+    tables, spool = Tables(home), open_spool(home)
+    for start in (0, 900, 1800):
+        spool.put([FULL.model_copy(update={"id": f"i{n}"}) for n in range(start, start + 900)])
+        flush(home, spool=spool)
+    maintain(home, most=2)
+    (file,) = tables.files_with("interactions", "seq", [1])
+    groups = pq.ParquetFile(file).metadata
+    assert groups.num_row_groups == 3
+    assert [interactions.find(home, f"i{n}", spool=spool).seq for n in (0, 1023, 1024, 2699)] == [1, 1024, 1025, 2700]
+    with open(file, "r+b") as written:  # the group of the newest rows, which stand first
+        second = groups.row_group(1).column(0)
+        written.seek(4)
+        written.write(bytes((second.dictionary_page_offset or second.data_page_offset) - 4))
+    assert interactions.find(home, "i0", spool=spool).seq == 1
+    spool.close()

@@ -110,7 +110,7 @@ def test_writers_beside_it_lose_nothing(home: Home):
 def test_a_table_that_cannot_be_written_fails_nobody(home: Home, monkeypatch: pytest.MonkeyPatch, caplog):
     fill(home, 6)
 
-    def full(self: TableOptimizer) -> None:
+    def full(self: TableOptimizer, **_: object) -> None:
         raise DeltaError("No space left on device (os error 28)")
 
     monkeypatch.setattr(TableOptimizer, "compact", full)

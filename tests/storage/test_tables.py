@@ -70,6 +70,7 @@ def test_files_that_cannot_hold_anything_newer_are_left_out(tables: Tables):
     assert tables.files_since("interactions", 15) == []
     [holding] = tables.files_with("interactions", "seq", [7])
     assert 7 in read_files([holding], SCHEMAS["interactions"]).column("seq").to_pylist()
+    assert read_files([holding], SCHEMAS["interactions"], ds.field("seq") == 7).column("id").to_pylist() == ["i6"]
     assert len(tables.files_with("interactions", "seq", [1, 15])) == 2
     assert tables.files_with("interactions", "seq", [99]) == tables.files_with("interactions", "seq", []) == []
 
