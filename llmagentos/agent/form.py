@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llmagentos.agent.bounds import bounded
 from llmagentos.core.errors import InputError
 from llmagentos.engines.engine import Grammar
 from llmagentos.models.chat import CALL, Renderer
@@ -38,7 +39,7 @@ class Form:
 
 
 def grammar(form: Form, tools: Tools | None, renderer: Renderer) -> Grammar | None:
-    """The grammar of an answer, None where anything goes. Raises InputError for tools that cannot be called so."""
+    """The grammar of an answer, None where anything goes. Raises InputError for tools and schemas that it cannot hold."""
     offered = [] if form.calls == "none" else [t["function"] for t in tools or []]
     if form.only is not None:
         offered = [function for function in offered if function["name"] == form.only]
@@ -61,7 +62,8 @@ def _several(form: Form) -> str:
 
 
 def _json_or_calls(form: Form, offered: list[Schema], renderer: Renderer) -> Grammar:
-    content = f"content: {_json(form.schema or {}, _SPACED, form.strict)}"
+    (schema,) = bounded([form.schema or {}], "response_format")
+    content = f"content: {_json(schema, _SPACED, form.strict)}"
     alone = Grammar(f"start: content\n{content}", "response_format")
     if not offered:
         return alone
@@ -82,8 +84,9 @@ def _calls(offered: list[Schema], renderer: Renderer) -> list[str]:
     marker = call_marker(renderer)
     begins = f"<[{marker}]>" if marker is not None else _hermes_marker(renderer, HERMES[0])
     rules = [f"call: {begins} rest", "rest: " + " | ".join(f"f{k}" for k in range(len(offered)))]
-    for k, function in enumerate(offered):
-        arguments = _json(_parameters(function), _COMPACT if marker is not None else _SPACED, bool(function.get("strict")))
+    schemas = bounded([_parameters(function) for function in offered], "tools")
+    for k, (function, schema) in enumerate(zip(offered, schemas, strict=True)):
+        arguments = _json(schema, _COMPACT if marker is not None else _SPACED, bool(function.get("strict")))
         rules.append(f"a{k}: {arguments}")
         rules.append(f"f{k}: " + (_own(function, k) if marker is not None else _hermes(function, k, renderer)))
     return rules

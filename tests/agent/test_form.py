@@ -144,6 +144,19 @@ def test_what_cannot_be_compiled_names_what_asked_for_it(own: Renderer):
     assert allows(own, Form(schema={"not": {}, "type": "null"}), None, "null")
 
 
+def test_a_schema_that_would_take_all_memory_is_refused_before_it_is_compiled(own: Renderer):
+    huge = {"type": "object", "properties": {"a": {"type": "array", "minItems": 10**8, "items": {}}}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": huge, "strict": True}}]
+    forms = (Form(schema=huge), Form(), Form(calls="required"), Form(schema=POINT))
+    for form, offered, field in zip(forms, (None, tools, tools, tools), ("response_format", *["tools"] * 3), strict=True):
+        with pytest.raises(InputError, match="minItems") as caught:
+            grammar(form, offered, own)
+        assert caught.value.field == field
+    far = {"type": "array", "maxItems": 10**8, "items": {"type": "null"}}
+    assert "maxItems" not in grammar(Form(schema=far), None, own).text
+    assert allows(own, Form(schema=far), None, "[null, null]")
+
+
 def test_arguments_are_an_object(own: Renderer):
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}]
     with pytest.raises(InputError, match="'array'"):
