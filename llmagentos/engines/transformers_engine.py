@@ -195,6 +195,13 @@ class _StopStrings:
         return any(s in text for s in self._stop)
 
 
+class _Nobody:
+    """Reads what the step under way still says of a request that was forgotten; the manager's own queue would keep it."""
+
+    def put(self, output: object) -> None:
+        pass
+
+
 def _manager(model: "PreTrainedModel", config: EngineConfig) -> Any:
     settings = ContinuousBatchingConfig(
         page_size=config.page_size,
@@ -211,6 +218,7 @@ def _manager(model: "PreTrainedModel", config: EngineConfig) -> Any:
     manager = model.init_continuous_batching(greedy, settings)
     manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([Choices()]))  # type: ignore[list-item]
     manager.logit_processor.tensors_required = 1
+    manager.output_router.output_queue = _Nobody()
     attention.install(model)
     manager.batch_processor = manager._create_batch_processor()  # here and not by the thread: the cache's pages take longest
     return manager

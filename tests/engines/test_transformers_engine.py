@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import subprocess
 import sys
 import weakref
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.generation.continuous_batching.requests import GenerationOutput
 
 from llmagentos.benchmark.gpu import allocated, clean
 from llmagentos.benchmark.shapes import SHAPES, fresh, save
@@ -203,6 +205,27 @@ def test_leaving_the_iterator_early_cancels(engine: Engine):
 
     asyncio.run(run())
     assert engine.busy() == 0
+
+
+def test_nothing_stays_of_requests_that_were_stopped_or_left(engine: Engine):
+    ids = prompt(engine, "Tell me")
+    whole, _ = asyncio.run(answer(engine, ids, Sampling(20)))
+    stop = next(c for c in engine.renderer.text(whole)[1:] if c.strip() and c != "\ufffd")
+
+    async def left() -> None:
+        chunks = engine.generate("e", ids, Sampling(1000, ignore_eos=True))
+        await anext(chunks)
+        await chunks.aclose()
+
+    async def run() -> None:
+        for _ in range(5):  # whether a step is under way is chance
+            stopped = [answer(engine, ids, Sampling(1000, stop=(stop,), ignore_eos=True)) for _ in range(12)]
+            await asyncio.gather(*stopped, *[left() for _ in range(12)])
+        await answer(engine, ids, Sampling(3), stream=False)  # by then the step that was under way has said all
+
+    asyncio.run(run())
+    gc.collect()
+    assert [one for one in gc.get_objects() if type(one) is GenerationOutput and not one.is_finished()] == []
 
 
 def test_close_drains_and_a_closed_engine_is_unhealthy(tiny: VersionRef):
