@@ -113,7 +113,7 @@ class Spool:
 
         A known interaction is never overwritten. A known feedback id with another content is a revision and stored. An
         interaction with `store: false` is kept without its session, but becomes the last one of a session that is known:
-        what is said of that is about no older one.
+        what is said of that is about no older one. An answer of which nobody heard anything is no session's last.
         Raises InputError for text that is no Unicode, SpoolError when the disk is full or failing: then none of
         `records` was acknowledged.
         """
@@ -242,10 +242,15 @@ def _entry(record: Spooled) -> _Entry:
     except (PydanticSerializationError, UnicodeEncodeError) as error:
         raise InputError(f"a record cannot be stored: {error}.") from None
     if isinstance(record, Interaction):
-        session = (record.tenant, record.session_id) if record.session_id else None
+        session = (record.tenant, record.session_id) if record.session_id and not _unheard(record) else None
         return _Entry("interaction", record.id, None, body, record.request_hash, session, unstored)
     content = digest(record.model_dump(mode="json", exclude={"created", "seq", "interaction_seq"}))
     return _Entry("feedback", record.id, record.interaction_id, body, content, None)
+
+
+def _unheard(record: Interaction) -> bool:
+    """Whether its client left before anything was sent."""
+    return record.finish_reason == "cancelled" and record.stored and not any(m.get("content") for m in record.messages[-1:])
 
 
 def _insert(writer: sqlite3.Connection, entry: _Entry) -> bool:

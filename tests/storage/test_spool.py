@@ -52,6 +52,18 @@ def test_an_unstored_interaction_is_its_sessions_last_one_and_does_not_keep_its_
     assert spool.last_of_session("default", "s") == "d"
 
 
+def test_an_answer_that_nobody_heard_is_no_sessions_last_one(spool: Spool):
+    said = {"role": "user", "content": "x"}
+    spool.put([interaction("a", session_id="s")])
+    for id, content in (("b", ""), ("c", None)):
+        messages = [said, {"role": "assistant", "content": content}]
+        spool.put([interaction(id, session_id="s", finish_reason="cancelled", messages=messages)])
+    assert spool.last_of_session("default", "s") == "a"
+    assert spool.get("b").session_id == "s"
+    spool.put([interaction("d", session_id="s", finish_reason="cancelled")])
+    assert spool.last_of_session("default", "s") == "d", "of this one something was heard"
+
+
 def test_a_record_twice_in_one_put(spool: Spool):
     assert spool.put([interaction("a"), interaction("a")]) == [True, False]
 
