@@ -78,12 +78,17 @@ class Door:
             self._metrics.enter_queue(visit)
 
     async def _until_its_end(self, body: Any, visit: traffic.Visit, request: Request, response: Response) -> AsyncIterator[Any]:
+        status = _CLIENT_LEFT
         try:
             async with contextlib.aclosing(body):  # where nobody reads on, the answer is abandoned at once
                 async for part in body:
                     yield part
+            status = response.status_code
+        except Exception:
+            status = 500
+            raise
         finally:
-            self._out(visit, request, response.status_code, response.headers)
+            self._out(visit, request, visit.failure or status, response.headers)
 
     def _out(self, visit: traffic.Visit, request: Request, status: int, headers: Any) -> None:
         """Count the request and write its line."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from llmagentos.agent.turn import Piece
+from llmagentos.serve import traffic
 from llmagentos.serve.errors import api_error
 from llmagentos.serve.replies import Reply, sse
 
@@ -49,7 +50,15 @@ async def parts(
             yield unsent
             unsent, due = b"", loop.time() + _PART_SECONDS
             event = await events.get()
-    yield unsent + (sse(api_error(event).body()) if isinstance(event, Exception) else ending())
+    yield unsent + (_failure(event) if isinstance(event, Exception) else ending())
+
+
+def _failure(error: Exception) -> bytes:
+    """The event of a failure; the request's figures and its line are told too."""
+    failed = api_error(error)
+    if visit := traffic.visit():
+        visit.failure = failed.status
+    return sse(failed.body())
 
 
 def merged(said: list[Said]) -> Iterable[tuple[int, Piece]]:

@@ -46,6 +46,8 @@ class Visit:
     """It waits for its turn to be answered."""
     interaction: str | None = None
     """The known interaction that it is about."""
+    failure: int | None = None
+    """Status of what its stream failed with, behind a head that said 200."""
 
 
 _visit: ContextVar[Visit | None] = ContextVar("visit", default=None)

@@ -7,6 +7,7 @@ from llmagentos.serve import keys
 from tests.serve.conftest import Served, chat, new_home, until
 from tests.serve.wire import Sent, wire
 
+PATH = "/v1/chat/completions"
 TEXT = "What would nobody else ask?"
 
 
@@ -55,11 +56,22 @@ def test_a_client_who_leaves_a_stream_is_a_line_and_no_longer_waits(start: Calla
         client.stream("POST", "/v1/chat/completions", json=chat(stream=True, max_tokens=1500)) as reply,
     ):
         next(reply.iter_bytes())
-    until(lambda: [line["route"] for line in lines(served)] == ["/v1/chat/completions"])
+    until(lambda: [(line["route"], line["status"]) for line in lines(served)] == [("/v1/chat/completions", 499)])
     with served.client() as client:
         kept = until(lambda: client.get(f"/v1/interactions/{reply.headers['x-interaction-id']}").json())
     assert kept["finish_reason"] == "cancelled"
     assert "llmagentos_queue_length 0.0" in figures(served)
+
+
+def test_a_stream_that_fails_is_told_by_its_failure(start: Callable[..., Served]):
+    served = start()
+    writer = served.service.recorder.spool._writer
+    writer.execute(f"PRAGMA max_page_count = {writer.execute('PRAGMA page_count').fetchone()[0]}")  # the disk is full
+    with served.client() as client:
+        reply = until(lambda: "[DONE]" not in (r := client.post(PATH, json=chat("word " * 150, stream=True))).text and r)
+    assert (reply.status_code, '"error"' in reply.text) == (200, True)
+    until(lambda: lines(served)[-1]["status"] == 507)
+    assert f'llmagentos_requests_total{{route="{PATH}",status="507"}} 1.0' in figures(served)
 
 
 def test_what_is_refused_does_not_stay_in_the_queue(start: Callable[..., Served]):
