@@ -63,8 +63,8 @@ class Conversation:
         """Ours is a token that no text can hold; Hermes' is text, and with no tool on offer a quotation."""
         return self.form.calls != "none" and (bool(self.tools) or (mark == CALL and self.form.schema is None))
 
-    def prompt(self, engine: Engine) -> list[int]:
-        return engine.renderer.prompt(self.messages, self.tools)
+    def prompt(self, engine: Engine, longest: int) -> list[int]:
+        return engine.renderer.prompt(self.messages, self.tools, longest)
 
     def sampling(self, engine: Engine, asked: Sampling) -> Sampling:
         """How the answer is drawn so that it has its form. Raises InputError where it cannot."""
@@ -95,7 +95,7 @@ class PlainText:
     def size(self) -> int:
         return len(self.text)
 
-    def prompt(self, engine: Engine) -> list[int]:
+    def prompt(self, engine: Engine, longest: int) -> list[int]:
         return list(engine.renderer.tokenizer.encode(self.text, add_special_tokens=False).ids)
 
     def sampling(self, engine: Engine, asked: Sampling) -> Sampling:
@@ -120,15 +120,22 @@ class Turn:
     """
 
     def __init__(
-        self, engine: Engine, request_id: str, source: Conversation | PlainText, sampling: Sampling, max_length: int
+        self,
+        engine: Engine,
+        request_id: str,
+        source: Conversation | PlainText,
+        sampling: Sampling,
+        max_length: int,
+        prompt_ids: list[int] | None = None,
     ) -> None:
+        """`prompt_ids` are the prompt's where another choice of the same request has rendered it."""
         self.engine = engine
         self.request_id = request_id
         self.source = source
         longest = min(max_length, engine.max_length)
         if source.turns > longest:  # each is a token at least: no need to render them to know
             raise ContextLengthError(source.turns, longest, source.field)
-        self.prompt_ids = source.prompt(engine)
+        self.prompt_ids = source.prompt(engine, longest) if prompt_ids is None else prompt_ids
         room = longest - len(self.prompt_ids)
         if not self.prompt_ids or room < 1:
             raise ContextLengthError(len(self.prompt_ids), longest, source.field)

@@ -23,6 +23,10 @@ from llmagentos.core.messages import Message, text_of
 
 CALL = "<|call|>"
 _HERMES = ("<tool_call>", "</tool_call>")
+_FAR = 2
+"""Times that a text must exceed a length to do so in pieces, too: tokenised apart they may have fewer tokens."""
+_BEGINNING = 32
+"""Characters a token that are looked at to tell so."""
 _PLAIN = (
     "{%- for m in messages %}{{ m.role + ': ' + m.content + (eos_token if m.role == 'assistant' else '\n') }}{% endfor %}"
     "{%- if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
@@ -79,9 +83,13 @@ class Renderer:
         added = self.tokenizer.get_added_tokens_decoder().values()
         return sorted((t.content for t in added if t.special), key=len, reverse=True)
 
-    def prompt(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> list[int]:
-        """Ids up to where the assistant begins to speak."""
-        pieces, _ = self._pieces([*messages, {"role": "assistant", "content": ""}], tools, until=len(messages))
+    def prompt(self, messages: list[Message], tools: list[dict[str, Any]] | None = None, longest: int | None = None) -> list[int]:
+        """Ids up to where the assistant begins to speak.
+
+        Of a prompt that is far longer than `longest` tokens, more than that many: every turn takes two renderings, and
+        those are not made for a prompt that nobody can use.
+        """
+        pieces, _ = self._pieces([*messages, {"role": "assistant", "content": ""}], tools, len(messages), longest)
         return [i for text, _ in pieces for i in self._encode(text)]
 
     def example(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> Rendered:
@@ -125,12 +133,16 @@ class Renderer:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _pieces(
-        self, messages: list[Message], tools: list[dict[str, Any]] | None, until: int | None
+        self, messages: list[Message], tools: list[dict[str, Any]] | None, until: int | None, longest: int | None = None
     ) -> tuple[list[tuple[str, bool]], str]:
         """Split the rendered text at the borders of assistant turns: [(text, is a supervised answer)]."""
         clean = [self._clean(m) for m in messages]
         stop = len(clean) if until is None else until
         whole = self._render(clean[:stop], tools, until is not None)
+        if longest is not None and len(whole) > _FAR * longest:
+            beginning = whole[: _BEGINNING * longest]
+            if len(self._encode(beginning)) > _FAR * longest:
+                return [(beginning, False)], whole
         pieces: list[tuple[str, bool]] = []
         at = 0
         for i in range(stop):

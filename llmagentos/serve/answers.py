@@ -295,11 +295,12 @@ class Answers:
 
 
 def _all_turns(question: Question, engine: Engine, longest: int) -> list[Turn]:
-    """A turn for each choice. Raises InputError."""
-    return [
-        Turn(engine, choice_id(question.id, k), question.source, question.sampling.of_choice(k), longest)
-        for k in range(question.asked.choices)
-    ]
+    """A turn for each choice; the prompt is rendered once. Raises InputError."""
+    turns: list[Turn] = []
+    for k in range(question.asked.choices):
+        prompt = turns[0].prompt_ids if turns else None
+        turns.append(Turn(engine, choice_id(question.id, k), question.source, question.sampling.of_choice(k), longest, prompt))
+    return turns
 
 
 async def _listen(answer: Answer, index: int) -> None:

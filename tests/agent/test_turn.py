@@ -237,6 +237,22 @@ def test_more_messages_than_tokens_are_not_even_rendered(renderer: Renderer, mon
         Turn(Scripted(renderer, "x"), "r", long, Sampling(5), len(long.messages) - 1)
 
 
+def test_far_more_words_than_tokens_are_rendered_once(renderer: Renderer, monkeypatch: pytest.MonkeyPatch):
+    render, rendered = Renderer._render, []
+    monkeypatch.setattr(Renderer, "_render", lambda *given: rendered.append(0) or render(*given))
+    long = [{"role": role, "content": "word " * 100} for _ in range(20) for role in ("user", "assistant")]
+    with pytest.raises(ContextLengthError, match="tokens or more"):
+        Turn(Scripted(renderer, "x"), "r", Conversation(long), Sampling(5), 100)
+    assert len(rendered) == 1
+
+
+def test_a_prompt_that_is_known_is_not_rendered(renderer: Renderer, monkeypatch: pytest.MonkeyPatch):
+    ids = renderer.prompt(ASKED.messages)
+    monkeypatch.delattr(Renderer, "prompt")
+    turn = Turn(Scripted(renderer, "x"), "r", ASKED, Sampling(500), len(ids) + 3, ids)
+    assert (turn.prompt_ids, turn.sampling.max_new_tokens) == (ids, 3)
+
+
 def test_what_is_too_long_or_empty_names_its_field(renderer: Renderer):
     for text in ("", "word " * 100):
         with pytest.raises(ContextLengthError) as caught:

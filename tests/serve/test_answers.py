@@ -12,6 +12,7 @@ import openai
 import pytest
 from pydantic import BaseModel, Field
 
+from llmagentos.models.chat import Renderer
 from llmagentos.serve.answers import Answer
 from llmagentos.storage.flush import flush
 from llmagentos.storage.tables import Tables
@@ -232,16 +233,16 @@ def test_choices_stream_with_their_index(local: Served):
         if choice.finish_reason:
             ends[choice.index] = (choice.finish_reason, choice.interaction_id)
     assert texts == [choice.message.content for choice in whole.choices]
-    assert ends == {
-        0: (whole.choices[0].finish_reason, chunks[0].id), 1: (whole.choices[1].finish_reason, f"{chunks[0].id}-1"),
-    }  # fmt: skip
+    assert ends == {k: (choice.finish_reason, chunks[0].id + "-1" * k) for k, choice in enumerate(whole.choices)}
     assert chunks[-1].usage == whole.usage
     assert recorded(local, f"{chunks[0].id}-1")["messages"][-1]["content"] == texts[1]
 
 
-def test_greedy_choices_are_equal(local: Served):
-    answer = the_client(local).chat.completions.create(**chat(n=2, temperature=0))
-    assert answer.choices[0].message.content == answer.choices[1].message.content
+def test_greedy_choices_are_equal_and_their_prompt_is_rendered_once(local: Served, monkeypatch: pytest.MonkeyPatch):
+    prompt, rendered = Renderer.prompt, []
+    monkeypatch.setattr(Renderer, "prompt", lambda *given: rendered.append(given) or prompt(*given))
+    one, other = the_client(local).chat.completions.create(**chat(n=2, temperature=0)).choices
+    assert (one.message.content, len(rendered)) == (other.message.content, 1)
 
 
 def test_a_key_replays_all_choices(local: Served):
