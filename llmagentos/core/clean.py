@@ -11,9 +11,9 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-from llmagentos.core.messages import Message
+from llmagentos.core.messages import INVISIBLE, Message
 
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+_INVISIBLE = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{INVISIBLE}]")
 
 
 def clean_text(text: str) -> str:

@@ -230,7 +230,9 @@ def answer_text(message: Message) -> str:
 
 
 _SPACES = re.compile(r"\s+")
-_UNSEEN = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+INVISIBLE = "\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff"
+"""Characters without width, and those that reorder text on a screen, as a class of a pattern; joiners are none of them."""
+_UNSEEN = re.compile(f"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f{INVISIBLE}]")
 
 
 def normalise(text: str) -> str:
