@@ -20,6 +20,9 @@ PARTS = ("bare", "ttft", "record", "switch", "overload", "beside")
 _CEILING_SECONDS = 2.0
 _FIRST_TOKENS = 4
 """Tokens of an answer of which only the first counts."""
+_REST_SECONDS = 0.02
+"""Between an answer's end and the next question where first tokens are timed: nobody asks in the millisecond in which they
+were answered, and an engine that has no HTTP in between would be asked with its caches hot."""
 
 
 def run(
@@ -34,6 +37,7 @@ def run(
     longest: int = 128,
     switches: int = 200,
     pace: float = 3.0,
+    repeated: bool = False,
     seconds: float = 10.0,
     beside: float = 2.0,
     say: Callable[[str], None] = lambda line: None,
@@ -41,8 +45,10 @@ def run(
     """The figures of `parts`, each with its target and whether it is met, over `rounds` rounds behind one to warm up.
 
     `requests` are asked in a round by the most `clients`; answers have a median of `tokens` tokens (log-normal, `sigma`),
-    at most `longest`. `switches` in all, one every `pace` seconds. `seconds` is the length of an overload, of the places
-    that `serve.max_ongoing` and `serve.max_queued` give. `beside` requests a second are asked while a cycle runs.
+    at most `longest`. `switches` in all, one every `pace` seconds; each question is then asked once, unless they are to be
+    `repeated`, so that the prefix cache answers them until a switch leaves it behind. `seconds` is the length of an
+    overload, of the places that `serve.max_ongoing` and `serve.max_queued` give. `beside` requests a second are asked
+    while a cycle runs.
     """
     with place(config) as there:
         asked = draw(there.bare, requests, tokens, sigma, longest)
@@ -50,7 +56,7 @@ def run(
             "bare": lambda: against_bare(there, asked, rounds, clients),
             "ttft": lambda: first_token(there, asked, rounds),
             "record": lambda: recording(there, asked, rounds, max(clients)),
-            "switch": lambda: serve_switch.measure(there, asked, rounds, switches, pace),
+            "switch": lambda: serve_switch.measure(there, asked, rounds, switches, pace, repeated),
             "overload": lambda: serve_overload.measure(there, asked, rounds, seconds),
             "beside": lambda: serve_beside.measure(there, asked, rounds, beside, 3 * seconds),
         }
@@ -101,11 +107,11 @@ def _compare(found: Found, there: Place, asked: Sequence[Asked], rounds: int, co
 
 
 def first_token(there: Place, asked: Sequence[Asked], rounds: int) -> Found:
-    """Milliseconds that Serve adds to the time to the first token of a stream, one client."""
+    """Milliseconds that Serve adds to the time to the first token of a stream, one client that rests between two."""
     short = [Asked(one.question, min(one.max_tokens, _FIRST_TOKENS)) for one in asked] * 2  # so that p99 is not the slowest
     sides = {
-        "bare": lambda: [said.first for said in there.bare.answer(short, 1, stream=True)],
-        "serve": lambda: [heard.first for heard in there.send(short, 1, stream=True)],
+        "bare": lambda: [said.first for said in there.bare.answer(short, 1, stream=True, rest=_REST_SECONDS)],
+        "serve": lambda: [heard.first for heard in there.send(short, 1, stream=True, rest=_REST_SECONDS)],
     }
     firsts = alternate(rounds, sides)
     found = Found()

@@ -46,9 +46,9 @@ class Bare:
     def __init__(self, ref: VersionRef, config: Config, cores: Cores) -> None:
         self._pool = multiprocessing.get_context("spawn").Pool(1, _begin, (ref, config, cores))
 
-    def answer(self, asked: Sequence[Asked], clients: int, *, stream: bool) -> list[Said]:
-        """Answers in the order asked; `clients` ask at once, each of them in turn."""
-        return self._pool.apply(_answer, (asked, clients, stream))
+    def answer(self, asked: Sequence[Asked], clients: int, *, stream: bool, rest: float = 0.0) -> list[Said]:
+        """Answers in the order asked; `clients` ask at once, each of them in turn and with `rest` seconds between two."""
+        return self._pool.apply(_answer, (asked, clients, stream, rest))
 
     def close(self) -> None:
         """End the process."""
@@ -67,11 +67,11 @@ def _begin(ref: VersionRef, config: Config, cores: Cores) -> None:
     _engine = load(ref, config.engine, config.model.dtype)
 
 
-def _answer(asked: Sequence[Asked], clients: int, stream: bool) -> list[Said]:
-    return asyncio.run(_answer_all(asked, clients, stream))
+def _answer(asked: Sequence[Asked], clients: int, stream: bool, rest: float) -> list[Said]:
+    return asyncio.run(_answer_all(asked, clients, stream, rest))
 
 
-async def _answer_all(asked: Sequence[Asked], clients: int, stream: bool) -> list[Said]:
+async def _answer_all(asked: Sequence[Asked], clients: int, stream: bool, rest: float) -> list[Said]:
     assert _engine is not None
     prompts = [(_engine.renderer.prompt(one.messages), Sampling(one.max_tokens)) for one in asked]
     waiting = iter(enumerate(prompts))
@@ -80,6 +80,7 @@ async def _answer_all(asked: Sequence[Asked], clients: int, stream: bool) -> lis
     async def in_turn(engine: Engine) -> None:
         for number, (prompt, sampling) in waiting:
             said[number] = await _one(engine, prompt, sampling, stream)
+            await asyncio.sleep(rest)
 
     await asyncio.gather(*(in_turn(_engine) for _ in range(clients)))
     return [said[number] for number in range(len(asked))]

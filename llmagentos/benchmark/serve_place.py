@@ -51,9 +51,11 @@ class Place:
         extra = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         return Load(self.port, [one.body(self.model, **extra) for one in asked], path=path, **how)
 
-    def send(self, asked: Sequence[Asked], clients: int, *, stream: bool = False, path: str = CHAT) -> list[Heard]:
+    def send(
+        self, asked: Sequence[Asked], clients: int, *, stream: bool = False, path: str = CHAT, rest: float = 0.0
+    ) -> list[Heard]:
         """Ask over HTTP; the answers in the order asked. Raises RuntimeError where one is not whole."""
-        heard = self.client.send(self.load(asked, stream=stream, path=path, clients=clients))
+        heard = self.client.send(self.load(asked, stream=stream, path=path, clients=clients, rest=rest))
         if broken := [one for one in heard if not one.ok]:
             raise RuntimeError(f"{len(broken)} of {len(heard)} requests failed, the first with {broken[0].status}")
         return sorted(heard, key=lambda one: one.asked)
