@@ -13,7 +13,7 @@ from llmagentos.benchmark.serve_bare import Asked
 from llmagentos.benchmark.serve_client import CHAT, ceiling
 from llmagentos.benchmark.serve_figures import Figure, Found, alternate, differences, quantile, ratios, table
 from llmagentos.benchmark.serve_place import Place, place, rate, unrecorded
-from llmagentos.benchmark.serve_questions import described, draw
+from llmagentos.benchmark.serve_questions import described, draw, unlike
 from llmagentos.config import Config
 
 PARTS = ("bare", "ttft", "record", "switch", "overload", "beside")
@@ -45,10 +45,10 @@ def run(
     """The figures of `parts`, each with its target and whether it is met, over `rounds` rounds behind one to warm up.
 
     `requests` are asked in a round by the most `clients`; answers have a median of `tokens` tokens (log-normal, `sigma`),
-    at most `longest`. `switches` in all, one every `pace` seconds; each question is then asked once, unless they are to be
-    `repeated`, so that the prefix cache answers them until a switch leaves it behind. `seconds` is the length of an
-    overload, of the places that `serve.max_ongoing` and `serve.max_queued` give. `beside` requests a second are asked
-    while a cycle runs.
+    at most `longest`. `switches` in all, one every `pace` seconds; more questions are then asked than a prefix cache holds,
+    unless the `requests` are to be `repeated`, which it answers until a switch leaves it behind. `seconds` is the length
+    of an overload, of the places that `serve.max_ongoing` and `serve.max_queued` give. `beside` requests a second are
+    asked while a cycle runs.
     """
     with place(config) as there:
         asked = draw(there.bare, requests, tokens, sigma, longest)
@@ -56,7 +56,9 @@ def run(
             "bare": lambda: against_bare(there, asked, rounds, clients),
             "ttft": lambda: first_token(there, asked, rounds),
             "record": lambda: recording(there, asked, rounds, max(clients)),
-            "switch": lambda: serve_switch.measure(there, asked, rounds, switches, pace, repeated),
+            "switch": lambda: serve_switch.measure(
+                there, asked if repeated else unlike(tokens, sigma, longest), rounds, switches, pace
+            ),
             "overload": lambda: serve_overload.measure(there, asked, rounds, seconds),
             "beside": lambda: serve_beside.measure(there, asked, rounds, beside, 3 * seconds),
         }

@@ -31,8 +31,6 @@ class Load:
     """Requests to send: in turn by `clients` that each wait for their answer, or `rate` a second whatever comes back.
 
     Without `seconds` every body is sent once; with it they are repeated until the time is over or `Client.stop` says so.
-    A prefix cache answers a repeated question faster than people's ever are: with a `salt` no request of the load, nor of
-    one with another salt, asks what any did before, for its question begins with the salt and its number.
     """
 
     port: int
@@ -41,7 +39,6 @@ class Load:
     rate: float | None = None
     seconds: float | None = None
     path: str = CHAT
-    salt: str = ""
     rest: float = 0.0
     """Seconds that a client waits behind an answer before it asks again."""
 
@@ -156,7 +153,6 @@ class _Drive:
     def __init__(self, load: Load) -> None:
         self._load = load
         self._raw = [_request(load.path, body) for body in load.bodies]
-        self._sent = itertools.count()
         self._until = time.monotonic() + load.seconds if load.seconds is not None else None
         numbers: Iterator[int] = iter(range(len(self._raw)))
         self._numbers = itertools.cycle(range(len(self._raw))) if load.seconds is not None else numbers
@@ -191,19 +187,11 @@ class _Drive:
             tasks.append(asyncio.ensure_future(self._ask(number, time.monotonic())))
         await asyncio.gather(*tasks)
 
-    def _request(self, number: int) -> bytes:
-        if not self._load.salt:
-            return self._raw[number]
-        body = self._load.bodies[number]
-        *before, last = body["messages"]
-        question = f"{self._load.salt}{next(self._sent)}. {last['content']}"
-        return _request(self._load.path, {**body, "messages": [*before, {**last, "content": question}]})
-
     async def _ask(self, number: int, sent: float) -> None:
         heard = Heard(number, sent)
         try:
             connection = self._idle.pop() if self._idle else await _Connection.open(self._load.port)
-            if await connection.ask(self._request(number), heard):
+            if await connection.ask(self._raw[number], heard):
                 self._idle.append(connection)
             else:
                 connection.close()

@@ -5,7 +5,6 @@ fifth switch is a rollback. It goes through `Releases`, in a process that gives 
 replica says it serves.
 """
 
-import itertools
 import json
 import multiprocessing
 import tempfile
@@ -67,17 +66,13 @@ class Checked:
     """Version -> its answers."""
 
 
-def measure(there: Place, asked: Sequence[Asked], rounds: int, switches: int, pace: float, repeated: bool) -> Found:
-    """Rounds with and without switches in turn; no question is asked twice unless they are to be `repeated`.
-
-    Raises TimeoutError where a release is not served.
-    """
-    salts = (f"{n}-" if not repeated else "" for n in itertools.count())
+def measure(there: Place, asked: Sequence[Asked], rounds: int, switches: int, pace: float) -> Found:
+    """Rounds with and without switches in turn. Raises TimeoutError where a release is not served."""
     ring = [Releases(there.home).current().champion or 0, *(v.id for v in perturbed(there.home, _RING - 1))]
     phases: dict[str, list[list[Heard]]] = {"still": [], "switching": []}
     waits: list[float] = []
     with _releasing(there) as release:
-        _under_load(there, asked, next(salts), lambda: switch(there.home, ring, 1, pace, release))
+        _under_load(there, asked, lambda: switch(there.home, ring, 1, pace, release))
         for number in range(rounds):
             count = switches // rounds + (number < switches % rounds)
             sides = {
@@ -85,15 +80,15 @@ def measure(there: Place, asked: Sequence[Asked], rounds: int, switches: int, pa
                 "switching": lambda n=count: waits.extend(switch(there.home, ring, n, pace, release)),
             }
             for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
-                phases[name].append(_under_load(there, asked, next(salts), sides[name]))
+                phases[name].append(_under_load(there, asked, sides[name]))
     everything = [heard for phase in phases.values() for heard in phase]
     checked = check(there.home, [one for heard in everything for one in heard], ring)
     facts = {**vars(checked), "switches": len(waits), "switch_seconds_p50": round(quantile(waits, 0.5), 3)}
     return Found(_figures(phases, checked), facts)
 
 
-def _under_load(there: Place, asked: Sequence[Asked], salt: str, meanwhile: Any) -> list[Heard]:
-    with there.client.sending(there.load(asked, stream=True, clients=_CLIENTS, seconds=_ENDLESS, salt=salt)) as heard:
+def _under_load(there: Place, asked: Sequence[Asked], meanwhile: Any) -> list[Heard]:
+    with there.client.sending(there.load(asked, stream=True, clients=_CLIENTS, seconds=_ENDLESS)) as heard:
         meanwhile()
         there.client.stop()
         return heard()

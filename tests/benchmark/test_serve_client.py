@@ -114,15 +114,6 @@ def test_clients_share_the_requests_and_keep_their_connections(server: Server):
     assert server.connections <= 3
 
 
-def test_with_a_salt_no_question_is_asked_twice(server: Server):
-    body = {"say": 200, "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How long?"}]}
-    drive(Load(server.port, [body] * 4, clients=2, salt="a"))
-    drive(Load(server.port, [body], salt="b"))
-    asked = [one["messages"][1]["content"] for one in server.asked]
-    assert sorted(asked) == ["a0. How long?", "a1. How long?", "a2. How long?", "a3. How long?", "b0. How long?"]
-    assert all(one["messages"][0] == body["messages"][0] for one in server.asked)
-
-
 def test_a_client_that_rests_asks_later(server: Server):
     first, second = drive(Load(server.port, [{"say": 200}] * 2, rest=0.3))
     assert second.sent >= first.sent + first.seconds + 0.3
