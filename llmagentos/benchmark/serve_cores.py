@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from llmagentos.local.processes import TOKEN
+
 _SERVER = "llmagentos.engines.forkserver"
 
 
@@ -52,14 +54,22 @@ def pin_replica(pid: int, cores: Cores) -> None:
 
 
 def below(pid: int) -> tuple[list[int], list[int]]:
-    """The fork servers of a replica, and the processes of its engines."""
-    servers, engines = [], []
+    """The fork servers of a replica's home, and the engines' processes: what a server forks looks as it does."""
+    parents: dict[int, int] = {}
+    home = _home(pid)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if _SERVER in process.cmdline() and _home(process.pid) == home:
+                parents[process.pid] = process.ppid()
+    servers = [one for one, parent in parents.items() if parent not in parents]
+    return servers, [one for one in parents if one not in servers]
+
+
+def _home(pid: int) -> str | None:
+    """The mark of the home that a process belongs to."""
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(pid).children():
-            if _SERVER in child.cmdline():
-                servers.append(child.pid)
-                engines += [engine.pid for engine in child.children()]
-    return servers, engines
+        return str(psutil.Process(pid).environ().get(TOKEN))
+    return None
 
 
 def pin_self(cores: tuple[int, ...]) -> None:

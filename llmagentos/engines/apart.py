@@ -7,6 +7,7 @@ its requests and is unhealthy; one that stands still makes no steps. It never ou
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import select
 import signal
@@ -22,12 +23,13 @@ from llmagentos.config.sections import EngineConfig
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import VersionRef
 from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling
-from llmagentos.engines.forkserver import ForkServer
+from llmagentos.engines.forks import ForkServer
 from llmagentos.engines.wire import Wire, hung_up, packed, receive
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_renderer
 from llmagentos.storage.manifest import read_manifest
 
+logger = logging.getLogger(__name__)
 _STUCK_SECONDS = 30.0
 """An engine that is to finish what is under way and makes no step for so long is killed."""
 _LOOK_SECONDS = 1.0
@@ -36,8 +38,13 @@ _forks = ForkServer()
 _renderers: WeakValueDictionary[str, Renderer] = WeakValueDictionary()
 
 
-def prepare() -> None:
-    """Import what engines need, beside whatever this process does."""
+def prepare(shared: Path | None) -> None:
+    """Import what engines need, beside whatever this process does, or once for all who name the same folder."""
+    if shared is not None:
+        try:
+            _forks.share(shared)
+        except OSError as error:
+            logger.warning("no engines are shared with other replicas: %s", error)
     _forks.begin()
 
 

@@ -163,10 +163,13 @@ def start(ref: VersionRef, config: EngineConfig, dtype: str = "float32", *, hurr
     return engine
 
 
-def prepare(config: EngineConfig) -> None:
-    """Have ready what makes `start` quick, where there is such a thing. Does not wait for it."""
+def prepare(config: EngineConfig, shared: Path | None = None) -> None:
+    """Have ready what makes `start` quick, where there is such a thing. Does not wait for it.
+
+    Processes that name the same `shared` folder have it together, and who comes later finds it ready.
+    """
     if config.apart and _SERVING.get(config.name) != _ENGINES.get(config.name):
-        _module(_SERVING, config).prepare()
+        _module(_SERVING, config).prepare(shared)
 
 
 def _module(engines: Mapping[str, str], config: EngineConfig) -> Any:

@@ -1,119 +1,134 @@
-"""A process that has imported what an engine needs and does nothing but fork: an engine begins in milliseconds, not seconds.
+"""The process that has imported what an engine needs and does nothing but fork: an engine begins in milliseconds, not seconds.
 
-It runs one thread and never touches a GPU, since neither would survive the fork. Nothing listens: whoever started it
-hands it one end of a socket pair for each engine. It ends with that process, and takes the engines with it.
+It runs one thread and never touches a GPU, since neither would survive the fork. What it forked for somebody it kills once
+that one is gone, however that came about: also an engine that is stopped, or hangs. It does not outlive its users by much.
+
+The replicas of a home share one, so that a replica in place of one that was killed has its engine at once. It listens on a
+Unix socket in a folder that only its user may enter. One that belongs to a single process listens to nobody else.
 """
 
-import ctypes
+import contextlib
 import gc
 import importlib
+import json
 import os
-import select
+import selectors
 import signal
 import socket
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-_FORK, _IMPORT = b"f", b"i"
+FORK, IMPORT = b"f", b"i"
+"""A message is one byte and descriptors: the engine's end of a socket pair and its environment, or names of modules, each
+of the two a file of JSON. So none is ever half there, and who stops while it speaks keeps nobody waiting."""
 _LOOK_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1
+_LINGER_SECONDS = 30.0
+"""A shared server without users waits so long for the next."""
 
 
-class ForkServer:
-    """The fork server of this process, started when it is first needed and anew where it died."""
+@dataclass
+class _User:
+    """A process that has engines forked: its connection, and what was forked for it and is not buried yet."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-
-    def begin(self) -> None:
-        """Have it import, so that the first engine need not wait as long."""
-        with self._lock:
-            self._started()
-
-    def fork(self, end: socket.socket) -> None:
-        """Start an engine's process, which gets this end of a socket pair."""
-        with self._lock:
-            try:
-                socket.send_fds(self._started(), [_FORK], [end.fileno()])
-            except OSError:  # it died, and nobody has looked since
-                self._stop()
-                socket.send_fds(self._started(), [_FORK], [end.fileno()])
-
-    def preload(self, modules: Sequence[str]) -> None:
-        """Import what an engine had to import itself, so that the next one finds it there."""
-        if modules:
-            text = "\n".join(modules).encode()
-            with self._lock:
-                self._started().sendall(_IMPORT + len(text).to_bytes(4, "little") + text)
-
-    @property
-    def pid(self) -> int | None:
-        """Its process, None where none runs."""
-        return self._process.pid if self._process and self._process.poll() is None else None
-
-    def _started(self) -> socket.socket:
-        if self.pid is None:
-            self._stop()
-            self._control, theirs = socket.socketpair()
-            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
-            with theirs:
-                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=_environment())
-        assert self._control is not None
-        return self._control
-
-    def _stop(self) -> None:
-        if self._control is not None:
-            self._control.close()
-        if self._process is not None:
-            self._process.wait()
+    end: socket.socket
+    children: set[int] = field(default_factory=set)
 
 
-def _environment() -> dict[str, str]:
-    """Modules are found where this process finds them; whether there is a GPU is asked of NVML, which a fork survives."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+class Server:
+    """One thread that hears its users in turn. `main` is what a child does with its end of a socket pair."""
 
+    def __init__(self, listening: socket.socket | None, user: socket.socket | None, main: Callable[[int], None]) -> None:
+        self._listening, self._main = listening, main
+        self._look = selectors.DefaultSelector()
+        self._users: list[_User] = []
+        if listening is not None:
+            self._look.register(listening, selectors.EVENT_READ, self._enter)
+        if user is not None:
+            self._welcome(user)
 
-def run(control: socket.socket) -> None:
-    """Fork for whoever holds the other end of `control`, until it or this process's parent is gone."""
-    from llmagentos.engines import host
+    def run(self) -> None:
+        """Until nobody uses it, and where it listens nobody came for a while."""
+        used = time.monotonic()
+        while self._users or (self._listening is not None and time.monotonic() - used < _LINGER_SECONDS):
+            for key, _ in self._look.select(_LOOK_SECONDS):
+                key.data()
+            self._bury()
+            if self._users:
+                used = time.monotonic()
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us in its own way
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries the dead
-    parent = os.getppid()
-    gc.freeze()  # collecting garbage in a child would copy every page it looks at
-    while os.getppid() == parent:
-        if not select.select([control], [], [], _LOOK_SECONDS)[0]:
-            continue
-        kind, ends, _, _ = socket.recv_fds(control, 1, 1)
-        if not kind:
+    def _enter(self) -> None:
+        assert self._listening is not None
+        with contextlib.suppress(OSError):  # it left before it was heard
+            self._welcome(self._listening.accept()[0])
+
+    def _welcome(self, end: socket.socket) -> None:
+        user = _User(end)
+        self._users.append(user)
+        self._look.register(end, selectors.EVENT_READ, lambda: self._hear(user))
+        with contextlib.suppress(OSError):
+            end.sendall(os.getpid().to_bytes(8, "little"))
+
+    def _hear(self, user: _User) -> None:
+        try:
+            kind, given, _, _ = socket.recv_fds(user.end, 1, 2)
+        except OSError:
+            kind, given = b"", []
+        if kind == FORK and len(given) == 2:
+            self._fork(user, *given)
+        elif kind == IMPORT and given:
+            _import(_read(given[0]))
+        elif not kind:
+            self._leave(user)
+        for descriptor in given:
+            os.close(descriptor)
+
+    def _fork(self, user: _User, end: int, environment: int) -> None:
+        if child := os.fork():
+            user.children.add(child)
             return
-        if kind == _FORK:
-            _fork(control, ends[0], host.main)
-        else:
-            _import(control)
+        try:
+            self._let_go()
+            os.environ.clear()
+            os.environ.update(_read(environment))
+            os.close(environment)
+            self._main(end)
+        finally:
+            os._exit(1)
+
+    def _let_go(self) -> None:
+        """In a child: nobody may think that the server lives because this process does."""
+        for end in [self._listening, *(user.end for user in self._users)]:
+            if end is not None:
+                end.close()
+        self._look.close()
+
+    def _bury(self) -> None:
+        """A child's number is another's only after that, so that the right one is killed."""
+        with contextlib.suppress(ChildProcessError):
+            while child := os.waitpid(-1, os.WNOHANG)[0]:
+                for user in self._users:
+                    user.children.discard(child)
+
+    def _leave(self, user: _User) -> None:
+        """Whoever holds the other end is gone, and its engines go too: some could not do so by themselves."""
+        for child in user.children:
+            os.kill(child, signal.SIGKILL)
+        self._look.unregister(user.end)
+        user.end.close()
+        self._users.remove(user)
 
 
-def _fork(control: socket.socket, end: int, main: Callable[[int], None]) -> None:
-    server = os.getpid()
-    if os.fork():
-        os.close(end)
-        return
-    try:
-        control.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _die_with(server)
-        main(end)
-    finally:
-        os._exit(1)
+def _read(descriptor: int) -> dict[str, str]:
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        file.seek(0)
+        found: dict[str, str] = json.load(file)
+    return found
 
 
-def _import(control: socket.socket) -> None:
-    size = int.from_bytes(control.recv(4, socket.MSG_WAITALL), "little")
-    for name in control.recv(size, socket.MSG_WAITALL).decode().split("\n"):
+def _import(names: dict[str, str]) -> None:
+    for name in names:
         try:
             importlib.import_module(name)
         except Exception:  # noqa: BLE001,S112  an engine that needs it will say so
@@ -121,13 +136,15 @@ def _import(control: socket.socket) -> None:
     gc.freeze()
 
 
-def _die_with(parent: int) -> None:
-    """Have the system kill this process when its parent ends: also one that is stopped, or hangs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+def main(listening: int, user: int) -> None:
+    """Serve whoever connects to the socket `listening`, or holds the other end of `user`; -1 where there is none."""
+    from llmagentos.engines import host
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever uses it, and ends us in its own way
+    gc.freeze()  # collecting garbage in a child would copy every page it looks at
+    ends = [socket.socket(fileno=descriptor) if descriptor >= 0 else None for descriptor in (listening, user)]
+    Server(ends[0], ends[1], host.main).run()
 
 
 if __name__ == "__main__":
-    run(socket.socket(fileno=int(sys.argv[1])))
+    main(int(sys.argv[1]), int(sys.argv[2]))

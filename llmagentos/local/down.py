@@ -17,7 +17,8 @@ def down(config: Config) -> dict[str, Any]:
     roots = known.alive() if known else []
     # Ray first: its replicas flush what they hold while everything else still stands
     counts = processes.end(home, sorted(roots, key=lambda one: one.name != "ray"))
-    shutil.rmtree(temp_dir(home), ignore_errors=True)
+    for folder in (temp_dir(home), home.forks):
+        shutil.rmtree(folder, ignore_errors=True)
     processes.path(home).unlink(missing_ok=True)
     for replica in home.served.glob("*.json") if home.served.is_dir() else []:
         replica.unlink(missing_ok=True)

@@ -84,7 +84,7 @@ class Service:
         """Load what is released (a fresh home is given its first versions), then watch for more. Does not raise for
         a bad version: the replica is up, not ready, and says why."""
         sys.setswitchinterval(_GIL_SECONDS)  # an engine's thread must not hold up the event loop
-        await asyncio.to_thread(prepare, self.config.engine)
+        await asyncio.to_thread(prepare, self.config.engine, self.home.forks)
         if (await asyncio.to_thread(Releases(self.home).current)).epoch < 0:
             from llmagentos.release.bootstrap import bootstrap
 

@@ -1,10 +1,13 @@
 """The only file that knows path names, and the one table of every store: its path, owner and eraser."""
 
 import json
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmagentos.core.errors import ConfigError
+from llmagentos.core.hashing import digest
 from llmagentos.storage.files import replace_text
 
 SCHEMA_VERSION = 1
@@ -118,6 +121,12 @@ class Home:
     def keys(self) -> Path:
         """The API keys, for their user's eyes only."""
         return self.root / "keys"
+
+    @property
+    def forks(self) -> Path:
+        """The fork server's socket, of which the path must be short: this user's, and outside the home."""
+        name = digest([os.getuid(), str(self.root)], length=10)
+        return Path(tempfile.gettempdir()) / f"llmagentos-forks-{name}"
 
     @property
     def served(self) -> Path:

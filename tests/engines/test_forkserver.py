@@ -1,8 +1,12 @@
 """A real server, with what it forks; each child is asked over its own end."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,11 +15,19 @@ import pytest
 
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.records import VersionRef
-from llmagentos.engines.forkserver import ForkServer
-from llmagentos.engines.wire import packed, receive
+from llmagentos.engines.forks import ForkServer
+from llmagentos.engines.wire import hung_up, packed, receive
 
 ROOT = Path(__file__).parents[2]
 CONFIG = EngineConfig(num_blocks=16)
+
+
+def kill(forks: ForkServer) -> None:
+    """Kill the server, and wait until its user could know."""
+    assert forks.pid
+    os.kill(forks.pid, signal.SIGKILL)
+    while forks.pid:
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +89,13 @@ def test_children_end_with_their_sockets_and_leave_nothing_behind(child: Callabl
     assert not psutil.pid_exists(pid), "not even a zombie"
 
 
-def test_a_child_ends_with_its_server_even_if_it_stands_still(child: Callable, forks: ForkServer):
+def test_a_child_goes_on_without_its_server(child: Callable, forks: ForkServer):
     pid, end = child()
-    process = psutil.Process(pid)
-    process.suspend()
-    psutil.Process(forks.pid).kill()
-    assert end.recv(1) == b""
-    psutil.wait_procs([process], timeout=20)
-    assert not process.is_running()
+    kill(forks)
     again, _ = child()
     assert psutil.Process(again).ppid() == forks.pid, "a server that died is started anew"
+    assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    assert not hung_up(end)
 
 
 WALK = """
@@ -122,3 +131,12 @@ def test_modules_are_found_where_this_process_finds_them(monkeypatch: pytest.Mon
     server._stop()
     assert (tmp_path / "found_only_here.py.imported").exists()
     assert server.pid is None
+
+
+def test_one_that_nobody_comes_to_ends():
+    code = "import sys, llmagentos.engines.forkserver as it; it._LINGER_SECONDS = 0.1; it.main(int(sys.argv[1]), -1)"
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{folder}/s")
+        listening.listen()
+        command = [sys.executable, "-c", code, str(listening.fileno())]
+        assert subprocess.run(command, pass_fds=[listening.fileno()], cwd=ROOT, timeout=120, check=False).returncode == 0
