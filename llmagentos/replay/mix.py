@@ -7,6 +7,7 @@ from their lengths.
 import functools
 import json
 import os
+import random
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -208,10 +209,10 @@ def _drawn(rows: list[dict[str, Any]], most: int, salt: str) -> list[dict[str, A
     if not most or len(rows) <= most:
         return rows
     skills: dict[Any, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: fraction(row["id"], salt=salt)):
+    for row in sorted(rows, key=lambda row: str(row["id"])):
         skills.setdefault(row["skill"], []).append(row)
-    room = quotas({skill: len(found) for skill, found in skills.items()}, most)
-    return [row for skill, found in skills.items() for row in found[: room[skill]]]
+    room, rng = quotas({skill: len(found) for skill, found in skills.items()}, most), random.Random(salt)
+    return [row for skill, found in skills.items() for row in rng.sample(found, room[skill])]
 
 
 def _held(home: Home, snapshot: Snapshot) -> dict[str | None, set[str]]:

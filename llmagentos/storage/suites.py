@@ -20,6 +20,7 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.messages import normalised_prompt
 from llmagentos.storage.files import sync
 from llmagentos.storage.layout import Home
+from llmagentos.storage.manifest import NAME as MANIFEST
 from llmagentos.storage.manifest import read_manifest, verify, write_manifest
 from llmagentos.storage.snapshots import ROLLED_BACK, Snapshot, history
 from llmagentos.storage.spool import exclusive
@@ -205,13 +206,23 @@ def _write_items(home: Home, name: str, items: Sequence[EvalItem], wanted: str) 
 
 def _read_items(home: Home, name: str, wanted: str) -> list[EvalItem]:
     folder = home.suites / name
-    manifest = verify(folder)
-    if manifest.get("suite_hash") != wanted:
-        raise IntegrityError(f"suite {name!r} is not the one that was registered.")
-    return list(_parsed(folder / "items.jsonl", manifest["files"]["items.jsonl"]))
+    try:
+        written = tuple((path.name, *_stamp(path)) for path in (folder / "items.jsonl", folder / MANIFEST))
+    except OSError:
+        verify(folder)  # says what is missing
+        raise
+    return list(_verified(folder, wanted, written))
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @lru_cache(maxsize=_PARSED)
-def _parsed(path: Path, content: str) -> tuple[EvalItem, ...]:
-    """The items of a file that was just found to have this hash: a cycle asks for all suites many times."""
-    return tuple(EvalItem.model_validate_json(line) for line in path.read_text("utf-8").split("\n") if line)
+def _verified(folder: Path, wanted: str, written: tuple[tuple[str, int, int, int], ...]) -> tuple[EvalItem, ...]:
+    """The items of a suite of this hash, read once while its files stay as they were `written`: a cycle asks for all suites
+    many times, and a year makes a thousand of them."""
+    if verify(folder).get("suite_hash") != wanted:
+        raise IntegrityError(f"suite {folder.name!r} is not the one that was registered.")
+    return tuple(EvalItem.model_validate_json(line) for line in (folder / "items.jsonl").read_text("utf-8").split("\n") if line)
