@@ -1,5 +1,6 @@
 """Suites, their items, the results of answering them, and the decision that follows."""
 
+from functools import cached_property
 from typing import Any, Literal
 
 from llmagentos.core.records import Record
@@ -57,6 +58,11 @@ class EvalReport(Record):
     results: list[ItemResult]
     suites: dict[str, str]
     """Suite name -> hash it was answered under."""
+
+    @cached_property
+    def at(self) -> dict[tuple[str, str], ItemResult]:
+        """Results by suite and item: a year's thousand suites are looked up, not searched for."""
+        return {(r.suite, r.item_id): r for r in self.results}
 
 
 class Candidate(Record):

@@ -139,7 +139,7 @@ def _by_suite(facts: GateFacts, suites: Sequence[Suite]) -> dict[str, Pairs]:
 def accuracy_on(report: EvalReport, suites: Sequence[Suite]) -> float:
     """Share of right answers over the items of `suites`, 0 for none."""
     wanted = {(s.name, i.id) for s in suites for i in s.items}
-    results = [r.right for r in report.results if (r.suite, r.item_id) in wanted]
+    results = [report.at[k].right for k in wanted if k in report.at]
     return sum(results) / len(results) if results else 0.0
 
 

@@ -42,10 +42,9 @@ def _table(results: Sequence[ItemResult], name: Any) -> dict[str, dict[str, floa
 def flips(before: EvalReport, after: EvalReport, suites: Sequence[Suite]) -> list[Flip]:
     """Every item both were asked whose outcome differs, good to bad first."""
     items = {(s.name, i.id): i for s in suites for i in s.items}
-    old = {(r.suite, r.item_id): r for r in before.results}
     found = []
     for new in after.results:
-        was, item = old.get((new.suite, new.item_id)), items.get((new.suite, new.item_id))
+        was, item = before.at.get((new.suite, new.item_id)), items.get((new.suite, new.item_id))
         if was is None or item is None or was.right == new.right:
             continue
         found.append(

@@ -46,8 +46,7 @@ class Resampled(NamedTuple):
 def pairs(before: EvalReport, after: EvalReport, suites: Sequence[Suite]) -> Pairs:
     """Count over the items of `suites` that both were asked."""
     wanted = {(s.name, i.id) for s in suites for i in s.items}
-    old = {(r.suite, r.item_id): r.right for r in before.results if (r.suite, r.item_id) in wanted}
-    both = [(old[k], r.right) for r in after.results if (k := (r.suite, r.item_id)) in old]
+    both = [(before.at[k].right, after.at[k].right) for k in wanted if k in before.at and k in after.at]
     return Pairs(len(both), sum(a and not b for a, b in both), sum(b and not a for a, b in both))
 
 
@@ -121,12 +120,11 @@ def bootstrap(before: EvalReport, after: EvalReport, suites: Sequence[Suite], *,
     without one is its own. p = (1 + draws without a gain) / (1 + draws).
     """
     cluster = {(s.name, i.id): i.key or f"{s.name}/{i.id}" for s in suites for i in s.items}
-    old = {(r.suite, r.item_id): r.grade for r in before.results}
     sums: dict[str, list[float]] = {}
     for result in after.results:
-        if (at := (result.suite, result.item_id)) in cluster and at in old:
+        if (at := (result.suite, result.item_id)) in cluster and at in before.at:
             total = sums.setdefault(cluster[at], [0.0, 0.0])
-            total[0] += result.grade - old[at]
+            total[0] += result.grade - before.at[at].grade
             total[1] += 1
     if not sums:
         return Resampled(0.0, -1.0, 1.0, 0)

@@ -19,7 +19,7 @@ from llmagentos.evaluate.ask import ask
 from llmagentos.evaluate.drift import measure_drift
 from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, decide
-from llmagentos.evaluate.metrics import accuracy, by_suite, flips, grouped, stale_rates
+from llmagentos.evaluate.metrics import by_suite, flips, grouped, stale_rates
 from llmagentos.evaluate.shift import Shift, input_shift
 from llmagentos.registry.versions import Versions
 from llmagentos.storage import suites as store
@@ -111,7 +111,8 @@ def evaluate(
     results = [r.model_copy(update={"item_id": f"{r.suite}/{r.item_id}"}) for r in report.results]
     figures: dict[str, Any] = {"version": chosen.id, **grouped(results, merged)}
     if not suite:
-        figures["suites"] = {s.name: {"n": len(s.items), "accuracy": by_suite(report).get(s.name, 0.0)} for s in suites}
+        shares = by_suite(report)
+        figures["suites"] = {s.name: {"n": len(s.items), "accuracy": shares.get(s.name, 0.0)} for s in suites}
     if rows:
         wanted = {(s.name, i.id): answer_text(i.messages[-1]) for s in suites for i in s.items}
         figures["rows"] = [
@@ -172,12 +173,8 @@ def _keep_scores(home: Home, number: int, report: EvalReport) -> None:
 
 def table(judgement: Judgement, names: dict[str, int | None]) -> list[dict[str, Any]]:
     """One row a suite: {suite, n, <name>: accuracy of that version}."""
-    rows = []
-    for suite in judgement.suites:
-        row: dict[str, Any] = {"suite": suite.name, "n": len(suite.items)}
-        for name, number in names.items():
-            if number in judgement.reports:
-                results = [r for r in judgement.reports[number].results if r.suite == suite.name]
-                row[name] = accuracy(results)
-        rows.append(row)
-    return rows
+    shares = {name: by_suite(judgement.reports[number]) for name, number in names.items() if number in judgement.reports}
+    return [
+        {"suite": s.name, "n": len(s.items), **{name: share.get(s.name, 0.0) for name, share in shares.items()}}
+        for s in judgement.suites
+    ]

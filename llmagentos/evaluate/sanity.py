@@ -26,8 +26,8 @@ def degenerate_answers(before: EvalReport | None, after: EvalReport) -> str | No
 def collapsed_answers(before: EvalReport, after: EvalReport, suites: Sequence[Suite]) -> str | None:
     """A sentence where different answers became less than half as many on the same items of `suites`, and less than half
     as many as are right: the model says one thing to all."""
-    old, new = ({(r.suite, r.item_id): r.answer for r in report.results} for report in (before, after))
     wanted = {(s.name, i.id): answer_text(i.messages[-1]) for s in suites for i in s.items}
+    old, new = ({k: report.at[k].answer for k in wanted if k in report.at} for report in (before, after))
     both = [k for k in wanted if k in old and k in new]
     if len(both) < _FEW_ANSWERS:
         return None
@@ -40,8 +40,7 @@ def collapsed_answers(before: EvalReport, after: EvalReport, suites: Sequence[Su
 def same_answers(before: EvalReport, after: EvalReport, suites: Sequence[Suite]) -> bool:
     """Whether every item of `suites` is answered word for word as before; false where nothing was asked."""
     wanted = {(s.name, i.id) for s in suites for i in s.items}
-    old = {(r.suite, r.item_id): (r.right, r.answer, r.score) for r in before.results}
-    new = {(r.suite, r.item_id): (r.right, r.answer, r.score) for r in after.results}
+    old, new = ({k: (r.right, r.answer, r.score) for k, r in report.at.items()} for report in (before, after))
     return bool(wanted) and all(old.get(k) == new.get(k) for k in wanted)
 
 
