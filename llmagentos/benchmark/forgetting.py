@@ -4,7 +4,6 @@ The figures of continual learning follow. Lives are independent, so `jobs` of th
 own. Results are JSON, a table and heat maps, and stand in MLflow as the artifacts of one run.
 """
 
-import contextlib
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from llmagentos.config import Config
 from llmagentos.core.hashing import digest
 from llmagentos.registry import pictures, tracking
 from llmagentos.scenarios.streams.family import FAMILIES, TUNED
+from llmagentos.storage.files import add_lines, read_lines
 from llmagentos.storage.layout import Home
 
 REPORTED = tuple(name for name in FAMILIES if name not in TUNED)
@@ -72,7 +72,7 @@ def run(
 
 def _all(config: Config, wanted: Sequence[Wanted], jobs: int, file: Path | None, say: Callable[[str], None]) -> list[Life]:
     names = {one: _name(config, one) for one in wanted}
-    known = _known(file) if file else {}
+    known = {life["name"]: life for life in read_lines(file)} if file else {}
     lives = [known[names[one]] for one in wanted if names[one] in known]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(_live, config, *one): one for one in wanted if names[one] not in known}
@@ -83,8 +83,7 @@ def _all(config: Config, wanted: Sequence[Wanted], jobs: int, file: Path | None,
                 say(f"{life['strategy']} on {life['family']} {life['seed']}: ACC {acc:.3f}, {sum(life['seconds']):.0f} s")
                 lives.append(life)
                 if file:
-                    with file.open("a", encoding="utf-8") as out:
-                        out.write("\n" + json.dumps(life, ensure_ascii=False) + "\n")
+                    add_lines(file, [life])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -100,16 +99,6 @@ def _settings(config: Config, name: str) -> tuple[Config, str]:
 def _name(config: Config, wanted: Wanted) -> str:
     """What a life depends on, as a hash: the same one is not lived twice."""
     return digest([_settings(config, wanted[0])[0].model_dump(mode="json", include=_DEPENDS_ON), wanted], length=16)
-
-
-def _known(file: Path) -> dict[str, Life]:
-    """Lives by name; empty and half lines, of who was interrupted, are passed over."""
-    found = {}
-    for line in file.read_text("utf-8").split("\n") if file.exists() else ():
-        with contextlib.suppress(ValueError):
-            life = json.loads(line)
-            found[life["name"]] = life
-    return found
 
 
 def _live(config: Config, name: str, family: str, seed: int, scale: float, stages: int) -> Life:

@@ -6,8 +6,6 @@ version's weights and the item, so a version is asked a question once; the force
 cached apart, since a generated answer may be right in other words (a call with its arguments in another order).
 """
 
-import contextlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.messages import answer_text, same_answer
 from llmagentos.engines.batch import generate_greedy
 from llmagentos.models.chat import Renderer
+from llmagentos.storage.files import add_lines, read_lines
 from llmagentos.training.batches import collate
 from llmagentos.training.head import logits_of
 from llmagentos.training.rows import MicroBatch
@@ -34,34 +33,18 @@ class ScoreCache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.forced: dict[str, bool] = {key: right for key, right in _lines(folder / "forced.jsonl")}
-        self.answers: dict[str, Answer] = {key: (right, *said) for key, right, *said in _lines(folder / "answers.jsonl")}
+        self.forced: dict[str, bool] = {key: right for key, right in read_lines(folder / "forced.jsonl")}
+        self.answers: dict[str, Answer] = {key: (right, *said) for key, right, *said in read_lines(folder / "answers.jsonl")}
 
     def keep_forced(self, found: dict[str, bool]) -> None:
         """Remember outcomes of the forced pass."""
         self.forced |= found
-        self._append("forced.jsonl", [[key, right] for key, right in found.items()])
+        add_lines(self._folder / "forced.jsonl", ([key, right] for key, right in found.items()))
 
     def keep_answers(self, found: dict[str, Answer]) -> None:
         """Remember what was said."""
         self.answers |= found
-        self._append("answers.jsonl", [[key, *values] for key, values in found.items()])
-
-    def _append(self, name: str, rows: list[list[Any]]) -> None:
-        """In one write, on a fresh line: whoever died before may have left half a line."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lines = "".join("\n" + json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
-        with (self._folder / name).open("ab", buffering=0) as out:
-            out.write(lines.encode("utf-8", "surrogatepass"))
-
-
-def _lines(path: Path) -> list[list[Any]]:
-    """The whole lines; half a line is a question that is asked again."""
-    found = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
+        add_lines(self._folder / "answers.jsonl", ([key, *values] for key, values in found.items()))
 
 
 def item_key(item: EvalItem) -> str:

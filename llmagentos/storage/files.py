@@ -3,9 +3,13 @@
 Of a text that is replaced a reader sees the old one or the new one, never a part.
 """
 
+import contextlib
+import json
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 def replace_text(path: Path, text: str, *, durable: bool = False, mode: int = 0o666) -> None:
@@ -25,6 +29,23 @@ def replace_text(path: Path, text: str, *, durable: bool = False, mode: int = 0o
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def add_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Append rows of JSON in one write, on a fresh line: whoever died before may have left half a line. Raises OSError."""
+    lines = "".join("\n" + json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as out:
+        out.write(lines.encode("utf-8", "surrogatepass"))
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The rows that `add_lines` wrote; half a line, and a file that is not there, hold none."""
+    found = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def sync(*paths: Path) -> None:

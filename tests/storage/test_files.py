@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmagentos.storage.files import replace_text
+from llmagentos.storage.files import add_lines, read_lines, replace_text
 
 
 def test_a_reader_never_sees_a_part_and_writers_do_not_disturb_one_another(tmp_path: Path):
@@ -52,3 +52,13 @@ def test_a_secret_is_for_its_user_only_whatever_the_umask_says(tmp_path: Path):
     finally:
         os.umask(before)
     assert (tmp_path / "secret.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_lines_are_added_whole_and_half_of_one_is_passed_over(tmp_path: Path):
+    path = tmp_path / "new" / "rows.jsonl"
+    assert read_lines(path) == []
+    add_lines(path, [[1, "ä"], {"a": None}])
+    with path.open("a") as died:
+        died.write('["half')
+    add_lines(path, ["\ud800"])
+    assert read_lines(path) == [[1, "ä"], {"a": None}, "\ud800"]
