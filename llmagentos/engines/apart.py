@@ -1,13 +1,13 @@
 """An engine in a process of its own, as the replica sees it: the same protocol over a socket pair.
 
 Generation and loading share neither interpreter nor event loop with what answers the network. A process that dies fails
-its requests and is unhealthy; one that stands still makes no steps. It never outlives the replica.
+its requests and is unhealthy; one that stands still makes no steps. It ends with the replica; one that cannot, for it hangs,
+is killed by the server that forked it.
 """
 
 import asyncio
 import contextlib
 import itertools
-import logging
 import os
 import select
 import signal
@@ -29,7 +29,6 @@ from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_renderer
 from llmagentos.storage.manifest import read_manifest
 
-logger = logging.getLogger(__name__)
 _STUCK_SECONDS = 30.0
 """An engine that is to finish what is under way and makes no step for so long is killed."""
 _LOOK_SECONDS = 1.0
@@ -41,10 +40,7 @@ _renderers: WeakValueDictionary[str, Renderer] = WeakValueDictionary()
 def prepare(shared: Path | None) -> None:
     """Import what engines need, beside whatever this process does, or once for all who name the same folder."""
     if shared is not None:
-        try:
-            _forks.share(shared)
-        except OSError as error:
-            logger.warning("no engines are shared with other replicas: %s", error)
+        _forks.share(shared)
     _forks.begin()
 
 
@@ -75,10 +71,11 @@ def beside(function: str, *arguments: Any) -> Any:
 
 def _begin(message: tuple[Any, ...], what: str) -> tuple[socket.socket, tuple[Any, ...]]:
     """Our end of a new process, and what it said to its first message."""
-    end, theirs = socket.socketpair()
     try:
-        with theirs:
-            _forks.fork(theirs)
+        end = _forks.fork()
+    except OSError as error:
+        raise EngineFailedError(f"no process can be started to {what} ({error}).") from error
+    try:
         end.sendall(packed(message))
         told = receive(end)
     except (OSError, EOFError) as error:

@@ -2,25 +2,28 @@
 
 import contextlib
 import fcntl
-import json
+import logging
 import os
 import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import llmagentos
 from llmagentos.core.hashing import digest
 from llmagentos.engines import forkserver
-from llmagentos.engines.wire import hung_up
+from llmagentos.engines.wire import hung_up, packed
 
+logger = logging.getLogger(__name__)
 _TRIES = 3
+_PATIENCE_SECONDS = 120.0
+"""A server that does not answer for so long stands still; importing takes ten seconds, more on a busy machine."""
 _DETACH = "import os, sys\nif not os.fork(): os.execv(sys.executable, sys.argv[1:])"
 """So that it is nobody's child: it outlives the one that needed it first."""
+_READ_BY_IMPORTS = ("HF_", "TRANSFORMERS_", "TORCH", "PYTORCH", "OMP_", "MKL_", "KMP_", "LD_", "PYTHON")
 
 
 class ForkServer:
@@ -31,18 +34,11 @@ class ForkServer:
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._given_up: list[socket.socket] = []  # kept open: a server that sees the end of one kills what it forked for it
         self._pid: int | None = None
 
     def share(self, folder: Path) -> None:
-        """Use the server of all who name this folder from now on. The folder is made, for this user alone.
-
-        Raises OSError where it is somebody else's, or its name is too long for a socket's.
-        """
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise PermissionError(f"{folder} is no folder of this user's alone")
-        socket_in(folder)
+        """Use the server of all who name this folder, when one is needed next."""
         with self._lock:
             self._folder = folder
 
@@ -51,46 +47,72 @@ class ForkServer:
         with self._lock:
             self._connected()
 
-    def fork(self, end: socket.socket) -> None:
-        """Start an engine's process, which gets this end of a socket pair. Raises OSError where that cannot be done."""
+    def fork(self) -> socket.socket:
+        """Start an engine's process and return the other end of its socket pair. Raises OSError where that cannot be done."""
         with self._lock:
             for left in reversed(range(_TRIES)):
+                ours, theirs = socket.socketpair()
                 try:
-                    self._say(forkserver.FORK, [end.fileno()], _environment())
-                    return
-                except OSError:  # it died, or ended as we came
-                    self._stop()
-                    if not left:
+                    with theirs:
+                        self._ask(forkserver.FORK, [theirs.fileno(), 1, 2])
+                    ours.sendall(packed(_environment()))
+                    return ours
+                except OSError as error:
+                    ours.close()
+                    if not (self._lost(error) and left):
                         raise
+        raise AssertionError("the last try returns or raises")
 
     def preload(self, modules: Sequence[str]) -> None:
         """Import what an engine had to import itself, so that the next one finds it there."""
-        if modules:
-            with self._lock, contextlib.suppress(OSError):  # the next fork starts it anew
-                self._say(forkserver.IMPORT, [], dict.fromkeys(modules, ""))
+        names, theirs = socket.socketpair()
+        with names, theirs, self._lock, contextlib.suppress(OSError):  # else the next engine imports it itself
+            if modules:
+                names.settimeout(1.0)
+                names.sendall("\n".join(modules).encode())
+                names.close()
+                self._ask(forkserver.IMPORT, [theirs.fileno()])
 
     @property
     def pid(self) -> int | None:
         """Its process; None where none is known to run."""
         return self._pid if self._control is not None and not hung_up(self._control) else None
 
-    def _say(self, kind: bytes, ends: list[int], facts: Mapping[str, str]) -> None:
+    def _ask(self, kind: bytes, descriptors: list[int]) -> None:
+        """Raises OSError: TimeoutError where the server stands still, ConnectionError where it ended."""
         control = self._connected()
         if self._pid is None:  # it says so once it has imported; a connection nobody took may be to one that ended
-            said = control.recv(8)
-            if not said:
-                raise ConnectionResetError("the fork server ended")
-            self._pid = int.from_bytes(said, "little")
-        with tempfile.TemporaryFile() as file:
-            file.write(json.dumps(facts).encode())
-            file.flush()
-            socket.send_fds(control, [kind], [*ends, file.fileno()])
+            self._pid = int.from_bytes(_said(control, 9)[1:], "little")
+        socket.send_fds(control, [kind], descriptors)
+        if kind == forkserver.FORK and _said(control, 1) != forkserver.DONE:
+            raise BlockingIOError("the fork server may start no more processes")
+
+    def _lost(self, error: OSError) -> bool:
+        """Give up a server that died or stands still; False where it is not to blame, and its engines must not suffer."""
+        if isinstance(error, TimeoutError) and self._control is not None:
+            self._given_up.append(self._control)
+            self._control = self._process = self._pid = None
+            if self._folder is not None:
+                socket_in(self._folder).unlink(missing_ok=True)  # whoever comes next starts another
+            return True
+        if self._control is None or hung_up(self._control):
+            self._stop()
+            return True
+        return False
 
     def _connected(self) -> socket.socket:
         if self._control is None or hung_up(self._control):
             self._stop()
-            self._control = self._own() if self._folder is None else _shared(self._folder)
+            self._control = self._own() if self._folder is None else self._shared(self._folder)
+            self._control.settimeout(_PATIENCE_SECONDS)
         return self._control
+
+    def _shared(self, folder: Path) -> socket.socket:
+        try:
+            return shared(folder)
+        except OSError as error:
+            logger.warning("engines are not forked by the server of all replicas: %s", error)
+            return self._own()
 
     def _own(self) -> socket.socket:
         control, theirs = socket.socketpair()
@@ -107,45 +129,57 @@ class ForkServer:
         self._control = self._process = self._pid = None
 
 
-def socket_in(folder: Path) -> Path:
-    """The socket of the server that runs this very code: another release's engines, or an edited one's, speak otherwise.
+def shared(folder: Path) -> socket.socket:
+    """Connected to the server of a folder, which is made, and the server started, where there is none.
 
-    Raises OSError where the name is too long.
+    Raises OSError: PermissionError where the folder is not this user's alone.
     """
-    root = Path(llmagentos.__file__).parent
-    files = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(root.rglob("*.py"))]
-    path = folder / digest([sys.executable, sys.path, files], length=16)
-    if len(os.fsencode(path)) > 100:
-        raise OSError(f"{path} is too long for a socket's name")
-    return path
-
-
-def _shared(folder: Path) -> socket.socket:
-    """Connected to the server of a folder, which is started where there is none."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} is no folder of this user's alone")
     path = socket_in(folder)
     with _alone(folder):
         with contextlib.suppress(OSError):
             return _connect(path)
         path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as listening:
+        with socket.socket(socket.AF_UNIX) as listening, (folder / "log").open("ab") as log:
             listening.bind(str(path))
             listening.listen(64)
-            command = [sys.executable, "-Sc", _DETACH, sys.executable, *_command(listening.fileno(), -1)]
             subprocess.run(
-                command, pass_fds=[listening.fileno()], env=_environment(), stdin=subprocess.DEVNULL, start_new_session=True,
-                check=True,
+                [sys.executable, "-Sc", _DETACH, sys.executable, *_command(listening.fileno(), -1)],
+                pass_fds=[listening.fileno()], env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, check=False,
             )  # fmt: skip
         return _connect(path)
 
 
+def socket_in(folder: Path) -> Path:
+    """The socket of the server that runs this very code with this environment: another release's engines, or an edited one's,
+    speak otherwise."""
+    root = Path(llmagentos.__file__).parent
+    files = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(root.rglob("*.py"))]
+    files += [(part, os.stat(part).st_mtime_ns, 0) for part in sys.path if part.endswith("-packages") and os.path.isdir(part)]
+    read = {name: value for name, value in os.environ.items() if name.startswith(_READ_BY_IMPORTS)}
+    return folder / digest([sys.executable, sys.path, files, read], length=16)
+
+
 def _connect(path: Path) -> socket.socket:
     control = socket.socket(socket.AF_UNIX)
+    control.settimeout(_PATIENCE_SECONDS)  # and so refused where too many wait already
     try:
         control.connect(str(path))
     except OSError:
         control.close()
         raise
     return control
+
+
+def _said(control: socket.socket, size: int) -> bytes:
+    said = control.recv(size)
+    if len(said) < size:
+        raise ConnectionResetError("the fork server ended")
+    return said
 
 
 @contextlib.contextmanager

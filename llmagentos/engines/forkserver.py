@@ -10,7 +10,7 @@ Unix socket in a folder that only its user may enter. One that belongs to a sing
 import contextlib
 import gc
 import importlib
-import json
+import logging
 import os
 import selectors
 import signal
@@ -19,10 +19,15 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
-FORK, IMPORT = b"f", b"i"
-"""A message is one byte and descriptors: the engine's end of a socket pair and its environment, or names of modules, each
-of the two a file of JSON. So none is ever half there, and who stops while it speaks keeps nobody waiting."""
+from llmagentos.engines.wire import receive
+
+logger = logging.getLogger(__name__)
+FORK, IMPORT, DONE, NOT_DONE = b"f", b"i", b"d", b"n"
+"""A message is one byte with descriptors, so that none is ever half there: the engine's end of a socket pair, on which its
+environment comes first, with the asker's stdout and stderr; or names of modules, written to their end. `DONE` is said to
+who comes in, and it or `NOT_DONE` behind each fork."""
 _LOOK_SECONDS = 1.0
 _LINGER_SECONDS = 30.0
 """A shared server without users waits so long for the next."""
@@ -68,31 +73,47 @@ class Server:
         self._users.append(user)
         self._look.register(end, selectors.EVENT_READ, lambda: self._hear(user))
         with contextlib.suppress(OSError):
-            end.sendall(os.getpid().to_bytes(8, "little"))
+            end.sendall(DONE + os.getpid().to_bytes(8, "little"))
 
     def _hear(self, user: _User) -> None:
         try:
-            kind, given, _, _ = socket.recv_fds(user.end, 1, 2)
+            kind, given, _, _ = socket.recv_fds(user.end, 1, 3)
         except OSError:
             kind, given = b"", []
-        if kind == FORK and len(given) == 2:
-            self._fork(user, *given)
-        elif kind == IMPORT and given:
-            _import(_read(given[0]))
-        elif not kind:
+        if not kind:
             self._leave(user)
+        elif kind == IMPORT:
+            _import(*given)
+        else:
+            said = DONE if len(given) == 3 and self._fork(user, *given) else NOT_DONE
+            with contextlib.suppress(OSError):  # it left
+                user.end.sendall(said)
         for descriptor in given:
             os.close(descriptor)
 
-    def _fork(self, user: _User, end: int, environment: int) -> None:
-        if child := os.fork():
-            user.children.add(child)
-            return
+    def _fork(self, user: _User, end: int, stdout: int, stderr: int) -> bool:
+        """False where the system has no process to spare."""
+        try:
+            child = os.fork()
+        except OSError:
+            logger.exception("an engine's process cannot be started")
+            return False
+        if not child:
+            self._become(end, stdout, stderr)
+        user.children.add(child)
+        return True
+
+    def _become(self, end: int, stdout: int, stderr: int) -> NoReturn:
+        """In a child: the engine's process of whoever asked, with its environment, and heard where it is."""
         try:
             self._let_go()
+            for own, given in ((1, stdout), (2, stderr)):
+                os.dup2(given, own)
+                os.close(given)
+            with socket.socket(fileno=os.dup(end)) as its:
+                environment = receive(its)
             os.environ.clear()
-            os.environ.update(_read(environment))
-            os.close(environment)
+            os.environ.update(environment)
             self._main(end)
         finally:
             os._exit(1)
@@ -120,20 +141,19 @@ class Server:
         self._users.remove(user)
 
 
-def _read(descriptor: int) -> dict[str, str]:
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        file.seek(0)
-        found: dict[str, str] = json.load(file)
-    return found
-
-
-def _import(names: dict[str, str]) -> None:
+def _import(*written: int) -> None:
+    names = [name for end in written for name in _text(end).split()]
     for name in names:
         try:
             importlib.import_module(name)
         except Exception:  # noqa: BLE001,S112  an engine that needs it will say so
             continue
     gc.freeze()
+
+
+def _text(end: int) -> str:
+    with open(os.dup(end), encoding="utf-8") as written:
+        return written.read()
 
 
 def main(listening: int, user: int) -> None:

@@ -4,6 +4,7 @@ Of a text that is replaced a reader sees the old one or the new one, never a par
 """
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -36,7 +37,9 @@ def add_lines(path: Path, rows: Iterable[Any]) -> None:
     lines = "".join("\n" + json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as out:
-        out.write(lines.encode("utf-8", "surrogatepass"))
+        data = lines.encode("utf-8", "surrogatepass")
+        if out.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def read_lines(path: Path) -> list[Any]:
