@@ -26,6 +26,7 @@ from llmagentos.storage.flush import open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
 from llmagentos.training.launch import alone, launch
+from llmagentos.training.losses import answer_losses
 from llmagentos.update.run import KNOWN
 
 pytestmark = pytest.mark.ray
@@ -164,7 +165,10 @@ def test_without_anything_new_it_is_skipped_and_tables_are_tidied_up(
 def test_what_the_champion_answers_already_is_kept_and_nothing_is_updated(learned: tuple[Config, CycleResult], tmp_path: Path):
     config, result = learned
     home = Home(config.storage.root)
-    known = next(r for r in Buffer(home, config.replay).rows() if r["answer"] and not r["tools"])
+    rows = [r for r in Buffer(home, config.replay).rows() if r["answer"] and not r["tools"]]
+    champion = Versions(home).resolve("champion")
+    sure = answer_losses(Path(champion.dir), rows, worst=True, max_length=config.model.max_length, batch_tokens=2048)
+    known = min(rows, key=lambda row: sure[row["id"]])
     path = tmp_path / "again.jsonl"
     path.write_text(json.dumps({"messages": known["messages"], "metadata": {"user_id": "somebody else"}}) + "\n", "utf-8")
     import_file(config, path)
