@@ -28,8 +28,10 @@ def test_every_path_of_a_home_lies_in_a_store(tmp_path: Path):
     ]  # fmt: skip
     roots = [home.root / store.path for store in STORES]
     assert [p for p in places if not any(p.is_relative_to(root) for root in roots)] == []
+    assert not home.forks.is_relative_to(home.root), "a socket and no state, under a short name"
     body = next(n for n in ast.walk(ast.parse(Path(layout.__file__).read_text("utf-8"))) if getattr(n, "name", "") == "Home").body
     asked = {
+        "forks",
         "table",
         "spool",
         "snapshots",
