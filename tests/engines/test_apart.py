@@ -208,6 +208,14 @@ def test_a_call_beside_gives_what_it_gives_or_raises_what_it_raises(tmp_path: Pa
         beside("os:stat", str(tmp_path / "nothing"))
 
 
+def test_what_a_process_says_is_heard_where_it_was_asked_for(capfd: pytest.CaptureFixture[str]):
+    """One server forks for all replicas, and each of them has a log of its own."""
+    beside("os:write", 1, b"to stdout")
+    beside("os:write", 2, b"to stderr")
+    heard = capfd.readouterr()
+    assert ("to stdout" in heard.out, "to stderr" in heard.err) == (True, True)
+
+
 def test_more_threads_than_one_compute_after_the_fork(tmp_path: Path):
     """Weights large enough that each product is split."""
     save_tiny(tmp_path / "1")

@@ -1,6 +1,8 @@
 """Writers and readers of one file at once."""
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -62,3 +64,16 @@ def test_lines_are_added_whole_and_half_of_one_is_passed_over(tmp_path: Path):
         died.write('["half')
     add_lines(path, ["\ud800"])
     assert read_lines(path) == [[1, "ä"], {"a": None}, "\ud800"]
+
+
+def test_lines_that_do_not_fit_are_an_error(tmp_path: Path):
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from llmagentos.storage.files import add_lines
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+add_lines(Path(sys.argv[1]), range(1000))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "rows")], capture_output=True, text=True, check=False)
+    assert "OSError: [Errno 28]" in done.stderr
