@@ -5,7 +5,6 @@ import fcntl
 import logging
 import os
 import socket
-import stat
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import llmagentos
 from llmagentos.core.hashing import digest
 from llmagentos.engines import forkserver
 from llmagentos.engines.wire import hung_up, packed
+from llmagentos.storage.files import make_private
 
 logger = logging.getLogger(__name__)
 _TRIES = 3
@@ -49,8 +49,9 @@ class ForkServer:
 
     def fork(self) -> socket.socket:
         """Start an engine's process and return the other end of its socket pair. Raises OSError where that cannot be done."""
+        left = _TRIES
         with self._lock:
-            for left in reversed(range(_TRIES)):
+            while True:
                 ours, theirs = socket.socketpair()
                 try:
                     with theirs:
@@ -59,9 +60,9 @@ class ForkServer:
                     return ours
                 except OSError as error:
                     ours.close()
+                    left -= 1
                     if not (self._lost(error) and left):
                         raise
-        raise AssertionError("the last try returns or raises")
 
     def preload(self, modules: Sequence[str]) -> None:
         """Import what an engine had to import itself, so that the next one finds it there."""
@@ -82,7 +83,7 @@ class ForkServer:
         """Raises OSError: TimeoutError where the server stands still, ConnectionError where it ended."""
         control = self._connected()
         if self._pid is None:  # it says so once it has imported; a connection nobody took may be to one that ended
-            self._pid = int.from_bytes(_said(control, 9)[1:], "little")
+            self._pid = int.from_bytes(_said(control, 8), "little")
         socket.send_fds(control, [kind], descriptors)
         if kind == forkserver.FORK and _said(control, 1) != forkserver.DONE:
             raise BlockingIOError("the fork server may start no more processes")
@@ -134,9 +135,7 @@ def shared(folder: Path) -> socket.socket:
 
     Raises OSError: PermissionError where the folder is not this user's alone.
     """
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if not make_private(folder):
         raise PermissionError(f"{folder} is no folder of this user's alone")
     path = socket_in(folder)
     with _alone(folder):

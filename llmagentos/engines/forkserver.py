@@ -26,8 +26,8 @@ from llmagentos.engines.wire import receive
 logger = logging.getLogger(__name__)
 FORK, IMPORT, DONE, NOT_DONE = b"f", b"i", b"d", b"n"
 """A message is one byte with descriptors, so that none is ever half there: the engine's end of a socket pair, on which its
-environment comes first, with the asker's stdout and stderr; or names of modules, written to their end. `DONE` is said to
-who comes in, and it or `NOT_DONE` behind each fork."""
+environment comes first, with the asker's stdout and stderr; or names of modules, written to their end. Who comes in
+is told the server's pid, and behind each fork `DONE` or `NOT_DONE`."""
 _LOOK_SECONDS = 1.0
 _LINGER_SECONDS = 30.0
 """A shared server without users waits so long for the next."""
@@ -73,7 +73,7 @@ class Server:
         self._users.append(user)
         self._look.register(end, selectors.EVENT_READ, lambda: self._hear(user))
         with contextlib.suppress(OSError):
-            end.sendall(DONE + os.getpid().to_bytes(8, "little"))
+            end.sendall(os.getpid().to_bytes(8, "little"))
 
     def _hear(self, user: _User) -> None:
         try:

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import os
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from llmagentos.local.processes import Processes
 from llmagentos.local.progress import Progress
 from llmagentos.local.ray import QUIET, authenticate, connect, loopback
 from llmagentos.registry.tracking import init_lock, tracking_uri
+from llmagentos.storage.files import make_private
 from llmagentos.storage.layout import Home
 
 APPLICATION = "llmagentos"
@@ -165,12 +165,13 @@ def temp_dir(home: Home) -> Path:
 
 def _own(folder: Path) -> Path:
     """Make a folder for this user alone. Raises ConfigError where somebody else was first: its name can be guessed."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ConfigError(f"{folder} is no folder of this user's.", hint="Remove it, or set TMPDIR to a folder of your own.")
-    if stat.S_IMODE(found.st_mode) & 0o077:
+    try:
+        private = make_private(folder)
+    except PermissionError:
+        raise ConfigError(
+            f"{folder} is no folder of this user's.", hint="Remove it, or set TMPDIR to a folder of your own."
+        ) from None
+    if not private:
         folder.chmod(0o700)
     return folder
 

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +31,19 @@ def replace_text(path: Path, text: str, *, durable: bool = False, mode: int = 0o
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def make_private(folder: Path) -> bool:
+    """Make a folder for this user alone; False where it was there and others have rights in it.
+
+    Raises PermissionError where it is somebody else's, or no folder: a name in a folder that all share can be guessed.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(f"{folder} is no folder of this user's alone")
+    return not stat.S_IMODE(found.st_mode) & 0o077
 
 
 def add_lines(path: Path, rows: Iterable[Any]) -> None:

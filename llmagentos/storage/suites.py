@@ -207,7 +207,7 @@ def _write_items(home: Home, name: str, items: Sequence[EvalItem], wanted: str) 
 def _read_items(home: Home, name: str, wanted: str) -> list[EvalItem]:
     folder = home.suites / name
     try:
-        written = tuple((path.name, *_stamp(path)) for path in (folder / "items.jsonl", folder / MANIFEST))
+        written = tuple(_stamp(path) for path in (folder / "items.jsonl", folder / MANIFEST))
     except OSError:
         verify(folder)  # says what is missing
         raise
@@ -220,7 +220,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=_PARSED)
-def _verified(folder: Path, wanted: str, written: tuple[tuple[str, int, int, int], ...]) -> tuple[EvalItem, ...]:
+def _verified(folder: Path, wanted: str, written: tuple[tuple[int, int, int], ...]) -> tuple[EvalItem, ...]:
     """The items of a suite of this hash, read once while its files stay as they were `written`: a cycle asks for all suites
     many times, and a year makes a thousand of them."""
     if verify(folder).get("suite_hash") != wanted:

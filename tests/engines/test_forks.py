@@ -162,7 +162,7 @@ def test_a_server_without_a_process_to_spare_goes_on(monkeypatch: pytest.MonkeyP
     """In this process, with a child that never is."""
     ours, theirs = socket.socketpair()
     server = Server(None, theirs, lambda _end: None)
-    ours.recv(9)
+    ours.recv(8)
     monkeypatch.setattr(os, "fork", lambda: (_ for _ in ()).throw(BlockingIOError(11, "no process")))
     with ours, socket.socket() as end:
         socket.send_fds(ours, [FORK], [end.fileno(), 1, 2])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmagentos.storage.files import add_lines, read_lines, replace_text
+from llmagentos.storage.files import add_lines, make_private, read_lines, replace_text
 
 
 def test_a_reader_never_sees_a_part_and_writers_do_not_disturb_one_another(tmp_path: Path):
@@ -77,3 +77,17 @@ add_lines(Path(sys.argv[1]), range(1000))
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "rows")], capture_output=True, text=True, check=False)
     assert "OSError: [Errno 28]" in done.stderr
+
+
+def test_a_private_folder_is_this_users_and_says_whether_it_is_so_already(tmp_path: Path):
+    folder = tmp_path / "own"
+    assert make_private(folder)
+    assert make_private(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o750)
+    assert not make_private(folder)
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "file").touch()
+    for other in ("link", "file"):
+        with pytest.raises(PermissionError, match="alone"):
+            make_private(tmp_path / other)
