@@ -9,6 +9,7 @@ chance), or where all that names another question names this one too (what was a
 out). Pure and deterministic for a seed.
 """
 
+import functools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -101,7 +102,12 @@ def _asked(row: Row) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return [token for token in _TOKEN.findall(text) if any(c.isalnum() for c in token)]
+    return [token for token in _TOKEN.findall(text) if _is_word(token)]
+
+
+@functools.lru_cache(maxsize=100_000)
+def _is_word(token: str) -> bool:
+    return any(c.isalnum() for c in token)
 
 
 def _shared(rows: Sequence[Row]) -> Words:

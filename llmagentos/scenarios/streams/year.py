@@ -85,7 +85,7 @@ def exam(world: World, family: str, most: int = 120) -> dict[str, list[Question]
     facts = [fact_question(world, material, f, rng.choice(material.questions[:-1])) for f in sorted(world.facts)]
     rooms = [(d, r, s) for d in world.devices for r in material.rooms for s in material.states]
     commands = [command_question(world, material, *c, rng.choice(material.commands[:-1])) for c in rooms]
-    follows = [next_question(world, material, i, rng.choice(material.nexts[:-1])) for i in sorted(world.next)]
+    follows = [next_question(world, material, i, wording) for i in sorted(world.next) for wording in material.nexts[:-1]]
     pick = random.Random("pick")
     found = {"knowledge": facts, "home": commands, "recommendation": follows}
     return {skill: pick.sample(asked, most) if len(asked) > most else asked for skill, asked in found.items()}
