@@ -28,6 +28,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "without_memory": {"replay": {"memory": 0.0}},
     "without_general": {"replay": {"general": 0.0}},
     "without_near": {"replay": {"near": 0.0}},
+    "without_need": {"replay": {"need": 0.0}},
     "without_known": {"replay": {"known": 1.0}},
     "without_wordings": {"replay": {"wordings": 0}},
     "without_memory_wordings": {"replay": {"memory_wordings": 0}},

@@ -43,6 +43,8 @@ class ReplayConfig(Section):
     """Share of the pinned general set in the mix, by tokens."""
     general_rows: int = Field(6_000, ge=0)
     """Rows of the pinned general set that one update draws from, others in each; 0 is all of them."""
+    need: float = Field(0.5, ge=0, le=1)
+    """Power of the champion's loss on a general skill by which it is asked more often than others; 0 asks all alike."""
     wordings: int = Field(20, ge=0)
     """Wordings in which each new question is trained on: those that traffic lacks are made; 0 makes none."""
     memory_wordings: int = Field(8, ge=0)

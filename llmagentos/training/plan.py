@@ -8,6 +8,7 @@ new, they take its place.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -52,6 +53,8 @@ class Recipe:
     drawn first."""
     near: float = 0.0
     """Share of memory's tokens that goes to the rows nearest to the new ones (near.py)."""
+    need: Mapping[str, float] = field(default_factory=dict)
+    """"source/skill" of the `even` sources -> how much more it is asked than others: what is held less firmly."""
     seed: int = 0
 
 
@@ -67,6 +70,8 @@ class _Items:
     scarce: np.ndarray
     skill: np.ndarray
     """Number of each row's source and skill."""
+    need: np.ndarray
+    """By that number: how much more than others a skill is asked."""
     even: tuple[str, ...] = ()
     close: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Rows of memory that are nearest to the new ones."""
@@ -101,7 +106,7 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     lengths, supervised = rows.lengths, rows.supervised
     capacity = max(recipe.batch_tokens // (recipe.ranks * recipe.accumulation), 1)
     units = groups(rows, capacity // 2, rng, packed=recipe.packed) if recipe.shares.get(PREFERENCE) else []
-    items = _items(rows, units, recipe.even)
+    items = _items(rows, units, recipe.even, recipe.need)
     members = {s: np.flatnonzero((sources == s) & (supervised > 0)) for s in recipe.shares}
     members[PREFERENCE] = np.arange(rows.count, len(items.rows))
     if recipe.near and "memory" in members:
@@ -167,11 +172,11 @@ def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict
     return {s: fresh.get(s, (1 - sum(fresh.values())) * w / past) for s, w in shares.items()}
 
 
-def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...]) -> _Items:
+def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...], need: Mapping[str, float]) -> _Items:
     lengths = rows.lengths
     # 1/√(rows of its source and skill), so that a skill of few rows is not drowned.
     names = np.array([f"{source}/{stratum}" for source, stratum in zip(rows.sources, rows.strata, strict=True)])
-    _, skill, counts = np.unique(names, return_inverse=True, return_counts=True)
+    kinds, skill, counts = np.unique(names, return_inverse=True, return_counts=True)
     rare = np.where(rows.made, _MADE, 1.0) / np.sqrt(counts[skill])
     return _Items(
         parts=parts,
@@ -180,6 +185,7 @@ def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...]) -> _Items
         tokens=np.append(lengths, [lengths[p].sum() for p in parts]).astype(np.int64),
         scarce=np.append(rare, np.ones(len(parts))),
         skill=skill,
+        need=np.array([need.get(kind, 1.0) for kind in kinds.tolist()]),
         even=even,
     )
 
@@ -228,9 +234,11 @@ def _epoch(
 
 
 def _by_quota(indices: np.ndarray, items: _Items, tokens: float, rng: np.random.Generator) -> np.ndarray:
-    """Rows worth `tokens`: each skill its share by the square root of its rows, and a floor."""
+    """Rows worth `tokens`: each skill its share by the square root of its rows and by its need, and a floor."""
     skills, counts = np.unique(items.skill[indices], return_counts=True)
-    shares = np.maximum(np.sqrt(counts) / np.sqrt(counts).sum(), _FLOOR / len(skills))
+    shares = np.sqrt(counts) * items.need[skills]
+    shares = shares / max(shares.sum(), 1e-12)
+    shares = np.maximum(shares, _FLOOR / len(skills))
     parts = [
         _sample(indices[items.skill[indices] == skill], items.tokens, items.scarce, tokens * share, rng)
         for skill, share in zip(skills, shares / shares.sum(), strict=True)

@@ -1,9 +1,13 @@
 """Step 2: from a snapshot and the champion's weights to a challenger."""
 
+import itertools
 import json
 import math
 import random
 import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,8 @@ from llmagentos.update import interpolate
 from llmagentos.update.rewarded import rewarded
 from llmagentos.update.strategies import strategy
 
+_ASKED = 32
+"""Rows of a general skill that tell how firmly the champion holds it."""
 _READ = 256
 """New rows that tell how unfamiliar they are."""
 _MOST_PASSES = 2.5
@@ -62,8 +68,8 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     if chosen.replays and "memory" in tokens and tokens.keys().isdisjoint(("new", PREFERENCE)) and snapshot.examples():
         return None
     mix, usual = chosen.mix(config.replay, tokens), config.replay
-    surprise = _surprise(config, rendered, champion, folder / "update" / "surprise.json")
-    passes = update.epochs * min(_MOST_PASSES, max(1.0, surprise / update.unfamiliar))
+    held = _held(config, rendered, champion, folder / "update" / "held.json", replays=chosen.replays)
+    passes = update.epochs * min(_MOST_PASSES, max(1.0, held.surprise / update.unfamiliar))
     recipe = Recipe(
         shares=mix,
         # The same number of optimiser steps for every strategy: only then do their outcomes compare.
@@ -71,6 +77,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         batch_tokens=training.batch_tokens,
         packed=training.packing == "packed",
         even=("general",),
+        need=held.need,
         near=config.replay.near if chosen.replays else 0.0,
         max_steps=update.max_steps,
         min_steps=1 if chosen.by_size else update.min_steps,
@@ -122,20 +129,38 @@ def _known(config: Config, snapshot: Snapshot, champion: ModelVersion) -> set[st
     return {id for id, loss in losses.items() if loss <= most}
 
 
-def _surprise(config: Config, rows: Rows, champion: ModelVersion, path: Path) -> float:
-    """Mean −log p, in nats, that the champion gives to the tokens of the new answers.
+@dataclass(frozen=True)
+class _Held:
+    """How the champion stands to what it is to learn and to keep."""
 
-    Kept in `path`: a run that goes on after a crash has the plan that it began with.
-    """
+    surprise: float
+    """Mean −log p of its new answers' tokens, in nats."""
+    need: dict[str, float]
+    """ "source/skill" of the general rows -> its mean loss on a few of them, to the power of `replay.need`."""
+
+
+def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, replays: bool) -> _Held:
+    """Kept in `path`: a run that goes on after a crash has the plan that it began with."""
     if path.exists():
-        return float(json.loads(path.read_text()))
-    new = [index for index, source in enumerate(rows.sources) if source == "new" and not rows.made[index]]
-    asked = [(str(index), *rows[index]) for index in random.Random(config.update.seed).sample(new, min(_READ, len(new)))]
+        return _Held(**json.loads(path.read_text()))
+    new, general = [], defaultdict[str, list[int]](list)
+    practised = replays and config.replay.need and config.replay.general
+    for index, (source, stratum) in enumerate(zip(rows.sources, rows.strata, strict=True)):
+        if source == "new" and not rows.made[index]:
+            new.append(index)
+        elif practised and source == "general" and len(general[f"{source}/{stratum}"]) < _ASKED:
+            general[f"{source}/{stratum}"].append(index)
+    new = random.Random(config.update.seed).sample(new, min(_READ, len(new)))
+    asked = [(str(index), *rows[index]) for index in itertools.chain(new, *general.values())]
     losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens, gpus=config.evaluate.gpus) if asked else {}
-    mean = sum(losses.values()) / len(losses) if losses else 0.0
+
+    def mean(indices: Sequence[int]) -> float:
+        return sum(losses[str(index)] for index in indices) / len(indices) if indices else 0.0
+
+    held = _Held(mean(new), {skill: mean(indices) ** config.replay.need for skill, indices in general.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(mean))
-    return mean
+    replace_text(path, json.dumps(vars(held)))
+    return held
 
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:

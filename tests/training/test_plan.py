@@ -212,8 +212,9 @@ def test_a_skill_of_few_rows_has_its_share_where_skills_share_evenly(tmp_path: P
     rows, share = Rows(tmp_path / "r"), {"new": 0.5, "general": 0.5}
     recipe = Recipe(share, epochs=8, batch_tokens=250, max_steps=500)
 
-    def small(even: tuple[str, ...]) -> float:
-        make_plan(rows, replace(recipe, even=even), tmp_path / "p")
+    def small(even: tuple[str, ...], **need: float) -> float:
+        recipe_now = replace(recipe, even=even, need={f"general/{name}": more for name, more in need.items()})
+        make_plan(rows, recipe_now, tmp_path / "p")
         counts = Plan(tmp_path / "p").counts()
         of = {name: sum(n for i, n in counts.items() if rows.strata[i] == name) for name in ("large", "small")}
         return of["small"] / sum(of.values())
@@ -221,3 +222,7 @@ def test_a_skill_of_few_rows_has_its_share_where_skills_share_evenly(tmp_path: P
     # By √: 2.4 of 32.4, but no less than a third of an even half.
     assert small(("general",)) == pytest.approx(1 / 6 / (1 / 6 + 30 / 32.45), abs=0.02)
     assert small(()) < 0.1
+    # What is held less firmly is asked more often; what is known by heart keeps its floor.
+    assert small(("general",), small=3.0, large=1.0) == pytest.approx(3 * 2.45 / (3 * 2.45 + 30), abs=0.02)
+    assert small(("general",), small=0.0, large=0.1) == pytest.approx(1 / 6 / (1 / 6 + 1), abs=0.02)
+    assert small(("general",), small=0.0, large=0.0) == pytest.approx(0.5, abs=0.02)

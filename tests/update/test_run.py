@@ -60,6 +60,24 @@ def prepared(day: tuple[Home, Snapshot], *overrides: str) -> Prepared:
     return prepare(config, home, snapshot, champion, home.run("r"))
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_a_general_skill_is_asked_by_how_firmly_the_champion_holds_it(
+    day: tuple[Home, Snapshot], monkeypatch: pytest.MonkeyPatch, power: float
+):
+    plans: list[Recipe] = []
+
+    def noted(rows: Rows, recipe: Recipe, path: Path) -> Any:
+        plans.append(recipe)
+        return make_plan(rows, recipe, path)
+
+    monkeypatch.setattr("llmagentos.update.run.make_plan", noted)
+    made = prepared(day, f"replay.need={power}")
+    home, _ = day
+    losses = answer_losses(Path(made.start.dir), Buffer(home, load_config(environment={}).replay).rows("general"), max_length=512)
+    mean = sum(losses.values()) / len(losses)
+    assert plans[0].need == ({"general/default": pytest.approx(mean**power, rel=1e-4)} if power else {})
+
+
 def test_what_the_champion_finds_strange_gets_more_passes(day: tuple[Home, Snapshot], monkeypatch: pytest.MonkeyPatch):
     passes: list[float] = []
 
