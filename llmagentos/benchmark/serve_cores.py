@@ -12,9 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from llmagentos.local.processes import TOKEN
-
-_SERVER = "llmagentos.engines.forkserver"
+from llmagentos.engines import forkserver
+from llmagentos.storage.layout import Home
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ def choose() -> Cores:
     return Cores((first,), tuple(rest) or (first,))
 
 
-def pin_replica(pid: int, cores: Cores) -> None:
+def pin_replica(pid: int, home: Home, cores: Cores) -> None:
     """Give the engines of a replica their core; where they have processes of their own, the replica is one of the others."""
-    servers, engines = below(pid)
+    servers, engines = below(pid, home)
     pin(pid, cores.others if engines else cores.engine)
     for server in servers:
         pin(server, cores.all)
@@ -53,23 +52,19 @@ def pin_replica(pid: int, cores: Cores) -> None:
         pin(engine, cores.engine)
 
 
-def below(pid: int) -> tuple[list[int], list[int]]:
-    """The fork servers of a replica's home, and the engines' processes: what a server forks looks as it does."""
+def below(pid: int, home: Home) -> tuple[list[int], list[int]]:
+    """The fork servers of a replica, its own and the one that all of its home share, and the engines that they forked."""
     parents: dict[int, int] = {}
-    home = _home(pid)
+    servers = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if _SERVER in process.cmdline() and _home(process.pid) == home:
+            command = process.cmdline()
+            if command[1:3] == ["-m", forkserver.__name__]:  # and so does what it forks
                 parents[process.pid] = process.ppid()
-    servers = [one for one, parent in parents.items() if parent not in parents]
-    return servers, [one for one in parents if one not in servers]
-
-
-def _home(pid: int) -> str | None:
-    """The mark of the home that a process belongs to."""
-    with contextlib.suppress(psutil.Error):
-        return str(psutil.Process(pid).environ().get(TOKEN))
-    return None
+                if process.ppid() == pid or str(home.forks) in command:
+                    servers.append(process.pid)
+    servers = [one for one in servers if parents[one] not in parents]
+    return servers, [one for one, parent in parents.items() if parent in servers]
 
 
 def pin_self(cores: tuple[int, ...]) -> None:

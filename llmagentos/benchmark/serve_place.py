@@ -63,7 +63,7 @@ class Place:
     def resident_mib(self) -> float:
         """Memory of replicas and of their engines' processes, in MiB."""
         replicas = self._replicas()
-        pids = [pid for replica in replicas for pid in (replica, *below(replica)[1])]
+        pids = [pid for replica in replicas for pid in (replica, *below(replica, self.home)[1])]
         return sum(psutil.Process(pid).memory_info().rss for pid in pids) / 2**20
 
     def pin(self) -> None:
@@ -76,11 +76,11 @@ class Place:
     def pin_engines(self) -> None:
         """Give the engines that the replicas have by now their core."""
         for pid in self._replicas():
-            pin_replica(pid, self.cores)
+            pin_replica(pid, self.home, self.cores)
 
     def share(self) -> None:
         """Let everything of this home, client and all, run on any core; `pin` takes that back."""
-        below_replicas = [pid for replica in self._replicas() for each in below(replica) for pid in each]
+        below_replicas = [pid for replica in self._replicas() for each in below(replica, self.home) for pid in each]
         for pid in (*self._family(), *self._replicas(), *below_replicas, self.client.pid):
             pin(pid, self.cores.all)
         pin_self(self.cores.all)

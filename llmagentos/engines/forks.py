@@ -146,7 +146,7 @@ def shared(folder: Path) -> socket.socket:
             listening.bind(str(path))
             listening.listen(64)
             subprocess.run(
-                [sys.executable, "-Sc", _DETACH, sys.executable, *_command(listening.fileno(), -1)],
+                [sys.executable, "-Sc", _DETACH, sys.executable, *_command(listening.fileno(), -1), str(folder)],
                 pass_fds=[listening.fileno()], env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, check=False,
             )  # fmt: skip

@@ -166,5 +166,5 @@ def main(listening: int, user: int) -> None:
     Server(ends[0], ends[1], host.main).run()
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # behind these two stands the folder of a shared one, for whoever looks for it among processes
     main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,6 +1,7 @@
 """Pinning reaches every thread, and leaves alone what it should."""
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from llmagentos.benchmark.serve_cores import Cores, below, choose, pin, pin_repl
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import start
+from llmagentos.engines.forks import ForkServer
+from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import write_manifest
 from tests.tiny import save_tiny
 
@@ -34,21 +37,29 @@ def test_every_thread_of_a_process_is_pinned():
     assert found == [set(cores.engine)] == [os.sched_getaffinity(0)]
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.usefixtures("_as_before")
-def test_an_engine_in_a_process_of_its_own_has_its_core_and_the_replica_the_others(tmp_path: Path):
+def test_an_engine_in_a_process_of_its_own_has_its_core_and_the_replica_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+):
     save_tiny(tmp_path / "1")
     ref = VersionRef(id=1, dir=str(tmp_path / "1"), manifest_hash=write_manifest(tmp_path / "1"))
-    cores = choose()
+    home, cores, forks = Home(tmp_path), choose(), ForkServer()
+    monkeypatch.setattr("llmagentos.engines.apart._forks", forks)
+    if shared:
+        forks.share(home.forks)
     engine = start(ref, EngineConfig(num_blocks=8))
-    servers, engines = below(os.getpid())
+    servers, engines = below(os.getpid(), home)
     assert engines == [engine.pid]
-    pin_replica(os.getpid(), cores)
+    pin_replica(os.getpid(), home, cores)
     pinned = [os.sched_getaffinity(pid) for pid in (*servers, engine.pid, os.getpid())]
     assert pinned == [set(cores.all), set(cores.engine), set(cores.others)]
     engine.close()
-    pin_replica(os.getpid(), cores)
+    pin_replica(os.getpid(), home, cores)
     assert os.sched_getaffinity(os.getpid()) == set(cores.engine), "its engines are its own threads"
-    assert below(2**22 + 1) == ([], [])
+    assert below(2**22 + 1, Home(tmp_path / "other")) == ([], [])
+    forks._stop()
+    shutil.rmtree(home.forks, ignore_errors=True)
 
 
 def test_without_cores_or_without_the_process_nothing_happens():

@@ -350,7 +350,7 @@ def test_answers_come_before_whatever_else_a_worker_does(served: Served):
         replica = psutil.Process(client.get("/healthz").json()["pid"])
     usual = ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote())
     assert replica.nice() == os.nice(0) < usual
-    assert {psutil.Process(engine).nice() for engine in below(replica.pid)[1]} == {os.nice(0)}
+    assert {psutil.Process(engine).nice() for engine in below(replica.pid, served.home)[1]} == {os.nice(0)}
 
 
 @pytest.mark.ray
