@@ -13,7 +13,7 @@ from llmagentos.core.evaluation import Candidate, EvalReport
 from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.ask import ask
 from llmagentos.evaluate.exam import Exam
-from llmagentos.evaluate.gate import GateFacts, accuracy_on, harmed_suites, retention
+from llmagentos.evaluate.gate import GateFacts, accuracy_on, harmed, retention
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def stand(
         lost=kept[0].lost if kept else 0,
         gained=kept[0].gained if kept else 0,
         bound=min((k.bound for k in kept), default=0.0),
-        keeps=all(k.passed or (k.passed is None and k.opponent == "anchor") for k in kept) and not harmed_suites(facts, config),
+        keeps=all(k.passed or (k.passed is None and k.opponent == "anchor") for k in kept) and not harmed(facts, config),
     )
 
 

@@ -1,9 +1,9 @@
 """The gate: a pure rule on reports. It fails closed: what cannot be shown to be kept is not let through.
 
 Paired outcomes per item: `lost` were right and are wrong, `gained` the reverse. Old items are held to non-inferiority
-against the champion, and on suites it knew against a pinned anchor, new items to superiority by an exact McNemar test, and
-each suite, old or new, to a one-sided exact test of harm, Holm-corrected [McNemar 1947; Holm 1979]: what is gained on
-recalled items does not pay for held-out ones. paired.py has the statistics.
+against the champion and a pinned anchor, new items to superiority by an exact McNemar test, and each suite, old or new, to a
+one-sided exact test of harm, Holm-corrected [McNemar 1947; Holm 1979]: what is gained on recalled items does not pay for
+held-out ones. So is all that the anchor knew. paired.py has the statistics.
 
 Suites come from promotions alone, so a home without old items, or with few, must be able to promote, or it never gets more.
 With none the new items decide; of few, none may be lost on net, with a margin of 3/n, which is what n items without a loss
@@ -90,18 +90,13 @@ def decide(facts: GateFacts, config: GateConfig) -> Decision:
 
 
 def retention(facts: GateFacts, config: GateConfig) -> list[Retention]:
-    """Non-inferiority on the pooled old items, once per opponent: champion, and anchor where it is another version.
-
-    The anchor is asked what it was good at: of what was taught since, it has nothing to lose, and the gain would pay for
-    all that is lost.
-    """
-    opponents = {"champion": facts.champion, "anchor": facts.anchor}
+    """Non-inferiority on the pooled old items, once per opponent: champion, and anchor where it is another version."""
+    opponents = {"champion": facts.champion, "anchor": _anchor(facts)}
     found = []
     for name, report in opponents.items():
-        if report is None or (name == "anchor" and facts.champion and report.version == facts.champion.version):
+        if report is None:
             continue
-        pool = facts.old if name == "champion" else [s for s in facts.old if accuracy_on(report, [s]) >= _GOOD]
-        pair = pairs(report, facts.challenger, pool)
+        pair = pairs(report, facts.challenger, facts.old)
         few = pair.n < config.min_items
         usual = config.margin if pair.n >= _SMALL_POOL else min(0.05, 3 / max(1, pair.n))
         margin = min(1.0, 3 / max(1, pair.n)) if few else usual
@@ -113,9 +108,30 @@ def retention(facts: GateFacts, config: GateConfig) -> list[Retention]:
     return found
 
 
-def harmed_suites(facts: GateFacts, config: GateConfig) -> list[str]:
-    """A sentence for each suite with a significant loss beyond its margin, Holm-corrected over the old and over the new."""
-    return [said for suites in (facts.old, facts.new) for said in _harmed(facts, suites, config)]
+def _anchor(facts: GateFacts) -> EvalReport | None:
+    same = facts.anchor and facts.champion and facts.anchor.version == facts.champion.version
+    return None if same else facts.anchor
+
+
+def harmed(facts: GateFacts, config: GateConfig) -> list[str]:
+    """A sentence for each suite with a significant loss beyond its margin, Holm-corrected over the old and over the new, and
+    one if all that the anchor knew has such a loss.
+
+    Small steps may each pass against the champion, and what was taught since would pay for them among all old items.
+    """
+    found = [said for suites in (facts.old, facts.new) for said in _harmed(facts, suites, config)]
+    knew = _knew(facts)
+    if knew.delta < -config.margin and mcnemar(knew.lost, knew.gained) <= config.alpha:
+        found.append(f"What the anchor knew is harmed: {knew.lost} lost, {knew.gained} gained of {knew.n} ({knew.delta:+.2%}).")
+    return found
+
+
+def _knew(facts: GateFacts) -> Pairs:
+    """Anchor and challenger on the old suites that the anchor was good at."""
+    report = _anchor(facts)
+    if report is None:
+        return Pairs(0, 0, 0)
+    return pairs(report, facts.challenger, [s for s in facts.old if accuracy_on(report, [s]) >= _GOOD])
 
 
 def _harmed(facts: GateFacts, suites: Sequence[Suite], config: GateConfig) -> list[str]:
@@ -196,8 +212,11 @@ def _nothing_old(facts: GateFacts) -> _Check:
 def _harm(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list[_Check]:
     by_suite = _by_suite(facts, [*facts.old, *facts.new])
     figures["suites"] = {n: {"n": p.n, "lost": p.lost, "gained": p.gained} for n, p in by_suite.items()}
-    harmed = [_Check(False, reason) for reason in harmed_suites(facts, config)]
-    return harmed or [_Check(True, f"None of {sum(p.n > 0 for p in by_suite.values())} suites is significantly harmed.")]
+    if _anchor(facts):
+        knew = _knew(facts)
+        figures["anchor_knew"] = {"n": knew.n, "lost": knew.lost, "gained": knew.gained}
+    found = [_Check(False, reason) for reason in harmed(facts, config)]
+    return found or [_Check(True, f"None of {sum(p.n > 0 for p in by_suite.values())} suites is significantly harmed.")]
 
 
 def _nothing_to_learn(facts: GateFacts, config: GateConfig) -> bool:

@@ -128,8 +128,13 @@ def test_what_was_taught_since_does_not_pay_for_what_the_anchor_knew():
     told = GateFacts(champion=champion, challenger=challenger, anchor=anchor, old=old, new=[suite("new", 40)])
     decision = decide(told, CONFIG)
     assert decision.verdict == "Reject"
-    assert decision.checks["retention_anchor"]["n"] == 400
-    assert "against the anchor: 190 lost, 0 gained of 400" in decision.reasons[0]
+    assert decision.checks["anchor_knew"] == {"n": 400, "lost": 190, "gained": 0}
+    assert decision.reasons[0].startswith("What the anchor knew is harmed: 190 lost, 0 gained of 400")
+    # A point and a half below the anchor, of which the sample cannot say that it is two, the next day may still be learned.
+    now = report(2, {"general": [True] * 374 + [False] * 26, "days": [True] * 962 + [False] * 38, "new": [True] * 40})
+    close = decide(told.model_copy(update={"champion": now.model_copy(update={"version": 1}), "challenger": now}), CONFIG)
+    assert close.checks["anchor_knew"] == {"n": 400, "lost": 6, "gained": 0}
+    assert not any("anchor knew" in reason for reason in close.reasons)
     fresh = decide(facts(GOOD_OLD, LEARNED, anchor=report(0, {"old": [False] * 800, "new": [False] * 40})), CONFIG)
     assert fresh.verdict == "Promote", "an anchor that knew nothing has no say"
 
