@@ -159,7 +159,9 @@ def _text(end: int) -> str:
 def main(listening: int, user: int) -> None:
     """Serve whoever connects to the socket `listening`, or holds the other end of `user`; -1 where there is none."""
     from llmagentos.engines import host
+    from llmagentos.models.loading import warm_up
 
+    warm_up()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever uses it, and ends us in its own way
     gc.freeze()  # collecting garbage in a child would copy every page it looks at
     ends = [socket.socket(fileno=descriptor) if descriptor >= 0 else None for descriptor in (listening, user)]

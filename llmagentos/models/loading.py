@@ -94,6 +94,14 @@ def load_model(folder: str | Path, dtype: str = "float32") -> "PreTrainedModel":
     return model.eval()
 
 
+def warm_up() -> None:
+    """Make what transformers makes once a process at its first load, for whatever is forked from this one: the patterns of
+    every architecture's weight names, half the time of loading a small model."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("llama")
+
+
 def load_renderer(folder: str | Path) -> Renderer:
     """The renderer of a model folder."""
     return Renderer(folder)

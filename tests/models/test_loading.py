@@ -1,10 +1,11 @@
 from pathlib import Path
 
 import pytest
+from transformers import conversion_mapping
 
 from llmagentos.config.sections import ModelConfig
 from llmagentos.core.errors import ConfigError, IntegrityError
-from llmagentos.models.loading import load_model, parameters, resolve_base, seed_dir, seed_student_dir
+from llmagentos.models.loading import load_model, parameters, resolve_base, seed_dir, seed_student_dir, warm_up
 
 
 def test_the_seed_ships_and_its_student_is_a_quarter_or_less():
@@ -27,3 +28,12 @@ def test_an_unknown_base_is_refused_by_name(tmp_path: Path):
 def test_a_folder_without_weights_is_refused(tmp_path: Path):
     with pytest.raises(IntegrityError, match="loadable"):
         load_model(tmp_path)
+
+
+def test_loading_makes_no_patterns_where_the_process_was_warmed_up(monkeypatch: pytest.MonkeyPatch):
+    made: list[bool] = []
+    monkeypatch.setattr(conversion_mapping, "_checkpoint_conversion_mapping_cache", None)
+    warm_up()
+    monkeypatch.setattr(conversion_mapping, "_build_checkpoint_conversion_mapping", lambda: made.append(True) or {})
+    load_model(seed_dir())
+    assert not made
