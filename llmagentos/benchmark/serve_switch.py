@@ -83,8 +83,8 @@ def measure(there: Place, asked: Sequence[Asked], rounds: int, switches: int, pa
                 phases[name].append(_under_load(there, asked, sides[name]))
     everything = [heard for phase in phases.values() for heard in phase]
     checked = check(there.home, [one for heard in everything for one in heard], ring)
-    facts = {**vars(checked), "switches": len(waits), "switch_seconds_p50": round(quantile(waits, 0.5), 3)}
-    return Found(_figures(phases, checked), facts)
+    switched = {"questions": len(asked), "switches": len(waits), "switch_seconds_p50": round(quantile(waits, 0.5), 3)}
+    return Found(_figures(phases, checked), {**vars(checked), **switched})
 
 
 def _under_load(there: Place, asked: Sequence[Asked], meanwhile: Any) -> list[Heard]:
