@@ -67,6 +67,11 @@ class Buffer:
         rows = [{**row, "messages": silenced(row["messages"], held)} for row in map(_decoded, found)]
         return [row for row in rows if not without or not _gone(row, without)]
 
+    def replaced(self, superseded: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of memory that a snapshot takes over from, and those that left it lately, the newest first."""
+        memory, left = self._memory()
+        return [*(row for row in memory if _gone(row, superseded)), *reversed(left)]
+
     def admit(self, snapshot: Snapshot, losses: Losses | None = None) -> int:
         """On promote: forget what the snapshot superseded or withdrew, take in its examples, keep within capacity.
 

@@ -24,6 +24,7 @@ from llmagentos.core.records import Example
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.preference import Kind, preference_rows
+from llmagentos.replay.retelling import retold
 from llmagentos.replay.rewording import rewordings
 from llmagentos.replay.selection import quotas
 from llmagentos.storage import suites
@@ -147,8 +148,9 @@ def mix_rows(
     """Render what an update on `snapshot` may train on: its rows, the memory that still holds, a part of the general rows.
 
     Rows whose ids are `known` stand with the memory. New and, unless `plain`, remembered rows come also in made wordings
-    (rewording.py), and for a strategy that reads them the snapshot's judged rows, as `preference` wants them. What a suite
-    holds out is not trained on, also where it was registered after the rows were collected.
+    (rewording.py), facts that changed also as they used to be asked (retelling.py), and for a strategy that reads them the
+    snapshot's judged rows, as `preference` wants them. What a suite holds out is not trained on, also where it was registered
+    after the rows were collected.
     """
     buffer = Buffer(home, config.replay)
     targets = free(home, snapshot, snapshot.examples())
@@ -159,10 +161,13 @@ def mix_rows(
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
     wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])
     again = rewordings(_some(memory, salt), wordings, held=held, seed=salt, beside=[*memory, *examples])
+    told = [] if plain else retold(buffer.replaced(snapshot.superseded), [*memory, *examples], held)
+    anew = [row for row in told if row["key"] in {e["key"] for e in examples}]
+    reworded = functools.partial(rewordings, wanted=config.replay.wordings, held=held, seed=seed)
     some = functools.partial(_drawn, most=config.replay.general_rows, salt=snapshot.id)
     sources = {
-        "new": [*new, *rewordings(new, config.replay.wordings, held=held, seed=seed, beside=memory)],
-        "memory": [*memory, *again],
+        "new": [*new, *reworded(new, beside=memory), *anew, *reworded(anew, beside=[*new, *memory])],
+        "memory": [*memory, *again, *(row for row in told if row not in anew)],
         "general": _unchanged(buffer.rows("general", snapshot.superseded, some), [*memory, *examples]),
     }
     if preference is not None:

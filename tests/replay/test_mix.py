@@ -151,3 +151,37 @@ def test_what_is_remembered_of_others_is_held_against_the_few_that_are_reworded(
             config.model_copy(update={"storage": config.storage.model_copy(update={"root": str(own.root)})}), own, folder
         )
         assert any(name.startswith(MADE) for name in made.names) is (len(remembered) == 2)
+
+
+def test_a_fact_that_changed_is_also_learned_as_it_used_to_be_asked(config, home, tmp_path):
+    save_tiny(tmp_path / "tiny")
+    buffer, here = (
+        Buffer(home, ReplayConfig()),
+        config.model_copy(update={"training": config.training.model_copy(update={"workers": 0})}),
+    )
+    buffer.bootstrap([], [])
+
+    def told(name: str, ask: str, answer: str):
+        messages = [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]
+        return to_example(messages, id=name, seq=1, tier="import", key="price")
+
+    old = [told("a", "What does it cost?", "3 yuan"), told("b", "Its price?", "3 yuan")]
+    buffer.admit(snapshots.create(home, Draft(examples=old)))
+    gone = {"price": {"kind": "fact", "answer": "5", "prompts": None, "calls": None}}
+    changed = snapshots.create(home, Draft(examples=[told("c", "多少钱", "5")], superseded=gone))
+    later = snapshots.create(home, Draft(examples=[LIKED[2]]))
+
+    def asked(snapshot, **options) -> dict[str, set[str]]:
+        mix_rows(here, home, snapshot, tmp_path / "tiny", tmp_path / "rows.arrow", **options)
+        rows, renderer = Rows(tmp_path / "rows.arrow"), load_renderer(tmp_path / "tiny")
+        said = [(rows.sources[k], renderer.text(rows[k][0].tolist())) for k in range(rows.count)]
+        return {source: {text for s, text in said if s == source and ("cost" in text or "price" in text)} for source, _ in said}
+
+    assert {"What does it cost?5", "Its price?5"} == {
+        t.replace("user: ", "").replace("assistant: ", "").replace("\n", "") for t in asked(changed)["new"]
+    }
+    assert not any(asked(changed, plain=True).values())
+    buffer.admit(changed)
+    again = asked(later)
+    assert len(again["memory"]) == 2
+    assert not again["new"]
