@@ -16,6 +16,7 @@ from llmagentos.collect.carried import spent
 from llmagentos.config import Config
 from llmagentos.core.errors import IntegrityError
 from llmagentos.core.records import Release
+from llmagentos.registry.lineage import ancestors
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Fence, Releases
 from llmagentos.replay.buffer import Buffer
@@ -41,24 +42,28 @@ def promote(
 ) -> Release:
     """Release a version and keep what it learned. Raises as `Releases.promote` does."""
     home = Home(config.storage.root)
-    undo_rolled_back(config)
     more: dict[str, Any] = {"force": force, "fence": fence, "against": against}
     release = Releases(home).promote(version, student=student, by=by, reason=reason, **more)
+    undo_rolled_back(config)
     keep_learned(config, version, decision or {"verdict": "Promote", "reasons": [reason], "by": by})
     return release
 
 
 def keep_learned(config: Config, version: int, decision: dict[str, Any]) -> bool:
-    """What follows from promoting `version`; false where it was done before or there is nothing to do."""
+    """What follows from promoting `version`; false where it was done before or there is nothing to do.
+
+    What its ancestors learned it knows: where that was undone, it is kept again.
+    """
     home = Home(config.storage.root)
-    name = Versions(home).get(version).snapshot
-    row = next((r for r in snapshots.history(home) if r.id == name), None)
-    if row is None or row.status == "promoted":
-        return False
-    snapshot = snapshots.open_snapshot(home, row.id)
-    keep_snapshot(config, snapshot, Path(Versions(home).get(version).dir))
-    snapshots.decide(home, row.id, decision, promoted=True)
-    return True
+    rows = {row.id: row for row in snapshots.history(home)}
+    kept = False
+    for one in [*reversed(ancestors(home, version)), Versions(home).get(version)]:
+        row = rows.get(one.snapshot or "")
+        if row and (row.status == snapshots.ROLLED_BACK or (one.id == version and row.status != "promoted")):
+            keep_snapshot(config, snapshots.open_snapshot(home, row.id), Path(Versions(home).get(version).dir))
+            snapshots.decide(home, row.id, decision, promoted=True)
+            kept = True
+    return kept
 
 
 def keep_snapshot(config: Config, snapshot: Snapshot, weights: Path) -> None:
@@ -88,20 +93,22 @@ def undo_rolled_back(config: Config) -> bool:
     """
     home = Home(config.storage.root)
     every = Releases(home).all()
-    back = [(old.champion, new) for old, new in pairwise(every) if new.action == "rollback"]
-    left = {version: new.reason for version, new in back if version is not None and version not in every[-1].history}
-    learned = _learned_by(home, left) if left else {}
+    back = {old.champion: new.reason for old, new in pairwise(every) if new.action == "rollback"}
+    history = every[-1].history if every else []
+    kept = {*history, *(one.id for version in history for one in ancestors(home, version))} if back else set()
+    left = {version: reason for version, reason in back.items() if version is not None and version not in kept}
+    learned = _learned_by(home, left, kept) if left else {}
     for name, version in learned.items():
         _undo(config, name, f"version {version} was rolled back: {left[version]}")
     return bool(learned)
 
 
-def _learned_by(home: Home, left: Collection[int]) -> dict[str, int]:
+def _learned_by(home: Home, left: Collection[int], kept: Collection[int]) -> dict[str, int]:
     """Snapshot -> the version among `left` that learned it or knew it already, the newest first: so they are undone."""
-    agents, history = [v for v in Versions(home).all() if v.role == "agent"], Releases(home).current().history
-    kept = {v.snapshot for v in agents if v.id in history}
+    agents = [v for v in Versions(home).all() if v.role == "agent"]
+    known = {v.snapshot for v in agents if v.id in kept}
     learned = {v.snapshot: v.id for v in agents if v.id in left}
-    rows = [r for r in reversed(snapshots.history(home)) if r.status != snapshots.ROLLED_BACK and r.id not in kept]
+    rows = [r for r in reversed(snapshots.history(home)) if r.status != snapshots.ROLLED_BACK and r.id not in known]
     found = {row.id: learned.get(row.id, (row.decision or {}).get("champion")) for row in rows}
     return {name: version for name, version in found.items() if version in left}
 

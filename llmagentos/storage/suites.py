@@ -134,8 +134,9 @@ def heldout_prompts(home: Home, *, with_retired: bool = True, retiring: Iterable
 
 
 def _load(home: Home, *, with_retired: bool = False) -> list[Suite]:
-    undone = _rolled_back(home)
-    state = [row for row in _table(home) if row["snapshot"] not in undone]
+    undone, every = _rolled_back(home), _table(home)
+    never = {row["name"] for row in every if row["retired"] is None and row["snapshot"] in undone}
+    state = [row for row in every if row["snapshot"] not in undone and row["name"] not in never]
     gone = {} if with_retired else _retired(state)
     suites: dict[str, Suite] = {}
     for row in state:

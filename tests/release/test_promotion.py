@@ -153,6 +153,22 @@ def test_rolled_back_and_promoted_again_it_is_kept_again(home: Home, config: Con
         assert not finish_promotion(config)
 
 
+@pytest.mark.parametrize("looked", [False, True])
+def test_of_a_line_that_is_taken_up_again_every_step_is_kept_again(home: Home, config: Config, wrong: str, looked: bool):
+    versions = Versions(home)
+    for version in (3, 4):
+        versions.change(version, parent=version - 1)
+    for _ in range(3):
+        Releases(home).rollback(by="test", reason="back to the beginning")
+    if looked:  # a cycle came between, and forgot all of it
+        assert finish_promotion(config)
+        assert kept(home, config)[0] == set()
+    promote(config, 3, by="test", reason="only 4 was wrong")
+    assert kept(home, config) == RIGHT
+    assert {row.id for row in snapshots.history(home) if row.status == "rolled_back"} == {wrong}
+    assert not finish_promotion(config)
+
+
 def test_walking_back_undoes_every_step(home: Home, config: Config, wrong: str):
     for _ in range(2):
         Releases(home).rollback(by="test", reason="wrong prices")
