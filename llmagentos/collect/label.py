@@ -1,10 +1,11 @@
 """What a row teaches, by its feedback.
 
-A correction replaces the last answer and is supervised; the answer it replaced is kept beside it as `rejected`. Else the
-verdicts are summed: positive supervises the answer as served (`liked`), negative never does and makes the row a judged
-one (`disliked`), and none at all makes an imported row a demonstration and a served one nothing, unless what the user did
-next says that the answer failed (implicit.py). An answer that was cut off (`length`, `cancelled`) teaches only through a
-correction, and is no example of a bad answer either. Of several corrections the newest counts.
+A correction replaces the last answer and is supervised; the answer it replaced is kept beside it as `rejected`. Else verdicts
+that are all positive supervise the answer as served (`liked`). A negative one never does: where these are more, the row is a
+judged one (`disliked`), else nothing is learned from it. None at all makes an imported row a demonstration and a served one
+nothing, unless what the user did next says that the answer failed (implicit.py). An answer that was cut off (`length`,
+`cancelled`) teaches only through a correction, and is no example of a bad answer either. Of several corrections the newest
+counts.
 """
 
 from typing import Any
@@ -35,11 +36,11 @@ def label(row: Row) -> Row:
         return _supervise(row, correction=corrections[-1])
     if row["finish_reason"] in CUT_OFF:
         return drop(row, f"cut_off_{row['finish_reason']}")
-    if verdicts and sum(verdicts) <= 0 and row["tier"] == "import" and _teaches_before(row):
+    if verdicts and min(verdicts) < 0 and row["tier"] == "import" and _teaches_before(row):
         return _supervise(row, last_too=False)
     if sum(verdicts) < 0:
         return _judge(row)
-    if verdicts and sum(verdicts) == 0:
+    if verdicts and min(verdicts) < 0:  # somebody found it wrong, whoever else liked it
         return drop(row, "conflicting")
     if not verdicts and row["tier"] == "traffic":
         doubt = row.get("doubt")

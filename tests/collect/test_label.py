@@ -88,7 +88,9 @@ def test_a_correction_keeps_the_answer_it_replaced():
 def test_a_positive_judgement_supervises_the_answer_as_served(name):
     labelled = label(row({"name": name, "value": True}))
     assert (taught(labelled), labelled["votes"]) == (["a"], 1)
-    assert taught(label(row({"name": "rating", "value": 4}, {"name": "score", "value": 0.9}, thumb(False)))) == ["a"]
+    liked = ({"name": "rating", "value": 4}, {"name": "score", "value": 0.9})
+    assert taught(label(row(*liked))) == ["a"]
+    assert label(row(*liked, thumb(False)))["drop"] == "conflicting", "somebody found it wrong"
 
 
 def test_a_correction_comes_before_every_verdict_and_counts_twice():
