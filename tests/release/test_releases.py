@@ -72,7 +72,7 @@ def test_a_challenger_that_is_approved_brings_the_student_of_its_cycle(home, rel
     releases.rollback(by="test", reason="worse")
     releases.challenge(7)
     assert promote(releases, 7, student=9).student == 9, "another one was given"
-    assert promote(releases, 3).student == 9, "nobody's challenger"
+    assert promote(releases, 3).student == 6, "its own"
 
 
 def test_promoting_the_champion_again_changes_nothing(releases):
