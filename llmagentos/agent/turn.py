@@ -77,6 +77,9 @@ class Conversation:
         if not any(mark in text for mark in self.markers):
             return {"role": "assistant", "content": text}
         message = parse_answer(text)
+        offered = {tool["function"]["name"] for tool in self.tools or ()}
+        if offered and any(call["function"]["name"] not in offered for call in message.get("tool_calls") or ()):
+            return {"role": "assistant", "content": text}
         if message.get("tool_calls") and not self.form.parallel:
             message["tool_calls"] = message["tool_calls"][:1]
         return message

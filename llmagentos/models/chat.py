@@ -6,6 +6,7 @@ is history while serving: the ids a turn is trained on are the ids it is served 
 """
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,8 @@ from llmagentos.core.messages import Message, text_of
 
 CALL = "<|call|>"
 _HERMES = ("<tool_call>", "</tool_call>")
+_NAME = re.compile(r"\S{1,256}")
+"""A function's name: what else stands where one should is no call, and could not be sent back."""
 _FAR = 2
 """Times that a text must exceed a length to do so in pieces, too: tokenised apart they may have fewer tokens."""
 _BEGINNING = 32
@@ -224,13 +227,14 @@ def _own_call(text: str) -> dict[str, str] | None:
         arguments = from_json(brace + rest) if brace else {}
     except ValueError:
         return None
-    return {"name": name.strip(), "arguments": _compact(arguments)} if name.strip() else None
+    return {"name": name.strip(), "arguments": _compact(arguments)} if _NAME.fullmatch(name.strip()) else None
 
 
 def _hermes_call(text: str) -> dict[str, str] | None:
     try:
         call = from_json(text)
-        return {"name": str(call["name"]), "arguments": _compact(call.get("arguments", {}))}
+        name = str(call["name"])
+        return {"name": name, "arguments": _compact(call.get("arguments", {}))} if _NAME.fullmatch(name) else None
     except (ValueError, KeyError, TypeError):
         return None
 

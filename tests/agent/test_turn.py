@@ -258,3 +258,10 @@ def test_what_is_too_long_or_empty_names_its_field(renderer: Renderer):
         with pytest.raises(ContextLengthError) as caught:
             Turn(Scripted(renderer, "x"), "r", PlainText(text), Sampling(5), 50)
         assert caught.value.field == "prompt"
+
+
+def test_a_function_that_nobody_offered_is_not_called():
+    said = "<|call|>cost{}"
+    assert OFFERED.message(said) == {"role": "assistant", "content": said}
+    assert OFFERED.message("<|call|>price{}")["tool_calls"][0]["function"]["name"] == "price"
+    assert ASKED.message(said)["tool_calls"], "where nothing is offered, what was learned to be called is"
