@@ -56,6 +56,8 @@ def row(*messages: object, **fields: object) -> dict:
         (row(feedback=[{"name": "rating", "value": 9}]), "feedback.0"),
         (row(feedback=[{"name": "rating", "value": 5, "source": "nobody"}]), "feedback.0.source"),
         (row(feedback=[{"name": "rating", "correction": {"role": "user", "content": "x"}}]), "feedback.0"),
+        (row(feedback=[{"name": "thumb", "value": False, "correction": " "}]), "feedback.0"),
+        (row(feedback=[{"name": "thumb", "correction": {"role": "assistant", "content": ""}}]), "feedback.0"),
         (row({"role": "user", "content": "\ud800"}, ANSWER), "messages"),
     ],
 )
