@@ -45,7 +45,7 @@ class Answer:
     """One answer under way; `events` gives text as it is certain, then None once it is recorded, or the failure."""
 
     def __init__(self, question: Question) -> None:
-        self.question = question
+        self.question, self.created = question, time.time()
         self.events: asyncio.Queue[Said | Exception | None] = asyncio.Queue()
         self.version: int | None = None
         self.turns: list[Turn] = []
@@ -190,14 +190,14 @@ class Answers:
             answer.events.put_nowait(error)
 
     async def _generate(self, answer: Answer) -> None:
-        began, created = time.perf_counter(), time.time()
+        began = time.perf_counter()
         try:
             if not await self._spoken(answer):
                 await self._spoken(answer, last=True)
         except NotFoundError:
             raise traffic.unknown_model(str(answer.question.asked.model)) from None
         seconds = time.perf_counter() - began
-        records = [_interaction(answer, k, turn, created, seconds * 1000) for k, turn in enumerate(answer.turns)]
+        records = [_interaction(answer, k, turn, seconds * 1000) for k, turn in enumerate(answer.turns)]
         # The first choice is recorded last: what a session said last is what its reply is named after.
         if not all(await self._recorder.put(records[::-1])):
             await self._answered_elsewhere(answer)
@@ -260,7 +260,7 @@ class Answers:
             return _replayed(question, answer.recorded)
         assert answer.version is not None
         headers = _headers(question, answer.version, question.caller.session_id)
-        reply = Reply(question.id, str(question.asked.model), answer.version, chat=question.chat)
+        reply = Reply(question.id, str(question.asked.model), answer.version, created=answer.created, chat=question.chat)
         if question.asked.stream:
             answer.begun = True
             return StreamingResponse(_stream(answer, reply, first), headers=headers, media_type="text/event-stream")
@@ -329,7 +329,7 @@ def _replayed(question: Question, recorded: list[Interaction]) -> Response:
     version = recorded[0].model_version or 0
     choices = [Choice(k, one.messages[-1], one.finish_reason or "stop") for k, one in enumerate(recorded)]
     used = usage(recorded[0].prompt_ids or [], [one.answer_ids or [] for one in recorded])
-    reply = Reply(question.id, str(question.asked.model), version, chat=question.chat)
+    reply = Reply(question.id, str(question.asked.model), version, created=recorded[0].created, chat=question.chat)
     headers = _headers(question, version, recorded[0].session_id or question.caller.session_id) | {"x-replayed": "true"}
     if not question.asked.stream:
         return JSONResponse(reply.whole(choices, used), headers=headers)
@@ -360,11 +360,11 @@ def _headers(question: Question, version: int, session: str) -> dict[str, str]:
     return {"x-interaction-id": question.id, "x-model-version": str(version), **plain}
 
 
-def _interaction(answer: Answer, index: int, turn: Turn, created: float, latency_ms: float) -> Interaction:
+def _interaction(answer: Answer, index: int, turn: Turn, latency_ms: float) -> Interaction:
     question = answer.question
     base = {
         "id": choice_id(question.id, index),
-        "created": created,
+        "created": answer.created,
         "model_version": answer.version,
         "tenant": question.caller.tenant,
         "session_id": question.caller.session_id,

@@ -1,7 +1,6 @@
 """What replies look like, in OpenAI's shapes: whole or in chunks, for chat and for plain completions."""
 
 import json
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +41,10 @@ def sse(chunk: dict[str, Any] | None) -> bytes:
 class Reply:
     """The JSON of the answers to one request. Each choice carries its `interaction_id`, which feedback can name."""
 
-    def __init__(self, id: str, model: str, version: int, *, chat: bool) -> None:
+    def __init__(self, id: str, model: str, version: int, *, created: float, chat: bool) -> None:
         self._chat = chat
         self._id = id
-        self._base = {"id": id, "created": int(time.time()), "model": model}
+        self._base = {"id": id, "created": int(created), "model": model}
         self._ours = {"interaction_id": id, "model_version": version}
 
     def whole(self, choices: Iterable[Choice], used: dict[str, int]) -> dict[str, Any]:

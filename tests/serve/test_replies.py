@@ -15,7 +15,7 @@ WORD = SpokenToken("好".encode(), -0.5, (), 1, 2)
 
 
 def test_every_choice_names_its_interaction():
-    reply = Reply("i", "agent", 3, chat=True)
+    reply = Reply("i", "agent", 3, created=5.0, chat=True)
     message = {"role": "assistant", "content": "x"}
     whole = reply.whole([Choice(0, message, "stop"), Choice(1, message, "length")], usage([1, 2], [[3], [4, 5]]))
     assert [(c["index"], c["interaction_id"], c["finish_reason"]) for c in whole["choices"]] == [
@@ -28,12 +28,12 @@ def test_every_choice_names_its_interaction():
 
 
 def test_tool_calls_stream_with_their_index():
-    delta = Reply("i", "agent", 1, chat=True).tool_calls(0, CALLS)["choices"][0]["delta"]
+    delta = Reply("i", "agent", 1, created=5.0, chat=True).tool_calls(0, CALLS)["choices"][0]["delta"]
     assert delta["tool_calls"] == [{"index": 0, **CALLS[0]}]
 
 
 def test_log_probabilities_of_chat_hold_bytes():
-    told = Reply("i", "agent", 1, chat=True).text(0, "x", [HALF, WORD])["choices"][0]["logprobs"]
+    told = Reply("i", "agent", 1, created=5.0, chat=True).text(0, "x", [HALF, WORD])["choices"][0]["logprobs"]
     assert told == chat_logprobs([HALF, WORD])
     assert told["content"][0] == {
         "token": "\ufffd",
@@ -47,7 +47,7 @@ def test_log_probabilities_of_chat_hold_bytes():
 
 
 def test_log_probabilities_of_completions_hold_offsets():
-    told = Reply("i", "agent", 1, chat=False).text(0, "x", [HALF, WORD])["choices"][0]["logprobs"]
+    told = Reply("i", "agent", 1, created=5.0, chat=False).text(0, "x", [HALF, WORD])["choices"][0]["logprobs"]
     assert told == text_logprobs([HALF, WORD])
     assert told == {
         "tokens": ["bytes:\\xe4", "好"],
@@ -58,7 +58,7 @@ def test_log_probabilities_of_completions_hold_offsets():
 
 
 def test_no_log_probabilities_are_null():
-    reply = Reply("i", "agent", 1, chat=True)
+    reply = Reply("i", "agent", 1, created=5.0, chat=True)
     assert reply.text(0, "x")["choices"][0]["logprobs"] is None
     assert reply.text(0, "x", [])["choices"][0]["logprobs"] == {"content": [], "refusal": None}
 

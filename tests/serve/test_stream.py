@@ -22,7 +22,7 @@ def sent(first: Event, *further: Event, choices: int = 1) -> list[list[dict]]:
 
     async def main() -> list[bytes]:
         events: asyncio.Queue[Event] = asyncio.Queue()
-        reply = Reply("id", "agent", 1, chat=True)
+        reply = Reply("id", "agent", 1, created=5.0, chat=True)
         given = parts(events, first, reply, choices, told=False, ending=lambda: b'data: {"choices": [], "ended": 1}\n\n')
         reading = asyncio.ensure_future(collected(given))
         for event in further:
