@@ -59,7 +59,7 @@ def row_of(interaction: Interaction, feedback: Sequence[Feedback]) -> dict[str, 
 
 
 def _write(home: Home, out: TextIO, counts: dict[str, int]) -> None:
-    feedback = _feedback(home)
+    feedback = recorded_feedback(home)
     for interaction in _interactions(home):
         if not interaction.stored:
             counts["skipped"] += 1
@@ -83,7 +83,8 @@ def _interactions(home: Home) -> Iterator[Interaction]:
             yield Interaction.model_validate(decode(row).model_dump())
 
 
-def _feedback(home: Home) -> dict[str, list[Feedback]]:
+def recorded_feedback(home: Home) -> dict[str, list[Feedback]]:
+    """Interaction -> what was flushed about it, of each feedback the newest revision."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in Tables(home).rows("feedback"):
         groups[row["interaction_id"]].append(row)

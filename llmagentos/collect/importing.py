@@ -9,11 +9,13 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from llmagentos.collect import quarantine
+from llmagentos.collect.exporting import recorded_feedback
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.examples import dump_messages, row_id, to_example
@@ -23,6 +25,7 @@ from llmagentos.core.records import TENANT, Feedback, Interaction, Tier, own_id
 from llmagentos.core.superseding import Superseded, is_superseded
 from llmagentos.storage import snapshots
 from llmagentos.storage.flush import flush, open_spool
+from llmagentos.storage.interactions import find
 from llmagentos.storage.layout import Home
 from llmagentos.storage.spool import Spool, exclusive
 
@@ -33,6 +36,8 @@ BATCH_ROWS = 1_000
 OUTDATED = "What some duplicates say was replaced since and stays so; to say it anew, give them an `id` or a newer `timestamp`."
 
 _CHUNK = 1 << 20
+_SAME_SECONDS = 0.001
+"""Times so near to one another are the same one, written and read."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class _Outcome:
 def import_file(config: Config, path: str | Path, strict: bool = False, *, tenant: str = TENANT) -> dict[str, Any]:
     """Import a tenant's JSONL file: `{imported, duplicates, rejected, errors: [{line, field, message}]}`.
 
-    A row that is known already is a duplicate; new feedback of a known row (same `id`, same conversation) goes in. Where
+    A row that is known already is a duplicate, also one that `export` wrote; new feedback of a known row (same `id`, same
+    conversation) goes in. Where
     newer rows took over from duplicates, `outdated_duplicates` counts these and `hint` says what to do.
     Raises NotFoundError for a missing file, InputError for one that is no file or holds no row.
     """
@@ -73,11 +79,12 @@ def import_file(config: Config, path: str | Path, strict: bool = False, *, tenan
     outcome = _Outcome()
     spool = open_spool(home)
     try:
-        if strict and _refuse(spool, source, tenant, outcome):
+        log = _Log(home, spool)
+        if strict and _refuse(log, source, tenant, outcome):
             return outcome.as_dict()
         stream, replaced = read_lines(source), None
         while lines := list(islice(stream, BATCH_ROWS)):
-            bad, known = _put(home, spool, lines, tenant, outcome)
+            bad, known = _put(log, lines, tenant, outcome)
             _reject(home, source, bad, outcome)
             if known:
                 replaced = snapshots.superseded(home) if replaced is None else replaced
@@ -140,13 +147,55 @@ def feedback_of(row: Row, interaction: Interaction) -> list[Feedback]:
     return result
 
 
-def _put(home: Home, spool: Spool, lines: Iterable[Line], tenant: str, outcome: _Outcome) -> tuple[list[Line], list[Interaction]]:
+class _Log:
+    """What is recorded already, looked up where a file names it."""
+
+    def __init__(self, home: Home, spool: Spool) -> None:
+        self.home, self.spool = home, spool
+
+    @cached_property
+    def feedback(self) -> dict[str, list[Feedback]]:
+        flush(self.home, spool=self.spool)
+        return recorded_feedback(self.home)
+
+    def same(self, one: Interaction, taken: dict[str, str | None]) -> bool:
+        """Whether the id of an interaction is free or its owner says the same."""
+        known = self.spool.lookup(one.id)
+        content = (known.request_hash if known else None) or one.request_hash
+        return taken.setdefault(one.id, content) == one.request_hash
+
+    def exported(self, row: Row, one: Interaction) -> Interaction | None:
+        """What `export` wrote this row of: with the time it has, and with weights by what was thought of it."""
+        stored = find(self.home, one.id, spool=self.spool)
+        if stored is None or (row.metadata.timestamp and abs(one.created - stored.created) > _SAME_SECONDS):
+            return None
+        return stored if _said(one) == _said(stored) else None
+
+    def new_feedback(self, row: Row, one: Interaction) -> list[Feedback]:
+        """What the row says of itself and is not recorded yet, under whatever id."""
+        judged = [f for f in feedback_of(row, one) if self.spool.lookup(f.id, "feedback") is None]
+        if not judged or self.spool.lookup(one.id) is None:
+            return judged
+        before = [_judged(f) for f in self.feedback.get(one.id, ())]
+        return [f for f in judged if _judged(f) not in before]
+
+
+def _said(one: Interaction) -> list[Any]:
+    messages = [{k: v for k, v in message.items() if k != "weight" and v is not None} for message in one.messages]
+    return [messages, one.tools, one.tenant, one.session_id, one.user_id, one.scenario, one.skill, one.key]
+
+
+def _judged(feedback: Feedback) -> list[Any]:
+    return [feedback.name, feedback.value, feedback.correction, feedback.comment, feedback.source]
+
+
+def _put(log: _Log, lines: Iterable[Line], tenant: str, outcome: _Outcome) -> tuple[list[Line], list[Interaction]]:
     """Record what is good; returns the lines that are not, and the duplicates."""
-    with exclusive(home.spool.with_name("import.lock")):  # nobody takes an id between the look and the put
-        good, bad = _sorted_out(spool, lines, tenant, {})
-        judged = [f for row, one in good for f in feedback_of(row, one) if spool.lookup(f.id, "feedback") is None]
+    with exclusive(log.home.spool.with_name("import.lock")):  # nobody takes an id between the look and the put
+        good, bad = _sorted_out(log, lines, tenant, {})
+        judged = [f for row, one in good for f in log.new_feedback(row, one)]
         # In one transaction: a row that lost its feedback would be a demonstration, whatever was thought of it.
-        fresh = spool.put([*(one for _, one in good), *judged])[: len(good)]
+        fresh = log.spool.put([*(one for _, one in good), *judged])[: len(good)]
     outcome.imported += sum(fresh)
     outcome.duplicates += len(fresh) - sum(fresh)
     return bad, [one for (_, one), new in zip(good, fresh, strict=True) if not new]
@@ -161,7 +210,7 @@ def _outdated(interaction: Interaction, replaced: Superseded) -> bool:
 
 
 def _sorted_out(
-    spool: Spool, lines: Iterable[Line], tenant: str, taken: dict[str, str | None]
+    log: _Log, lines: Iterable[Line], tenant: str, taken: dict[str, str | None]
 ) -> tuple[list[tuple[Row, Interaction]], list[Line]]:
     """The rows that may go in, and the lines that may not; `taken` has what the ids of the lines before stand for."""
     good, bad = [], []
@@ -170,28 +219,23 @@ def _sorted_out(
             bad.append(line)
             continue
         one = interaction_of(line.row, tenant=tenant)
-        if line.row.id is None or _same(spool, one, taken):  # an id of our making is the hash of what it stands for
+        if line.row.id is None or log.same(one, taken):  # an id of our making is the hash of what it stands for
             good.append((line.row, one))
+        elif stored := log.exported(line.row, one):
+            good.append((line.row, stored))
         else:
             error = InputError(f"id {line.row.id!r} belongs to another row", field="id", line=line.number)
             bad.append(replace(line, error=error))
     return good, bad
 
 
-def _same(spool: Spool, interaction: Interaction, taken: dict[str, str | None]) -> bool:
-    """Whether an id is free or its owner says the same."""
-    known = spool.lookup(interaction.id)
-    content = (known.request_hash if known else None) or interaction.request_hash
-    return taken.setdefault(interaction.id, content) == interaction.request_hash
-
-
-def _refuse(spool: Spool, path: Path, tenant: str, outcome: _Outcome) -> bool:
+def _refuse(log: _Log, path: Path, tenant: str, outcome: _Outcome) -> bool:
     """The first pass of `strict`: note what is bad; nothing was written yet."""
     taken: dict[str, str | None] = {}
     stream, empty = read_lines(path), True
     while lines := list(islice(stream, BATCH_ROWS)):
         empty = False
-        for line in _sorted_out(spool, lines, tenant, taken)[1]:
+        for line in _sorted_out(log, lines, tenant, taken)[1]:
             _note(outcome, line)
     if empty:
         raise _empty(path)

@@ -54,6 +54,29 @@ def test_an_export_imported_elsewhere_exports_the_same_rows(config, other, write
     assert import_file(other, first)["duplicates"] == 8
 
 
+def test_an_export_comes_back_judged(config, write, tmp_path):
+    import_file(config, write([{"messages": [QUESTION, {"role": "assistant", "content": "b"}], "metadata": {"key": "k"},
+                                "feedback": [{"name": "rating", "value": 5}]}]))  # fmt: skip
+    serve(config, "t1", {"name": "thumb", "value": True}, request_hash="of its body")
+    serve(config, "t2", request_hash="of its body")
+    out, again = tmp_path / "out.jsonl", tmp_path / "again.jsonl"
+    export(config, out)
+    assert import_file(config, out) == {"imported": 0, "duplicates": 3, "rejected": 0, "errors": []}
+    assert import_file(config, out, strict=True)["duplicates"] == 3
+    export(config, again)
+    assert read(again) == read(out), "nothing was judged twice"
+    rows = read(out)
+    rows[2]["feedback"] = [{"name": "thumb", "value": True}]
+    assert import_file(config, write(rows))["duplicates"] == 3
+    export(config, again)
+    assert read(again)[2]["feedback"] == [{"name": "thumb", "value": True, "source": "human"}]
+    assert read(again)[2]["messages"][-1] == {"role": "assistant", "content": "a"}, "a target now"
+    rows[1]["messages"][-1]["content"] = "another"
+    rows[2]["metadata"]["timestamp"] = "2020-01-02T03:04:05+00:00"
+    found = import_file(config, write(rows))
+    assert (found["duplicates"], [e["field"] for e in found["errors"]]) == (1, ["id", "id"])
+
+
 def test_what_was_sent_in_comes_out(config, write, tmp_path):
     row = {"id": "x", "messages": [QUESTION, {"role": "assistant", "content": "a"}],
            "metadata": {"key": "k", "timestamp": "2026-01-02T03:04:05+00:00"},
