@@ -234,7 +234,9 @@ def _learned(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> _
     figures["new"] = shown
     if _nothing_to_learn(facts, config):
         kept = pair.n == 0 or pair.delta >= -max(config.margin, 1.5 / pair.n)
-        return _Check(kept, f"nothing_to_learn: {before:.1%} of {pair.n} new items were right before, {after:.1%} are now.")
+        why = f" that could be shown (fewer than {_FEW_NEW} new items)" if pair.n < _FEW_NEW else ""
+        shares = f"{before:.1%} of {pair.n} new items were right before, {after:.1%} are now"
+        return _Check(kept, f"nothing_to_learn{why}: {shares}.")
     learned, tests = p_value <= config.alpha, f"p = {p_value:.2g}"
     graded = any(r.score is not None for report in (facts.champion, facts.challenger) for r in report.results)
     wrong = pair.n - round(before * pair.n)

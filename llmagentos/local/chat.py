@@ -80,7 +80,8 @@ def _send(client: httpx.Client, path: str, body: dict[str, Any], headers: dict[s
             message = str(reply.json()["error"]["message"])
         except (ValueError, KeyError, TypeError):
             message = reply.text[:200]
-        raise InputError(f"the agent refused with {reply.status_code}: {message}")
+        hint = "Put your key into LLMAGENTOS_API_KEY, or what serve.api_key_env names." if reply.status_code == 401 else ""
+        raise InputError(f"the agent refused with {reply.status_code}: {message}", hint=hint)
     return dict(reply.json())
 
 

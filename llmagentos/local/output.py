@@ -34,7 +34,8 @@ def ended(error: BaseException, line: Line | None) -> int:
     """Say on stderr, and on the line if there is one, what ended a command. Returns the exit code."""
     explain_usage = getattr(error, "format_message", None)
     if explain_usage:
-        error = ConfigError(explain_usage(), hint="See `llmagentos --help`.")
+        said = explain_usage().rstrip(".") or "a command is missing"
+        error = ConfigError(f"{said}.", hint="See `llmagentos --help`.")
         error.code = "usage"
     elif isinstance(error, SystemExit) or hasattr(error, "exit_code"):
         code = getattr(error, "exit_code", getattr(error, "code", FAILED))

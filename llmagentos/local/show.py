@@ -85,11 +85,14 @@ def adapters(result: dict[str, Any]) -> None:
 
 
 def accuracy(result: dict[str, Any]) -> None:
-    """Accuracy in all, by skill and by suite."""
+    """Accuracy in all, by skill and by suite, and what was said where answers were asked for."""
     facts({"version": result["version"], "n": result["n"], "accuracy": result["accuracy"]})
     for group in ("suites", "skills"):
         if result.get(group):
             _table("", (group, "n", "accuracy"), [(k, v["n"], _plain(v["accuracy"])) for k, v in result[group].items()])
+    if result.get("rows"):
+        said = [(r["id"], "" if r["right"] else "wrong", r["answer"], r["wanted"]) for r in result["rows"]]
+        _table("", ("row", "", "answer", "wanted"), said)
 
 
 def cycle(result: dict[str, Any]) -> None:
@@ -150,7 +153,8 @@ def _plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
     if isinstance(value, list):
-        return ", ".join(_plain(one) for one in value)
+        between = "; " if any(isinstance(one, dict) for one in value) else ", "
+        return between.join(_plain(one) for one in value) or "none"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
     return "-" if value is None else str(value)

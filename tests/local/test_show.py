@@ -20,3 +20,16 @@ def test_a_terminal_is_not_written_beyond_its_edge(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     show.facts({"reason": LONG})
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+
+
+def test_answers_that_were_asked_for_are_shown(capsys):
+    rows = [{"id": "a", "right": True, "answer": "12", "wanted": "12"}, {"id": "b", "right": False, "answer": "", "wanted": "13"}]
+    show.accuracy({"version": 3, "n": 2, "accuracy": 0.5, "skills": {}, "keys": {}, "rows": rows})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if "wrong" in line] == [["│", "b", "│", "wrong", "│", "│", "13", "│"]]
+    assert sum("12" in line for line in lines) == 1
+
+
+def test_nothing_is_said_to_be_nothing(capsys):
+    show.facts({"stopped": [], "rows": [{"a": 1}, {"a": 2}]})
+    assert capsys.readouterr().out == "stopped: none\nrows: a 1; a 2\n"
