@@ -77,6 +77,7 @@ class Conversation:
         if not any(mark in text for mark in self.markers):
             return {"role": "assistant", "content": text}
         message = parse_answer(text)
+        # Where none are offered, what the model learned to call is told; where some are, only they can be called.
         offered = {tool["function"]["name"] for tool in self.tools or ()}
         if offered and any(call["function"]["name"] not in offered for call in message.get("tool_calls") or ()):
             return {"role": "assistant", "content": text}

@@ -24,7 +24,7 @@ from llmagentos.core.messages import Message, text_of
 
 CALL = "<|call|>"
 _HERMES = ("<tool_call>", "</tool_call>")
-_NAME = re.compile(r"\S{1,256}")
+_NAME = re.compile(r".{1,256}")
 """A function's name: what else stands where one should is no call, and could not be sent back."""
 _FAR = 2
 """Times that a text must exceed a length to do so in pieces, too: tokenised apart they may have fewer tokens."""

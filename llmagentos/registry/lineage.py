@@ -1,6 +1,7 @@
 """Where a version came from: its ancestors, its snapshot and teacher, the code and settings that made it."""
 
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,25 @@ def config_hash(config: Config) -> str:
 
 def ancestors(home: Home, version_id: int) -> list[ModelVersion]:
     """Parent, grandparent and so on to the first version. Raises NotFoundError for an unknown version."""
-    versions = Versions(home)
-    by_id = {version.id: version for version in versions.all()}
-    line = []
-    current = versions.get(version_id)
-    while current.parent is not None and current.parent in by_id and by_id[current.parent] not in line:
+    by_id = {version.id: version for version in Versions(home).all()}
+    line: dict[int, ModelVersion] = {}
+    current = Versions(home).get(version_id)
+    while current.parent is not None and current.parent in by_id and current.parent not in line:
         current = by_id[current.parent]
-        line.append(current)
-    return line
+        line[current.id] = current
+    return list(line.values())
+
+
+def with_ancestors(home: Home, versions: Iterable[int]) -> set[int]:
+    """Versions and all that they come from."""
+    parents = {version.id: version.parent for version in Versions(home).all()}
+    found: set[int] = set()
+    for version in versions:
+        one: int | None = version
+        while one is not None and one not in found:
+            found.add(one)
+            one = parents.get(one)
+    return found
 
 
 def describe(home: Home, version_id: int) -> dict[str, Any]:

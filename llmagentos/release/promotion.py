@@ -15,17 +15,19 @@ from llmagentos.collect import quarantine
 from llmagentos.collect.carried import spent
 from llmagentos.config import Config
 from llmagentos.core.errors import IntegrityError
-from llmagentos.core.records import Release
-from llmagentos.registry.lineage import ancestors
+from llmagentos.core.records import ModelVersion, Release
+from llmagentos.registry.lineage import with_ancestors
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Fence, Releases
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.selection import Losses
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
-from llmagentos.storage.snapshots import Snapshot
+from llmagentos.storage.snapshots import Snapshot, SnapshotRow
 
 log = logging.getLogger(__name__)
+_KEPT_BY = "kept_by"
+"""In the decision on a snapshot that was rolled back: the version that what it holds had been kept for."""
 
 
 def promote(
@@ -52,18 +54,32 @@ def promote(
 def keep_learned(config: Config, version: int, decision: dict[str, Any]) -> bool:
     """What follows from promoting `version`; false where it was done before or there is nothing to do.
 
-    What its ancestors learned it knows: where that was undone, it is kept again.
+    What its ancestors had learned it knows: where that was undone it is kept again.
     """
     home = Home(config.storage.root)
-    rows = {row.id: row for row in snapshots.history(home)}
-    kept = False
-    for one in [*reversed(ancestors(home, version)), Versions(home).get(version)]:
-        row = rows.get(one.snapshot or "")
-        if row and (row.status == snapshots.ROLLED_BACK or (one.id == version and row.status != "promoted")):
-            keep_snapshot(config, snapshots.open_snapshot(home, row.id), Path(Versions(home).get(version).dir))
+    line, own, done = with_ancestors(home, [version]), Versions(home).get(version), False
+    for row in snapshots.history(home):
+        by = (row.decision or {}).get(_KEPT_BY) if row.status == snapshots.ROLLED_BACK else None
+        if row.id == own.snapshot and row.status != "promoted":
+            keep_snapshot(config, snapshots.open_snapshot(home, row.id), Path(own.dir))
             snapshots.decide(home, row.id, decision, promoted=True)
-            kept = True
-    return kept
+            done = True
+        elif by in line:
+            done = _keep_again(config, row.id, by, own) or done
+    return done
+
+
+def _keep_again(config: Config, name: str, by: int, descendant: ModelVersion) -> bool:
+    home = Home(config.storage.root)
+    try:
+        snapshot = snapshots.open_snapshot(home, name)
+    except IntegrityError as error:
+        log.warning("what version %s learned cannot be kept again: %s", by, error)
+        return False
+    keep_snapshot(config, snapshot, Path(descendant.dir))
+    reason = f"version {descendant.id}, which comes from version {by}, was promoted"
+    snapshots.decide(home, name, {"verdict": "Promote", "reasons": [reason], "champion": by})
+    return True
 
 
 def keep_snapshot(config: Config, snapshot: Snapshot, weights: Path) -> None:
@@ -94,35 +110,35 @@ def undo_rolled_back(config: Config) -> bool:
     home = Home(config.storage.root)
     every = Releases(home).all()
     back = {old.champion: new.reason for old, new in pairwise(every) if new.action == "rollback"}
-    history = every[-1].history if every else []
-    kept = {*history, *(one.id for version in history for one in ancestors(home, version))} if back else set()
+    kept = with_ancestors(home, every[-1].history) if back else set()
     left = {version: reason for version, reason in back.items() if version is not None and version not in kept}
-    learned = _learned_by(home, left, kept) if left else {}
-    for name, version in learned.items():
-        _undo(config, name, f"version {version} was rolled back: {left[version]}")
+    learned = _learned_by(home, left, kept) if left else []
+    for row, version in learned:
+        _undo(config, row, version, f"version {version} was rolled back: {left[version]}")
     return bool(learned)
 
 
-def _learned_by(home: Home, left: Collection[int], kept: Collection[int]) -> dict[str, int]:
-    """Snapshot -> the version among `left` that learned it or knew it already, the newest first: so they are undone."""
+def _learned_by(home: Home, left: Collection[int], kept: Collection[int]) -> list[tuple[SnapshotRow, int]]:
+    """Snapshots with the version among `left` that learned each or knew it already, the newest first: so they are undone."""
     agents = [v for v in Versions(home).all() if v.role == "agent"]
     known = {v.snapshot for v in agents if v.id in kept}
     learned = {v.snapshot: v.id for v in agents if v.id in left}
     rows = [r for r in reversed(snapshots.history(home)) if r.status != snapshots.ROLLED_BACK and r.id not in known]
-    found = {row.id: learned.get(row.id, (row.decision or {}).get("champion")) for row in rows}
-    return {name: version for name, version in found.items() if version in left}
+    found = [(row, learned.get(row.id, (row.decision or {}).get("champion"))) for row in rows]
+    return [(row, version) for row, version in found if version in left]
 
 
-def _undo(config: Config, name: str, reason: str) -> None:
-    home = Home(config.storage.root)
+def _undo(config: Config, snapshot: SnapshotRow, version: int, reason: str) -> None:
+    home, name = Home(config.storage.root), snapshot.id
     try:
         rows = snapshots.open_snapshot(home, name).examples()
     except IntegrityError as error:
         log.warning("the rows of snapshot %s cannot be set aside: %s", name, error)
         rows = []
+    kept = {_KEPT_BY: version} if snapshot.status in ("promoted", "skipped") else {}
     quarantine.set_aside(home, [spent(row, quarantine.ROLLED_BACK, reason) for row in rows])
     Buffer(home, config.replay).take_back(name)
-    snapshots.decide(home, name, {"verdict": "RolledBack", "reasons": [reason]})
+    snapshots.decide(home, name, {"verdict": "RolledBack", "reasons": [reason], **kept})
 
 
 def finish_promotion(config: Config) -> bool:

@@ -77,7 +77,7 @@ class Releases:
     ) -> Release:
         """Make a version the champion (and a student the student). The champion promoted again changes nothing.
 
-        It brings the student that its cycle made of it, where no other is given.
+        It brings the student that its cycle made of it, or else its newest, where no other is given.
         It ends the stage under way, whoever is on it. With `stage` (the epoch that began it) it happens only while that
         one is under way, and the present release is returned otherwise. `against` is the champion it was judged against.
         Raises NotFoundError, ConflictError for a rejected or bad version without `force`, one whose weights are no longer
@@ -88,7 +88,7 @@ class Releases:
             self._check(student, "student", True)
 
         def change(now: Release) -> dict[str, Any] | None:
-            own = self._student_of(version, found.cycle) if now.champion != version else None
+            own = (self._student_of(version, found.cycle) or self._student_of(version)) if now.champion != version else None
             wanted = student or own or now.student
             served = now.champion == version and now.student == wanted and now.stage is None
             if served or not _under_way(now, stage):

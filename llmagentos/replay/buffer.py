@@ -68,7 +68,8 @@ class Buffer:
         return [row for row in rows if not without or not _gone(row, without)]
 
     def replaced(self, superseded: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Rows of memory that a snapshot takes over from, and those that left it lately, the newest first."""
+        """Rows of memory that a snapshot takes over from, and those that left it for the last `UNDONE` snapshots, for whatever
+        reason, the newest first."""
         memory, left = self._memory()
         return [*(row for row in memory if _gone(row, superseded)), *reversed(left)]
 

@@ -21,13 +21,14 @@ from llmagentos.core.examples import silenced
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.messages import normalise, normalised_prompt
 from llmagentos.core.records import Example
+from llmagentos.core.superseding import merge
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.preference import Kind, preference_rows
 from llmagentos.replay.retelling import retold
 from llmagentos.replay.rewording import rewordings
 from llmagentos.replay.selection import quotas
-from llmagentos.storage import suites
+from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
 from llmagentos.training.launch import lone_node
@@ -147,9 +148,9 @@ def mix_rows(
 ) -> dict[str, int]:
     """Render what an update on `snapshot` may train on: its rows, the memory that still holds, a part of the general rows.
 
-    Rows whose ids are `known` stand with the memory. New and, unless `plain`, remembered rows come also in made wordings
-    (rewording.py), facts that changed also as they used to be asked (retelling.py), and for a strategy that reads them the
-    snapshot's judged rows, as `preference` wants them. What a suite holds out is not trained on, also where it was registered
+    Rows whose ids are `known` stand with the memory. New rows come also in made wordings (rewording.py) and, unless `plain`,
+    remembered ones too, and facts that changed as they used to be asked (retelling.py); for a strategy that reads them come
+    the snapshot's judged rows, as `preference` wants them. What a suite holds out is not trained on, also where it was registered
     after the rows were collected.
     """
     buffer = Buffer(home, config.replay)
@@ -161,18 +162,25 @@ def mix_rows(
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
     wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])
     again = rewordings(_some(memory, salt), wordings, held=held, seed=salt, beside=[*memory, *examples])
-    told = [] if plain else retold(buffer.replaced(snapshot.superseded), [*memory, *examples], held)
-    anew = [row for row in told if row["key"] in {e["key"] for e in examples}]
+    told = [] if plain else _told(home, buffer, snapshot, [*memory, *examples], held)
+    anew = [row for row in told if row["key"] in snapshot.superseded]
     reworded = functools.partial(rewordings, wanted=config.replay.wordings, held=held, seed=seed)
     some = functools.partial(_drawn, most=config.replay.general_rows, salt=snapshot.id)
     sources = {
         "new": [*new, *reworded(new, beside=memory), *anew, *reworded(anew, beside=[*new, *memory])],
-        "memory": [*memory, *again, *(row for row in told if row not in anew)],
-        "general": _unchanged(buffer.rows("general", snapshot.superseded, some), [*memory, *examples]),
+        "memory": [*memory, *again, *(row for row in told if row["key"] not in snapshot.superseded)],
+        "general": _unchanged(buffer.rows("general", snapshot.superseded, some), [*memory, *examples, *told]),
     }
     if preference is not None:
         sources[PREFERENCE] = preference_rows(preference, targets, free(home, snapshot, snapshot.judged()))
     return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)
+
+
+def _told(
+    home: Home, buffer: Buffer, snapshot: Snapshot, now: Sequence[dict[str, Any]], held: Mapping[str | None, set[str]]
+) -> list[dict[str, Any]]:
+    superseded = merge(snapshots.superseded(home), snapshot.superseded)
+    return retold(buffer.replaced(snapshot.superseded), now, superseded, held) if superseded else []
 
 
 def free(home: Home, snapshot: Snapshot, rows: Sequence[Example]) -> list[Example]:

@@ -2,7 +2,8 @@
 
 Who tells a change seldom says it in every way in which it is asked, and perhaps in another language. Forgetting the old rows
 alone leaves the model with the old answer, or with nonsense, wherever the new ones do not reach. What a key names is one fact,
-so its new answer is the answer to whatever asked for the old one: the way a `stale` item is judged.
+so its new answer is the answer to whatever asked for the old one: the way a `stale` item is judged. A behaviour has an answer
+for each prompt, and is left alone.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,21 +12,25 @@ from typing import Any
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import normalise
 from llmagentos.core.similarity import near
+from llmagentos.core.superseding import Superseded
 
 Row = Mapping[str, Any]
 
 
-def retold(gone: Iterable[Row], now: Sequence[Row], held: Mapping[str | None, Collection[str]]) -> list[dict[str, Any]]:
-    """Rows of `gone`, which hold no longer, with the answer of their key in `now`, each prompt once.
+def retold(
+    gone: Iterable[Row], now: Sequence[Row], superseded: Superseded, held: Mapping[str | None, Collection[str]]
+) -> list[dict[str, Any]]:
+    """Rows of `gone`, which are no memory any more, with the answer in `now` of their fact, each prompt once.
 
-    Left alone are keys that have several answers now, prompts that `now` asks itself, conversations of several turns, and
-    what is `held` out (key -> normalised prompts; those under None for all).
+    Facts are keys that `superseded` has a new answer for and that have no other in `now`. Left alone are prompts that `now`
+    asks itself, conversations of several turns, and what is `held` out (key -> normalised prompts) or nearly that.
     """
-    facts, taken = _facts(now), {row["prompt"] for row in now} | set(held.get(None, ()))
+    facts = _facts(now, superseded)
+    taken = {row["prompt"] for row in now}.union(*held.values())
     made: list[dict[str, Any]] = []
     for row in gone:
         fact = facts.get(row["key"])
-        if fact is None or row["prompt"] in taken or not _asks_for(row, fact):
+        if fact is None or row["prompt"] in taken or not _asks_alike(row, fact):
             continue
         if any(near(row["prompt"], prompt) for prompt in held.get(row["key"], ())):
             continue
@@ -36,18 +41,23 @@ def retold(gone: Iterable[Row], now: Sequence[Row], held: Mapping[str | None, Co
     return made
 
 
-def _facts(rows: Iterable[Row]) -> dict[str, Row]:
-    """Key -> a row of it, for keys with one answer."""
+def _facts(rows: Iterable[Row], superseded: Superseded) -> dict[str, Row]:
+    """Key -> a row of it, for facts that changed."""
+    changed = {
+        key: normalise(entry["answer"]) for key, entry in superseded.items() if entry["kind"] == "fact" and entry["answer"]
+    }
     found: dict[str, Row] = {}
     several = set()
     for row in rows:
-        if row["key"] is not None and normalise(found.setdefault(row["key"], row)["answer"]) != normalise(row["answer"]):
-            several.add(row["key"])
+        if row["key"] in changed:
+            found[row["key"]] = row
+            if normalise(row["answer"]) != changed[row["key"]]:
+                several.add(row["key"])
     return {key: row for key, row in found.items() if key not in several}
 
 
-def _asks_for(row: Row, fact: Row) -> bool:
-    """Whether a row of one question got another answer than the fact's, with the same tools at hand."""
+def _asks_alike(row: Row, fact: Row) -> bool:
+    """Whether a row is one question and its answer, with the same tools at hand as the fact's."""
     roles = [m["role"] for m in row["messages"]]
     single = roles[-2:] == ["user", "assistant"] and set(roles[:-2]) <= {"system"}
-    return single and (row["tools"] or None) == (fact["tools"] or None) and normalise(row["answer"]) != normalise(fact["answer"])
+    return single and (row["tools"] or None) == (fact["tools"] or None)

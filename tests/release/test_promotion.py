@@ -153,6 +153,34 @@ def test_rolled_back_and_promoted_again_it_is_kept_again(home: Home, config: Con
         assert not finish_promotion(config)
 
 
+def test_what_a_version_of_the_line_knew_already_is_kept_again_with_it(home: Home, config: Config, wrong: str):
+    Versions(home).change(4, parent=3)
+    again = snapshots.create(
+        home, snapshots.Draft(examples=[example_of_row(said("known", "Lamp?"), seq=50)], interactions_seq=50)
+    )
+    keep_known(config, again, Versions(home).get(4), "cycle", "known")
+    before = kept(home, config)
+    Releases(home).rollback(by="test", reason="wrong prices")
+    assert finish_promotion(config)
+    assert kept(home, config) == RIGHT
+    Releases(home).promote(4, by="http", reason="they were right")
+    assert finish_promotion(config)
+    assert kept(home, config) == before
+    assert not finish_promotion(config)
+
+
+def test_an_ancestors_damaged_snapshot_holds_nobody_up(home: Home, config: Config, wrong: str):
+    for version in (3, 4):
+        Versions(home).change(version, parent=version - 1)
+    for _ in range(3):
+        Releases(home).rollback(by="test", reason="back to the beginning")
+    assert finish_promotion(config)
+    (home.snapshot(str(Versions(home).get(2).snapshot)) / "superseded.json").write_text("{ }")
+    promote(config, 3, by="test", reason="only 4 was wrong")
+    assert "15" in kept(home, config)[0]
+    assert not finish_promotion(config)
+
+
 @pytest.mark.parametrize("looked", [False, True])
 def test_of_a_line_that_is_taken_up_again_every_step_is_kept_again(home: Home, config: Config, wrong: str, looked: bool):
     versions = Versions(home)

@@ -182,6 +182,7 @@ def test_a_fact_that_changed_is_also_learned_as_it_used_to_be_asked(config, home
     }
     assert not any(asked(changed, plain=True).values())
     buffer.admit(changed)
+    snapshots.decide(home, changed.id, {"verdict": "Promote"}, promoted=True)
     again = asked(later)
     assert len(again["memory"]) == 2
     assert not again["new"]
