@@ -7,7 +7,7 @@ turn without it would be a demonstration, and the model must not learn its own u
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,12 +83,14 @@ def _interactions(home: Home) -> Iterator[Interaction]:
             yield Interaction.model_validate(decode(row).model_dump())
 
 
-def recorded_feedback(home: Home) -> dict[str, list[Feedback]]:
+def recorded_feedback(
+    home: Home, *, revisions: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = newest_revisions
+) -> dict[str, list[Feedback]]:
     """Interaction -> what was flushed about it, of each feedback the newest revision."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in Tables(home).rows("feedback"):
         groups[row["interaction_id"]].append(row)
-    return {id: [_decoded(r) for r in newest_revisions(rows)] for id, rows in groups.items()}
+    return {id: [_decoded(r) for r in revisions(rows)] for id, rows in groups.items()}
 
 
 def _decoded(row: dict[str, Any]) -> Feedback:

@@ -25,7 +25,7 @@ from llmagentos.core.records import TENANT, Feedback, Interaction, Tier, own_id
 from llmagentos.core.superseding import Superseded, is_superseded
 from llmagentos.storage import snapshots
 from llmagentos.storage.flush import flush, open_spool
-from llmagentos.storage.interactions import find
+from llmagentos.storage.interactions import find_all
 from llmagentos.storage.layout import Home
 from llmagentos.storage.spool import Spool, exclusive
 
@@ -69,9 +69,9 @@ class _Outcome:
 def import_file(config: Config, path: str | Path, strict: bool = False, *, tenant: str = TENANT) -> dict[str, Any]:
     """Import a tenant's JSONL file: `{imported, duplicates, rejected, errors: [{line, field, message}]}`.
 
-    A row that is known already is a duplicate, also one that `export` wrote; new feedback of a known row (same `id`, same
-    conversation) goes in. Where
-    newer rows took over from duplicates, `outdated_duplicates` counts these and `hint` says what to do.
+    A row that is known already is a duplicate, also as `export` wrote it; new feedback of a known row (same `id`, same
+    conversation) goes in. Where newer rows took over from duplicates, `outdated_duplicates` counts these and `hint` says what
+    to do.
     Raises NotFoundError for a missing file, InputError for one that is no file or holds no row.
     """
     source = _existing(Path(path))
@@ -155,21 +155,15 @@ class _Log:
 
     @cached_property
     def feedback(self) -> dict[str, list[Feedback]]:
+        """All that was ever said of an interaction: what was revised since is not said again by an older file."""
         flush(self.home, spool=self.spool)
-        return recorded_feedback(self.home)
+        return recorded_feedback(self.home, revisions=list)
 
     def same(self, one: Interaction, taken: dict[str, str | None]) -> bool:
         """Whether the id of an interaction is free or its owner says the same."""
         known = self.spool.lookup(one.id)
         content = (known.request_hash if known else None) or one.request_hash
         return taken.setdefault(one.id, content) == one.request_hash
-
-    def exported(self, row: Row, one: Interaction) -> Interaction | None:
-        """What `export` wrote this row of: with the time it has, and with weights by what was thought of it."""
-        stored = find(self.home, one.id, spool=self.spool)
-        if stored is None or (row.metadata.timestamp and abs(one.created - stored.created) > _SAME_SECONDS):
-            return None
-        return stored if _said(one) == _said(stored) else None
 
     def new_feedback(self, row: Row, one: Interaction) -> list[Feedback]:
         """What the row says of itself and is not recorded yet, under whatever id."""
@@ -180,8 +174,16 @@ class _Log:
         return [f for f in judged if _judged(f) not in before]
 
 
-def _said(one: Interaction) -> list[Any]:
-    messages = [{k: v for k, v in message.items() if k != "weight" and v is not None} for message in one.messages]
+def _exported(row: Row, one: Interaction, stored: Interaction) -> bool:
+    """Whether `export` wrote this row: with the time it has, and served answers with weights by what was thought of them."""
+    if row.metadata.timestamp and abs(one.created - stored.created) > _SAME_SECONDS:
+        return False
+    unread = {"weight"} if stored.tier == "traffic" else set()
+    return _said(one, unread) == _said(stored, unread)
+
+
+def _said(one: Interaction, unread: set[str]) -> list[Any]:
+    messages = [{k: v for k, v in message.items() if k not in unread and v is not None} for message in one.messages]
     return [messages, one.tools, one.tenant, one.session_id, one.user_id, one.scenario, one.skill, one.key]
 
 
@@ -213,7 +215,7 @@ def _sorted_out(
     log: _Log, lines: Iterable[Line], tenant: str, taken: dict[str, str | None]
 ) -> tuple[list[tuple[Row, Interaction]], list[Line]]:
     """The rows that may go in, and the lines that may not; `taken` has what the ids of the lines before stand for."""
-    good, bad = [], []
+    good, bad, known = [], [], []
     for line in lines:
         if line.row is None:
             bad.append(line)
@@ -221,12 +223,17 @@ def _sorted_out(
         one = interaction_of(line.row, tenant=tenant)
         if line.row.id is None or log.same(one, taken):  # an id of our making is the hash of what it stands for
             good.append((line.row, one))
-        elif stored := log.exported(line.row, one):
-            good.append((line.row, stored))
         else:
-            error = InputError(f"id {line.row.id!r} belongs to another row", field="id", line=line.number)
+            known.append((line, line.row, one))
+    recorded = find_all(log.home, [one.id for _, _, one in known], spool=log.spool)
+    for line, row, one in known:
+        stored = recorded.get(one.id)
+        if stored is not None and _exported(row, one, stored):
+            good.append((row, stored))
+        else:
+            error = InputError(f"id {row.id!r} belongs to another row", field="id", line=line.number)
             bad.append(replace(line, error=error))
-    return good, bad
+    return good, sorted(bad, key=lambda line: line.number)
 
 
 def _refuse(log: _Log, path: Path, tenant: str, outcome: _Outcome) -> bool:

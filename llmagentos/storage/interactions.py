@@ -1,6 +1,7 @@
 """Interactions and feedback as rows of Delta, and finding one by its id wherever it is just now."""
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow.dataset as ds
@@ -29,22 +30,29 @@ def decode(row: dict[str, Any]) -> Interaction | Feedback:
 
 def find(home: Home, id: str, *, spool: Spool | None = None) -> Interaction | None:
     """The interaction of that id, from the spool or, by its sequence number, from the one file that holds it."""
+    return find_all(home, [id], spool=spool).get(id)
+
+
+def find_all(home: Home, ids: Iterable[str], *, spool: Spool | None = None) -> dict[str, Interaction]:
+    """The interactions of those ids that are known, each file of the log read once."""
     own = spool or Spool(home.spool)
     try:
-        if own.lookup(id) is None:
-            return None
-        found = own.get(id)
-        if isinstance(found, Interaction):
-            return found
-        known = own.lookup(id)  # flushed meanwhile, perhaps
-        return _at(Tables(home), known.seq) if known and known.seq is not None else None
+        found: dict[str, Interaction] = {}
+        flushed = []
+        for id in ids:
+            spooled = own.get(id) if own.lookup(id) else None
+            known = None if spooled else own.lookup(id)  # flushed meanwhile, perhaps
+            if isinstance(spooled, Interaction):
+                found[id] = spooled
+            elif known and known.seq is not None:
+                flushed.append(known.seq)
+        return found | (_at(Tables(home), flushed) if flushed else {})
     finally:
         if spool is None:
             own.close()
 
 
-def _at(tables: Tables, seq: int) -> Interaction | None:
-    files = tables.files_with("interactions", "seq", [seq])
-    found = read_files(files, SCHEMAS["interactions"], ds.field("seq") == seq).to_pylist()
-    record = decode(found[0]) if found else None
-    return record if isinstance(record, Interaction) else None
+def _at(tables: Tables, seqs: Sequence[int]) -> dict[str, Interaction]:
+    files = tables.files_with("interactions", "seq", seqs)
+    rows = read_files(files, SCHEMAS["interactions"], ds.field("seq").isin(seqs)).to_pylist()
+    return {record.id: record for record in map(decode, rows) if isinstance(record, Interaction)}

@@ -71,6 +71,12 @@ def test_an_export_comes_back_judged(config, write, tmp_path):
     export(config, again)
     assert read(again)[2]["feedback"] == [{"name": "thumb", "value": True, "source": "human"}]
     assert read(again)[2]["messages"][-1] == {"role": "assistant", "content": "a"}, "a target now"
+    spool = open_spool(Home(config.storage.root))
+    spool.put([Feedback(id="t1-0", interaction_id="t1", created=2.0, name="thumb", value=False)])
+    spool.close()
+    import_file(config, out)
+    export(config, again)
+    assert [f["value"] for f in read(again)[1]["feedback"]] == [False], "what was revised since stays so"
     rows[1]["messages"][-1]["content"] = "another"
     rows[2]["metadata"]["timestamp"] = "2020-01-02T03:04:05+00:00"
     found = import_file(config, write(rows))
