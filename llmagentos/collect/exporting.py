@@ -86,7 +86,7 @@ def _interactions(home: Home) -> Iterator[Interaction]:
 def recorded_feedback(
     home: Home, *, revisions: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = newest_revisions
 ) -> dict[str, list[Feedback]]:
-    """Interaction -> what was flushed about it, of each feedback the newest revision."""
+    """Interaction -> what was flushed about it: of each feedback the `revisions` that are wanted."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in Tables(home).rows("feedback"):
         groups[row["interaction_id"]].append(row)

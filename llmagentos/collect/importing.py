@@ -138,8 +138,8 @@ def feedback_of(row: Row, interaction: Interaction) -> list[Feedback]:
     result: list[Feedback] = []
     for item in row.feedback:
         fields = item.model_dump(mode="json", exclude_none=True)
-        if isinstance(fields.get("correction"), str):
-            fields["correction"] = {"role": "assistant", "content": fields["correction"]}
+        if correction := item.correction_message():
+            fields["correction"] = correction
         twins = sum(f.name == item.name and f.value == item.value and f.comment == item.comment for f in result)
         name = digest([interaction.id, fields, twins], length=32)
         result.append(Feedback(id=f"fb-{name}", interaction_id=interaction.id, created=interaction.created,

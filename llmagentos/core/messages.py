@@ -81,13 +81,6 @@ class RowMetadata(_Open):
         return filled(value) if isinstance(value, str) else value
 
 
-def _says(answer: str | ChatMessage) -> bool:
-    """Whether an answer has text or calls a tool."""
-    if isinstance(answer, str):
-        return bool(answer.strip())
-    return bool(answer.tool_calls) or bool(text_of(answer.model_dump()).strip())
-
-
 class RowFeedback(_Open):
     """One judgement. `value` may be absent when there is a correction."""
 
@@ -104,9 +97,16 @@ class RowFeedback(_Open):
         check_feedback_value(self.name, self.value)
         if isinstance(self.correction, ChatMessage) and self.correction.role != "assistant":
             raise ValueError("correction must be a string or an assistant message")
-        if self.correction is not None and not _says(self.correction):
+        correction = self.correction_message()
+        if correction is not None and not answer_text(correction):
             raise ValueError("correction is empty: give the right answer, or leave it out")
         return self
+
+    def correction_message(self) -> Message | None:
+        """The correction as an assistant message."""
+        if isinstance(self.correction, str):
+            return {"role": "assistant", "content": self.correction}
+        return self.correction.model_dump(exclude_none=True) if self.correction else None
 
 
 class Row(_Open):

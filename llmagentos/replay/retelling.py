@@ -11,10 +11,8 @@ from typing import Any
 
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import normalise
-from llmagentos.core.similarity import near
 from llmagentos.core.superseding import Superseded
-
-Row = Mapping[str, Any]
+from llmagentos.replay.rewording import Row, asks_once, nearly_held
 
 
 def retold(
@@ -30,9 +28,7 @@ def retold(
     made: list[dict[str, Any]] = []
     for row in gone:
         fact = facts.get(row["key"])
-        if fact is None or row["prompt"] in taken or not _asks_alike(row, fact):
-            continue
-        if any(near(row["prompt"], prompt) for prompt in held.get(row["key"], ())):
+        if fact is None or row["prompt"] in taken or not _asks_alike(row, fact) or nearly_held(row, held):
             continue
         taken.add(row["prompt"])
         messages = [*row["messages"][:-1], fact["messages"][-1]]
@@ -58,6 +54,4 @@ def _facts(rows: Iterable[Row], superseded: Superseded) -> dict[str, Row]:
 
 def _asks_alike(row: Row, fact: Row) -> bool:
     """Whether a row is one question and its answer, with the same tools at hand as the fact's."""
-    roles = [m["role"] for m in row["messages"]]
-    single = roles[-2:] == ["user", "assistant"] and set(roles[:-2]) <= {"system"}
-    return single and (row["tools"] or None) == (fact["tools"] or None)
+    return asks_once(row) and (row["tools"] or None) == (fact["tools"] or None)

@@ -78,8 +78,7 @@ def rewordings(
             if missing <= 0:
                 break
             other = _reworded(row, named[asked], around, rng)
-            held_out = any(near(other["prompt"], prompt) for prompt in held.get(row["key"], ()))
-            if other["prompt"] not in taken and not held_out:
+            if other["prompt"] not in taken and not nearly_held(other, held):
                 taken.add(other["prompt"])
                 made.append(other)
                 missing -= 1
@@ -90,11 +89,20 @@ def _questions(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
     """(key, answer) -> the rows that ask for it in one user message; a system message may stand before."""
     found: dict[Asked, list[Row]] = defaultdict(list)
     for row in rows:
-        roles = [m["role"] for m in row["messages"]]
-        single = roles[-2:] == ["user", "assistant"] and set(roles[:-2]) <= {"system"}
-        if row["key"] is not None and single and isinstance(_asked(row), str) and len(_words(_asked(row))) <= LONGEST:
+        if row["key"] is not None and asks_once(row) and isinstance(_asked(row), str) and len(_words(_asked(row))) <= LONGEST:
             found[(row["key"], row["answer"])].append(row)
     return found
+
+
+def asks_once(row: Row) -> bool:
+    """Whether a row is one question and its answer; a system message may stand before."""
+    roles = [m["role"] for m in row["messages"]]
+    return roles[-2:] == ["user", "assistant"] and set(roles[:-2]) <= {"system"}
+
+
+def nearly_held(row: Row, held: Mapping[str | None, Collection[str]]) -> bool:
+    """Whether a row asks nearly what is held out of its key."""
+    return any(near(row["prompt"], prompt) for prompt in held.get(row["key"], ()))
 
 
 def _asked(row: Row) -> str:

@@ -289,11 +289,6 @@ class FeedbackRequest(RowFeedback):
             raise ValueError("interaction_id: give either interaction_id or session_id")
         return self
 
-    def correction_message(self) -> Message | None:
-        if isinstance(self.correction, str):
-            return {"role": "assistant", "content": self.correction}
-        return self.correction.model_dump(exclude_none=True) if self.correction else None
-
 
 class PromoteRequest(_Body):
     force: bool = False

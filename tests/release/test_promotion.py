@@ -142,15 +142,19 @@ def test_what_was_rolled_back_is_forgotten_and_what_it_took_over_from_is_kept_ag
     assert quarantine.let_in(home, "rolled_back") == 2
 
 
+def back_and_again(home: Home, config: Config, before: tuple[set, set, set]) -> None:
+    Releases(home).rollback(by="test", reason="wrong prices")
+    assert finish_promotion(config)
+    assert kept(home, config) == RIGHT
+    Releases(home).promote(4, by="http", reason="they were right")
+    assert finish_promotion(config)
+    assert kept(home, config) == before
+    assert not finish_promotion(config)
+
+
 def test_rolled_back_and_promoted_again_it_is_kept_again(home: Home, config: Config, wrong: str):
     for _ in range(2):
-        Releases(home).rollback(by="test", reason="wrong prices")
-        assert finish_promotion(config)
-        assert kept(home, config) == RIGHT
-        Releases(home).promote(4, by="http", reason="they were right")
-        assert finish_promotion(config)
-        assert kept(home, config) == WRONG
-        assert not finish_promotion(config)
+        back_and_again(home, config, WRONG)
 
 
 def test_what_a_version_of_the_line_knew_already_is_kept_again_with_it(home: Home, config: Config, wrong: str):
@@ -159,14 +163,7 @@ def test_what_a_version_of_the_line_knew_already_is_kept_again_with_it(home: Hom
         home, snapshots.Draft(examples=[example_of_row(said("known", "Lamp?"), seq=50)], interactions_seq=50)
     )
     keep_known(config, again, Versions(home).get(4), "cycle", "known")
-    before = kept(home, config)
-    Releases(home).rollback(by="test", reason="wrong prices")
-    assert finish_promotion(config)
-    assert kept(home, config) == RIGHT
-    Releases(home).promote(4, by="http", reason="they were right")
-    assert finish_promotion(config)
-    assert kept(home, config) == before
-    assert not finish_promotion(config)
+    back_and_again(home, config, kept(home, config))
 
 
 def test_an_ancestors_damaged_snapshot_holds_nobody_up(home: Home, config: Config, wrong: str):
