@@ -185,7 +185,8 @@ def write(folder: Path, home: Home, verdict: Judgement, report: dict[str, Any]) 
     scores = {v.id: v.scores for v in Versions(home).all() if v.role == "agent" and v.scores}
     versions, suites, matrix = r_matrix(scores)
     lost = {"forgetting": forgetting(matrix), "backward_transfer": backward_transfer(matrix)}
-    _json(folder / "matrix.json", {"versions": versions, "suites": suites, "matrix": matrix, **lost})
+    told = {"versions": versions, "suites": suites, "matrix": matrix, **lost}
+    (folder / "matrix.json").write_text(json.dumps(told, ensure_ascii=False), "utf-8")  # of years: too long to be read in lines
 
 
 def _json(path: Path, value: Any) -> None:

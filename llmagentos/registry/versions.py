@@ -10,6 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ _ATTEMPTS = 20
 _ADDING = ".adding-"
 MERGED = "merged"
 """The cache of bases with an adapter merged in: `<adapter's id>-<hash of both manifests>`."""
+_PARSED = 8192
 _ABANDONED_SECONDS = 24 * 3600.0
 
 
@@ -128,31 +130,35 @@ class Versions:
         for _ in range(_ATTEMPTS):
             last = self._tables.transaction("versions", _APP)
             version = make()
-            # every commit raises the table's number, so it orders the records of one version too
-            record = json.dumps({**version.model_dump(), "change": last + 1}, ensure_ascii=False)
             try:
-                self._append(last, version.id, record, version.created)
+                self._append(last, version.id, json.dumps(version.model_dump(), ensure_ascii=False), version.created)
             except ConflictError:
                 continue
             return version
         raise ConflictError("the table of versions is busy.", code="busy", hint="Try again.")
 
     def _append(self, last: int, number: int, record: str | None, created: float) -> None:
-        self._tables.append("versions", [{"id": number, "record": record, "created": created}], expect={_APP: last})
+        # every commit raises the table's number, so it orders the records of one version too
+        row = {"id": number, "change": last + 1, "record": record, "created": created}
+        self._tables.append("versions", [row], expect={_APP: last})
 
 
 def _newest(home: Home, rows: list[dict[str, Any]]) -> list[ModelVersion]:
-    newest: dict[int, tuple[int, ModelVersion]] = {}
+    newest: dict[int, tuple[int, str]] = {}
     for row in rows:
-        if row["record"] is None:
-            continue
-        data = json.loads(row["record"])
-        change = data.pop("change")
-        # the folder's name follows from the id, so a home may be moved
-        version = ModelVersion.model_validate({**data, "dir": str(home.version(row["id"]))})
-        if version.id not in newest or newest[version.id][0] < change:
-            newest[version.id] = (change, version)
-    return [newest[number][1] for number in sorted(newest)]
+        record, change = row["record"], row["change"]
+        if record is not None:
+            change = json.loads(record)["change"] if change is None else change  # written by an older release
+            newest[row["id"]] = max(newest.get(row["id"], (-1, "")), (change, record))
+    return [_parsed(newest[number][1], str(home.version(number))) for number in sorted(newest)]
+
+
+@lru_cache(maxsize=_PARSED)
+def _parsed(record: str, folder: str) -> ModelVersion:
+    """A version, parsed once a change and not once a commit. Its folder follows from its id, so a home may be moved."""
+    data = json.loads(record)
+    data.pop("change", None)
+    return ModelVersion.model_validate({**data, "dir": folder})
 
 
 def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:

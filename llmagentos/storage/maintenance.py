@@ -1,8 +1,9 @@
 """Keep tables cheap to read for years: many small files become one, and the log gets a checkpoint and loses its old part.
 
 Every commit of a table leaves a small file and a line of log, so a home that works daily would read a little more each
-day. Nothing is lost: a compaction rewrites rows as they are, and readers of the version before still find its files
-until they are vacuumed. Of the log Delta keeps the newest checkpoint that is old enough to go, and all that follows it.
+day. Nothing that counts is lost: a compaction rewrites rows as they are, but for those that a newer one replaced, where
+only the newest counts, and readers of the version before still find its files until they are vacuumed. Of the log Delta
+keeps the newest checkpoint that is old enough to go, and all that follows it.
 """
 
 import contextlib
@@ -10,10 +11,10 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from deltalake import DeltaTable, WriterProperties
+from deltalake import WriterProperties
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from llmagentos.core.errors import LLMAgentOSError
+from llmagentos.core.errors import ConflictError, LLMAgentOSError
 from llmagentos.storage.layout import Home
 from llmagentos.storage.spool import exclusive
 from llmagentos.storage.tables import KEEP_HOURS, SCHEMAS, SETTINGS, Tables, sync_commits
@@ -21,7 +22,10 @@ from llmagentos.storage.tables import KEEP_HOURS, SCHEMAS, SETTINGS, Tables, syn
 MOST_FILES = 32
 """Data files of a table that are left alone."""
 
-_GROUP = 1024
+_NEWEST = {"versions": ("id", "change")}
+"""Tables of which the newest row counts: what it is one of, and what orders them."""
+
+_WRITER = WriterProperties(compression="ZSTD", max_row_group_size=1024)
 """Rows that are read at once: who looks one up reads no more."""
 
 log = logging.getLogger(__name__)
@@ -39,20 +43,25 @@ def maintain(home: Home, names: Iterable[str] = SCHEMAS, *, most: int = MOST_FIL
             if sum(1 for _ in home.table(name).glob("*.parquet")) > most:
                 with exclusive(home.table(name).with_name(f".{name}.tidy.lock"), wait=False) as mine:
                     if mine:
-                        _tidy(home.table(name), Tables(home).load(name), most)
+                        _tidy(home.table(name), Tables(home), name, most)
                         done.append(name)
         except (DeltaError, OSError, LLMAgentOSError) as error:
             log.warning("table %s could not be tidied up: %s", name, error)
     return done
 
 
-def _tidy(folder: Path, table: DeltaTable, most: int) -> None:
+def _tidy(folder: Path, tables: Tables, name: str, most: int) -> None:
+    table = tables.load(name)
     before = table.version()
     if not SETTINGS.items() <= table.metadata().configuration.items():  # made by an older release
         table.alter.set_table_properties(SETTINGS)
     if len(table.file_uris()) > most:
-        with contextlib.suppress(CommitFailedError):  # it is busy: the next one does it
-            table.optimize.compact(writer_properties=WriterProperties(compression="ZSTD", max_row_group_size=_GROUP))
+        with contextlib.suppress(CommitFailedError, ConflictError):  # it is busy: the next one does it
+            if name in _NEWEST:
+                tables.drop_replaced(name, *_NEWEST[name])
+                table = tables.load(name)
+            else:
+                table.optimize.compact(writer_properties=_WRITER)
     table.create_checkpoint()
     sync_commits(folder, before - 1, table.version())
     table.cleanup_metadata()

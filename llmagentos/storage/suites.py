@@ -6,6 +6,7 @@ answer counts as the wrong one. What a snapshot registered and retired does not 
 """
 
 import json
+import os
 import re
 import shutil
 import time
@@ -138,12 +139,14 @@ def _load(home: Home, *, with_retired: bool = False) -> list[Suite]:
     never = {row["name"] for row in every if row["retired"] is None and row["snapshot"] in undone}
     state = [row for row in every if row["snapshot"] not in undone and row["name"] not in never]
     gone = {} if with_retired else _retired(state)
-    suites: dict[str, Suite] = {}
+    first: dict[str, dict[str, Any]] = {}
     for row in state:
-        if row["name"] not in suites:
-            items = [i for i in _read_items(home, row["name"], row["hash"]) if i.id not in gone.get(row["name"], ())]
-            suites[row["name"]] = Suite(name=row["name"], kind=row["kind"], hash=row["hash"], items=items, order=row["order"])
-    return list(suites.values())
+        first.setdefault(row["name"], row)
+    root = str(home.suites)
+    return [
+        _suite(root, name, row["kind"], row["hash"], row["order"], frozenset(gone.get(name, ())), _written(f"{root}/{name}"))
+        for name, row in first.items()
+    ]
 
 
 def _table(home: Home) -> list[dict[str, Any]]:
@@ -205,25 +208,29 @@ def _write_items(home: Home, name: str, items: Sequence[EvalItem], wanted: str) 
     sync(folder, home.suites)
 
 
-def _read_items(home: Home, name: str, wanted: str) -> list[EvalItem]:
-    folder = home.suites / name
+def _written(folder: str) -> tuple[tuple[int, int, int], ...]:
     try:
-        written = tuple(_stamp(path) for path in (folder / "items.jsonl", folder / MANIFEST))
+        found = [os.stat(f"{folder}/{name}") for name in ("items.jsonl", MANIFEST)]
     except OSError:
-        verify(folder)  # says what is missing
+        verify(Path(folder))  # says what is missing
         raise
-    return list(_verified(folder, wanted, written))
-
-
-def _stamp(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return tuple((f.st_ino, f.st_size, f.st_mtime_ns) for f in found)
 
 
 @lru_cache(maxsize=_PARSED)
-def _verified(folder: Path, wanted: str, written: tuple[tuple[int, int, int], ...]) -> tuple[EvalItem, ...]:
-    """The items of a suite of this hash, read once while its files stay as they were `written`: a cycle asks for all suites
-    many times, and a year makes a thousand of them."""
+def _suite(
+    root: str, name: str, kind: SuiteKind, hash: str, order: int, gone: frozenset[str], written: tuple[tuple[int, int, int], ...]
+) -> Suite:
+    """A suite as it stands, without the items that are `gone`: a cycle asks for all of them many times, and a year makes a
+    thousand."""
+    items = [item for item in _verified(root, name, hash, written) if item.id not in gone]
+    return Suite(name=name, kind=kind, hash=hash, items=items, order=order)
+
+
+@lru_cache(maxsize=_PARSED)
+def _verified(root: str, name: str, wanted: str, written: tuple[tuple[int, int, int], ...]) -> tuple[EvalItem, ...]:
+    """The items of a suite of this hash, read once while its files stay as they were `written`."""
+    folder = Path(root) / name
     if verify(folder).get("suite_hash") != wanted:
-        raise IntegrityError(f"suite {folder.name!r} is not the one that was registered.")
+        raise IntegrityError(f"suite {name!r} is not the one that was registered.")
     return tuple(EvalItem.model_validate_json(line) for line in (folder / "items.jsonl").read_text("utf-8").split("\n") if line)

@@ -53,7 +53,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         [("name", _TEXT), ("kind", _TEXT), ("hash", _TEXT), ("n", _INT), ("order", _INT), ("snapshot", _TEXT),
          ("retired", _TEXT), ("created", _FLOAT)]
     ),
-    "versions": pa.schema([("id", _INT), ("record", _TEXT), ("created", _FLOAT)]),
+    "versions": pa.schema([("id", _INT), ("change", _INT), ("record", _TEXT), ("created", _FLOAT)]),
     "releases": pa.schema(
         [("epoch", _INT), ("action", _TEXT), ("champion", _INT), ("challenger", _INT), ("student", _INT),
          ("anchor", _INT), ("history", _TEXT), ("stage", _TEXT), ("adapters", _TEXT), ("by", _TEXT), ("reason", _TEXT),
@@ -212,6 +212,16 @@ class Tables:
                 raise ConflictError(f"{name}: {app} is at {found}, expected {last}.", code="stale_writer")
         marks = {app: last + 1 for app, last in (expect or {}).items()}
         return self._commit(table, name, rows, marks, mode="overwrite", predicate=predicate)
+
+    def drop_replaced(self, name: str, one: str, order: str) -> None:
+        """Keep of all rows with the same `one` the last by `order`, in one commit; what has no `order` stays.
+
+        What is appended meanwhile stays too. Raises ConflictError when somebody else rewrote the table first.
+        """
+        table = self.load(name)
+        rows = ds.dataset(table.file_uris(), schema=SCHEMAS[name], format="parquet").to_table().to_pylist()
+        last = {row[one]: row[order] for row in sorted(rows, key=lambda r: r[order] or 0)}
+        self._commit(table, name, [r for r in rows if r[order] in (None, last[r[one]])], {}, mode="overwrite")
 
     def files_since(self, name: str, seq: int, column: str = "seq") -> list[str]:
         """Data files of a sequenced table that may hold rows with a greater `seq` (by the log's min/max)."""

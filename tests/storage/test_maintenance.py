@@ -1,5 +1,6 @@
 """Compaction changes how many files there are, and nothing that anybody can read."""
 
+import contextlib
 import os
 import threading
 import time
@@ -9,6 +10,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.table import TableOptimizer
 
+from llmagentos.core.errors import ConflictError
 from llmagentos.storage.layout import Home
 from llmagentos.storage.maintenance import maintain
 from llmagentos.storage.spool import exclusive
@@ -116,3 +118,33 @@ def test_a_table_that_cannot_be_written_fails_nobody(home: Home, monkeypatch: py
     monkeypatch.setattr(TableOptimizer, "compact", full)
     assert maintain(home, most=2) == []
     assert "quarantine could not be tidied up: No space left" in caplog.text
+
+
+def changes(tables: Tables, start: int, count: int) -> None:
+    for k in range(start, start + count):
+        tables.append("versions", [{"id": k % 3, "change": k, "record": str(k), "created": 0.0}], expect={"versions": k - 1})
+
+
+def test_of_a_versions_records_only_the_newest_stays(home: Home):
+    tables = Tables(home)
+    changes(tables, 0, 12)
+    tables.append("versions", [{"id": 0, "record": "of an older release", "created": 0.0}])
+    assert maintain(home, most=4) == ["versions"]
+    assert sorted(r["record"] for r in tables.rows("versions")) == ["10", "11", "9", "of an older release"]
+    changes(tables, 12, 1)
+    assert tables.transaction("versions", "versions") == 12
+
+
+def test_what_is_appended_while_replaced_rows_are_dropped_stays(home: Home, monkeypatch: pytest.MonkeyPatch):
+    tables, commit = Tables(home), Tables._commit
+    changes(tables, 0, 6)
+
+    def late(self: Tables, *given, **more):
+        monkeypatch.undo()
+        changes(tables, 6, 1)
+        return commit(self, *given, **more)
+
+    monkeypatch.setattr(Tables, "_commit", late)
+    with contextlib.suppress(ConflictError):
+        tables.drop_replaced("versions", "id", "change")
+    assert {"4", "5", "6"} <= {r["record"] for r in tables.rows("versions")}
