@@ -33,7 +33,7 @@ def settings(config: Config, root: str, strategy: str) -> Config:
         "training": {"workers": 0, "engine": "torch"},
         "registry": {"enabled": False, "port": 0},
         "storage": {"keep_versions": 3},
-        "evaluate": {"threads": config.training.threads},
+        "evaluate": {"threads": config.training.threads, "processes": config.training.processes},
     }
     return with_parts(fresh, parts)
 

@@ -22,7 +22,7 @@ from llmagentos.models.loading import load_model
 from llmagentos.training import attention
 from llmagentos.training.batches import batches, collate
 from llmagentos.training.compiled import can_compile, compile_layers
-from llmagentos.training.engine import ENGINES
+from llmagentos.training.engine import make_engine
 from llmagentos.training.loop import train
 from llmagentos.training.packing import pack
 from llmagentos.training.terms import make_terms
@@ -48,7 +48,7 @@ def ours(
         attention.install(model)
     if setting.compile and compiled and can_compile(device()):
         compile_layers(model)
-    stepped = ENGINES[engine](model, setting.phase(engine), setting.steps * setting.rounds)
+    stepped = make_engine(model, setting.phase(engine), setting.steps * setting.rounds)
     made = make_terms(terms)
     attach = teacher(setting).attach if "teacher_kl" in terms else lambda batch: None
     coming = batches(setting.plan, setting.rows, 0, 0, device=device(), make=_make(setting))

@@ -1,8 +1,9 @@
 """A year of daily updates through the real gate, with drift, recurrence, noise and sabotage; and what is left at the end.
 
-One home, one day after another: import, cycle with an enforcing gate, exam. A day takes no more steps than its rows want, so
-that a year is over in little more than an hour on two cores; a student is distilled once a month. The first day teaches a
-whole world, with as many steps as that takes and a gate that reports: from the second on it enforces, and steps are fewer.
+One home, one day after another: import, cycle with an enforcing gate, exam. With `training.processes=2` both cores train,
+ask candidates and examine, so that a year is over in less than an hour. A student is distilled once a month. The first day
+teaches a whole world, with as many steps as that takes and a gate that reports: from the second on it enforces, and steps
+are fewer.
 """
 
 import json
@@ -17,10 +18,14 @@ from typing import Any
 
 from llmagentos.benchmark.life import BASE, GENERAL, examine, settings, suite_of, teach, with_parts
 from llmagentos.config import Config
+from llmagentos.core.evaluation import Suite
+from llmagentos.core.records import ModelVersion
 from llmagentos.registry import pictures, tracking
+from llmagentos.registry.versions import Versions
 from llmagentos.scenarios.streams.year import GOOD, SABOTAGED, Day, exam, year
 from llmagentos.storage import suites as stored
 from llmagentos.storage.layout import Home
+from llmagentos.training import beside
 
 MONTH = 30
 _FIRST_STEPS = 3000
@@ -50,13 +55,21 @@ def run(
     """
     from llmagentos.local.ray import connect
 
-    lived = []
+    lived: list[dict[str, Any]] = []
+
+    def examined() -> None:
+        lived[-1]["skills"] = lived[-1]["skills"]()
+        say(json.dumps(lived[-1]))
+
     with tempfile.TemporaryDirectory(prefix="llmagentos-year-") as root:
         own = _settings(config, root)
         with connect(own):
             for day in year(family, seed, days):
-                lived.append(_day(own, day, family))
-                say(json.dumps(lived[-1]))
+                today = _day(own, day, family)
+                if lived:  # the exam of an evening is over by the next one
+                    examined()
+                lived.append(today)
+            examined()
     found = summarise(lived)
     return {**found, "table": table(found), "run": _keep(config, found, lived), "days": lived}
 
@@ -86,7 +99,7 @@ def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
     from llmagentos.cycle.cycle import cycle
 
     home = Home(config.storage.root).open()
-    began, busy = time.monotonic(), time.process_time()
+    began, busy = time.monotonic(), _cpu_seconds()
     decision, reasons, seconds, steps = "Skipped", ["nothing came in"], {}, 0
     if day.rows:
         teach(config, day.rows)
@@ -95,7 +108,7 @@ def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
         result = cycle(with_parts(config, today))
         decision, reasons, seconds = result.decision, result.reasons, result.seconds
         steps = int(result.report.get("training", {}).get("update", {}).get("steps", 0))
-    spent, busy = time.monotonic() - began, time.process_time() - busy
+    spent, busy = time.monotonic() - began, _cpu_seconds() - busy
     return {
         "day": day.number,
         "kind": day.kind,
@@ -110,7 +123,11 @@ def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
     }
 
 
-def _skills(config: Config, home: Home, day: Day, family: str) -> dict[str, float]:
+def _cpu_seconds() -> float:
+    return time.process_time() + beside.cpu_seconds()
+
+
+def _skills(config: Config, home: Home, day: Day, family: str) -> Callable[[], dict[str, float]]:
     assert day.world is not None
     suites = [suite_of(skill, asked) for skill, asked in exam(day.world, family).items()]
     for suite in stored.live(home):
@@ -118,7 +135,12 @@ def _skills(config: Config, home: Home, day: Day, family: str) -> dict[str, floa
             general = suite.name.startswith("general")
             asked = suite.items if general else random.Random(0).sample(suite.items, min(_EXAMINED, len(suite.items)))
             suites.append(suite.model_copy(update={"name": GENERAL if general else BASE, "items": asked}))
-    return {skill: round(share, 4) for skill, share in examine(config, suites).items()}
+    champion = Versions(home).resolve("champion")
+    return beside.later(_shares, config, suites, champion, processes=config.evaluate.processes)
+
+
+def _shares(config: Config, suites: list[Suite], version: ModelVersion) -> dict[str, float]:
+    return {skill: round(share, 4) for skill, share in examine(config, suites, version).items()}
 
 
 def summarise(lived: list[dict[str, Any]]) -> dict[str, Any]:

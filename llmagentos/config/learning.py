@@ -64,6 +64,8 @@ class TrainingConfig(Section):
 
     workers: int = Field(2, ge=0)
     """Ray Train workers; 0 trains in this process, without Ray."""
+    processes: int = Field(1, ge=1)
+    """With workers=0 and engine=torch: processes of this machine that train together, this one included."""
     threads: int = Field(1, ge=1)
     """CPU threads a worker."""
     cpus_per_worker: float = Field(1.0, gt=0)
@@ -93,6 +95,11 @@ class TrainingConfig(Section):
     """Niceness of train workers and of each step's own process, so that serving comes first."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Collectives between workers; auto is nccl with GPUs, else gloo."""
+
+    @property
+    def ranks(self) -> int:
+        """How many train together."""
+        return self.workers or self.processes
 
 
 class LoraConfig(Section):

@@ -108,6 +108,8 @@ class EvaluateConfig(Section):
     """Most live old items asked."""
     threads: int = Field(1, ge=1)
     """CPU threads of the evaluation; two on two busy cores wait for one another more than they gain."""
+    processes: int = Field(1, ge=1)
+    """Processes of this machine that ask candidates side by side, this one included."""
     gpus: float = Field(0.0, ge=0)
     """GPUs that a task reserves which asks models: known rows, candidates, suites, drift, samples. 0 asks on the CPU."""
     drift_rows: int = Field(200, ge=1)

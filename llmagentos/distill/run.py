@@ -52,7 +52,7 @@ def prepare(
         even=("general",),
         max_steps=settings.max_steps,
         min_steps=settings.min_steps,
-        ranks=max(1, training.workers),
+        ranks=training.ranks,
         accumulation=training.accumulation,
         seed=config.update.seed + 1,
     )

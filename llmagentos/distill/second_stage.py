@@ -131,7 +131,7 @@ def _train(
         max_steps=settings.steps,
         min_steps=settings.steps,
         min_epochs=0,
-        ranks=max(1, training.workers),
+        ranks=training.ranks,
         accumulation=training.accumulation,
         seed=seed,
     )

@@ -25,7 +25,7 @@ class Weights(Protocol):
     def manifest_hash(self) -> str: ...
 
 
-def ask(config: Config, weights: Weights, suites: Sequence[Suite], *, generate: bool = True) -> EvalReport:
+def ask(config: Config, weights: Weights, suites: Sequence[Suite], generate: bool = True) -> EvalReport:
     """The answers of one set of weights. With `generate` false only right or wrong by one forced pass, without texts.
 
     Raises IntegrityError for weights that are not as they were written.

@@ -14,6 +14,7 @@ from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.ask import ask
 from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, accuracy_on, harmed, retention
+from llmagentos.training.beside import each
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ def choose(
     if len(candidates) == 1:
         return Choice(candidates[0], [])
     suites = [*exam.old, *exam.new]
-    opponents = [ask(config, v, suites, generate=False) if v else None for v in (champion, anchor)]
+    asked = [champion, *([anchor] if anchor else []), *candidates]
+    processes = 1 if config.evaluate.gpus else config.evaluate.processes
+    reports = each(ask, [(config, weights, suites, False) for weights in asked], processes)
+    opponents = reports[0], reports[1] if anchor else None
     standings = [
-        replace(
-            stand(c.alpha, ask(config, c, suites, generate=False), exam, opponents[0], opponents[1], config.gate),
-            averaged=c.averaged,
-        )
-        for c in candidates
+        replace(stand(c.alpha, report, exam, *opponents, config.gate), averaged=c.averaged)
+        for c, report in zip(candidates, reports[-len(candidates) :], strict=True)
     ]
     best = prefer(standings)
     return Choice(candidates[standings.index(best)], standings)

@@ -66,11 +66,13 @@ def _optimiser(trained: Sequence[torch.Tensor], phase: Phase) -> torch.optim.Ada
 
 
 class TorchEngine:
-    """AdamW in this process, without collectives; weights coarser than float32 are trained as copies in it."""
+    """AdamW in this process; weights coarser than float32 are trained as copies in it. The ranks of a `group` add up their
+    gradients and take the same steps."""
 
-    def __init__(self, model: torch.nn.Module, phase: Phase, steps: int) -> None:
+    def __init__(self, model: torch.nn.Module, phase: Phase, steps: int, group: dist.ProcessGroup | None = None) -> None:
         self.model = model
         self._phase = phase
+        self._group = group
         self._masters = Masters(model)
         self._optimiser = _optimiser(self._masters.trained, phase)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, schedule(phase, steps))
@@ -83,6 +85,8 @@ class TorchEngine:
         self._micro += 1
         if self._micro % self._phase.accumulation:
             return 0.0
+        if self._group is not None:
+            _add_up([w.grad for w in self._masters.trained if w.grad is not None], self._group)
         norm = torch.nn.utils.clip_grad_norm_(self._masters.trained, self._phase.clip)
         self._optimiser.step()
         self._masters.write()
@@ -105,6 +109,13 @@ class TorchEngine:
         self._masters.load(state.get("masters", []))
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
+
+
+def _add_up(gradients: list[torch.Tensor], group: dist.ProcessGroup) -> None:
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    group.allreduce([flat]).wait()
+    parts = flat.split([g.numel() for g in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(parts, gradients, strict=True)])
 
 
 def _deepspeed() -> Any:
@@ -186,4 +197,6 @@ class DeepSpeedEngine:
         return dict(self._engine._zero3_consolidated_16bit_state_dict() or {})
 
 
-ENGINES: dict[str, type[TorchEngine] | type[DeepSpeedEngine]] = {"torch": TorchEngine, "deepspeed": DeepSpeedEngine}
+def make_engine(model: torch.nn.Module, phase: Phase, steps: int, group: dist.ProcessGroup | None = None) -> Engine:
+    """The phase's engine. DeepSpeed meets its ranks in PyTorch's default group."""
+    return TorchEngine(model, phase, steps, group) if phase.engine == "torch" else DeepSpeedEngine(model, phase, steps)

@@ -1,4 +1,4 @@
-"""Start the phases: on Ray Train workers, or in this process where no workers are wanted.
+"""Start the phases: on Ray Train workers, or in this process and others beside it where no workers are wanted.
 
 Several phases share one start, since starting costs tens of seconds. A phase that is done leaves a marker: a worker
 group that Ray restarts, or a step that runs again after a crash, goes on behind it.
@@ -36,15 +36,21 @@ def launch(phases: Sequence[Phase], settings: TrainingConfig, folder: Path) -> R
     `folder` holds Ray Train's own state. Raises ConfigError for an unknown loss term before anything starts, TrainingError
     with the worker's reason when a phase cannot be trained, WorkersLostError where they had none.
     """
+    from llmagentos.training.beside import train_together
     from llmagentos.training.worker import make_terms, run_phase
 
     for phase in phases:
         make_terms(phase.terms)
         Path(phase.run_dir).mkdir(parents=True, exist_ok=True)
+    if settings.workers == 0 and settings.ranks > 1 and settings.engine != "torch":
+        raise ConfigError(
+            f"training.processes={settings.processes} trains with PyTorch alone.",
+            hint="Set training.engine=torch too, or training.workers for DeepSpeed.",
+        )
     if settings.workers == 0:
         for phase in phases:
             if not _marker(phase).exists():
-                _mark(phase, run_phase(phase))
+                _mark(phase, train_together(phase, settings.ranks) if settings.ranks > 1 else run_phase(phase))
     else:
         _on_ray(phases, settings, folder)
     return {phase.name: json.loads(_marker(phase).read_text()) for phase in phases}

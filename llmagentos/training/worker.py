@@ -23,7 +23,7 @@ from llmagentos.training.annotate import annotate
 from llmagentos.training.batches import Batch, batches, collate
 from llmagentos.training.compiled import can_compile, compile_layers
 from llmagentos.training.ema import Ema
-from llmagentos.training.engine import ENGINES, DeepSpeedEngine, Engine
+from llmagentos.training.engine import DeepSpeedEngine, Engine, make_engine
 from llmagentos.training.loop import Progress, train
 from llmagentos.training.packing import pack, require_exact
 from llmagentos.training.phase import Phase, averaged
@@ -34,21 +34,35 @@ _LOG_EVERY = 10
 
 
 def run_phase(
-    phase: Phase, *, rank: int = 0, ranks: int = 1, report: Callable[[Progress], None] = lambda progress: None
+    phase: Phase,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    group: dist.ProcessGroup | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, float]:
-    """Train one phase; rank 0 leaves weights and tokenizer in `phase.out`. Returns steps, tokens and seconds."""
+    """Train one phase; rank 0 leaves weights and tokenizer in `phase.out`. Returns steps, tokens and seconds.
+
+    `group` is what the ranks meet in, PyTorch's default group where it is None.
+    """
     torch.set_num_threads(phase.threads)
     torch.manual_seed(phase.seed)
     if phase.engine == "deepspeed" and not dist.is_initialized():
         own_group()
-    barrier = dist.barrier if ranks > 1 else lambda: None
+    barrier = _barrier(ranks, group)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    return _train(phase, rank, ranks, device, barrier, report)
+    return _train(phase, rank, ranks, device, barrier, group, report)
+
+
+def _barrier(ranks: int, group: dist.ProcessGroup | None) -> Callable[[], Any]:
+    if ranks == 1:
+        return lambda: None
+    return dist.barrier if group is None else lambda: group.barrier().wait()
 
 
 def _train(
     phase: Phase, rank: int, ranks: int, device: torch.device, barrier: Callable[[], Any],
-    report: Callable[[Progress], None],
+    group: dist.ProcessGroup | None, report: Callable[[Progress], None],
 ) -> dict[str, float]:  # fmt: skip
     rows, plan = Rows(phase.rows), Plan(phase.plan)
     pad_id = Renderer(phase.init).pad_id
@@ -63,7 +77,7 @@ def _train(
         require_exact(model, base.config.vocab_size)
     if phase.compile and can_compile(device) and not (phase.engine == "deepspeed" and phase.zero_stage == 3):
         compile_layers(model)
-    engine: Engine = ENGINES[phase.engine](model, phase, plan.steps)
+    engine: Engine = make_engine(model, phase, plan.steps, group)
     caches = Path(phase.caches or phase.run_dir)
     plain = Start(engine.model, phase.init, lambda: load_model(phase.init).to(device), rows, pad_id, caches, rank, barrier)
     for term in terms:

@@ -194,7 +194,7 @@ def _phase(config: Config, start: Path, weights: Path, here: Path, settings: Rei
         packed=config.training.packing == "packed",
         max_steps=settings.steps,
         min_epochs=0,
-        ranks=max(1, config.training.workers),
+        ranks=config.training.ranks,
         accumulation=accumulation,
         seed=settings.seed * 1000 + number,
     )

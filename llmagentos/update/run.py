@@ -83,7 +83,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         min_steps=1 if chosen.by_size else update.min_steps,
         min_epochs=update.min_epochs,
         by_size=chosen.by_size,
-        ranks=max(1, training.workers),
+        ranks=training.ranks,
         accumulation=training.accumulation,
         seed=update.seed,
     )
