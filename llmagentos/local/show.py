@@ -1,6 +1,8 @@
 """Results as a person reads them: rich tables on stdout."""
 
+import statistics
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +11,8 @@ from rich.table import Table
 _UNBROKEN = 10_000
 """Characters of a line that is not broken for any terminal."""
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+_SCORES_SHOWN = 8
+_MOMENTS = ("created", "finished", "timestamp")
 _COLOURS = {"Promote": "green", "Reject": "red", "Hold": "yellow"}
 
 
@@ -34,9 +38,9 @@ def facts(result: dict[str, Any]) -> None:
         if isinstance(value, dict) and value:
             out.print(f"{name}:", markup=False)
             for inner, one in value.items():
-                out.print(f"  {inner}: {_plain(one)}", markup=False)
+                out.print(f"  {inner}: {_named(inner, one)}", markup=False)
         else:
-            out.print(f"{name}: {_plain(value)}", markup=False)
+            out.print(f"{name}: {_named(name, value)}", markup=False)
 
 
 def addresses(result: dict[str, Any]) -> None:
@@ -81,7 +85,7 @@ def keys(result: dict[str, Any]) -> None:
 def adapters(result: dict[str, Any]) -> None:
     """Adapters with their bases and whom they answer for."""
     columns = ("version", "base", "base_is_champion", "assigned")
-    _table("", columns, [[_plain(one[column]) for column in columns] for one in result["data"]])
+    _table("", columns, [[_named(column, one[column]) for column in columns] for one in result["data"]])
 
 
 def accuracy(result: dict[str, Any]) -> None:
@@ -146,15 +150,27 @@ def quarantine(result: dict[str, Any]) -> None:
 
 
 def _scores(scores: dict[str, float]) -> str:
-    return "  ".join(f"{name} {score:.2f}" for name, score in scores.items())
+    """All of a few; of many, as a year makes them, the mean and the lowest."""
+    if len(scores) <= _SCORES_SHOWN:
+        return "  ".join(f"{name} {score:.2f}" for name, score in scores.items())
+    lowest = min(scores, key=lambda name: scores[name])
+    return f"{len(scores)} suites: mean {statistics.fmean(scores.values()):.2f}, lowest {lowest} {scores[lowest]:.2f}"
+
+
+def _named(name: str, value: object) -> str:
+    """A value by what it is called: moments as dates of this place."""
+    if name in _MOMENTS and isinstance(value, float):
+        return datetime.fromtimestamp(value).astimezone().isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return "; ".join(_named(name, one) for one in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{inner} {_named(inner, one)}" for inner, one in value.items())
+    return _plain(value)
 
 
 def _plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
     if isinstance(value, list):
-        between = "; " if any(isinstance(one, dict) for one in value) else ", "
-        return between.join(_plain(one) for one in value) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+        return ", ".join(_plain(one) for one in value) or "none"
     return "-" if value is None else str(value)

@@ -1,3 +1,5 @@
+from datetime import datetime
+
 from llmagentos.local import show
 from llmagentos.local.progress import Progress
 
@@ -33,3 +35,20 @@ def test_answers_that_were_asked_for_are_shown(capsys):
 def test_nothing_is_said_to_be_nothing(capsys):
     show.facts({"stopped": [], "rows": [{"a": 1}, {"a": 2}]})
     assert capsys.readouterr().out == "stopped: none\nrows: a 1; a 2\n"
+
+
+def test_moments_are_dates_wherever_they_stand(capsys):
+    at = datetime(2026, 5, 4, 3, 2, 1).astimezone()
+    show.facts({"version": {"created": at.timestamp()}, "releases": [{"epoch": 1, "created": at.timestamp()}]})
+    said = capsys.readouterr().out
+    assert said.count("2026-05-04 03:02:01") == 2
+    assert "epoch 1, created 2026" in said
+
+
+def test_of_a_year_of_scores_the_mean_and_the_lowest_are_shown(capsys):
+    scores = {f"day-{k}": 1.0 for k in range(300)} | {"worst": 0.4}
+    row = {"id": 1, "role": "agent", "parent": None, "status": "promoted", "aliases": []}
+    show.versions({"data": [{**row, "scores": scores}, {**row, "scores": {"facts": 0.5}}]})
+    said = capsys.readouterr().out
+    assert "301 suites: mean 1.00, lowest worst 0.40" in said
+    assert "facts 0.50" in said

@@ -113,7 +113,7 @@ def test_names_resolve(home, tmp_path, name, number):
     assert versions.resolve(name, release).id == number
 
 
-@pytest.mark.parametrize("name", ["8", "agent@", "nobody", "../1", "challenger", "-1", "٧"])
+@pytest.mark.parametrize("name", ["8", "agent@", "nobody", "../1", "challenger", "-1", "٧", "01", "agent@01"])
 def test_names_that_point_nowhere(home, tmp_path, name):
     Versions(home).add(weights(tmp_path / "made"))
     with pytest.raises(NotFoundError):
