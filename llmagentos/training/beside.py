@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,30 +32,32 @@ _PATIENCE = datetime.timedelta(minutes=30)
 _pools: dict[int, ProcessPoolExecutor] = {}
 
 
-def beside(count: int) -> ProcessPoolExecutor:
-    """`count` processes, the same ones for everybody who asks for as many."""
-    if count not in _pools:
-        spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads of Ray and PyTorch may hang
-        _pools[count] = ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin, initargs=(os.getpid(),))
-    return _pools[count]
-
-
 def each(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], processes: int) -> list[T]:
-    """`function(*call)` of every call, in order, dealt to so many processes, this one included."""
-    if processes < 2 or len(calls) < 2:
-        return [function(*call) for call in calls]
-    pool = beside(processes - 1)
-    others = {k: pool.submit(function, *call) for k, call in enumerate(calls) if k % processes}
-    mine = {k: function(*call) for k, call in enumerate(calls) if not k % processes}
-    return [mine[k] if k in mine else others[k].result() for k in range(len(calls))]
+    """`function(*call)` of every call, in order, dealt to so many processes, this one included.
+
+    Raises what the first of them raised.
+    """
+    others = {k: later(function, *call, processes=processes) for k, call in enumerate(calls) if k % processes}
+    mine = {k: function(*call) for k, call in enumerate(calls) if k not in others}
+    return [mine[k] if k in mine else others[k]() for k in range(len(calls))]
 
 
 def later(function: Callable[..., T], *call: Any, processes: int) -> Callable[[], T]:
-    """`function(*call)` beside this process; what is returned waits for it. With one process it is done at once."""
+    """`function(*call)` beside this process; what is returned waits for it. With one process it is done at once, and where
+    the other one died it is done here."""
     if processes < 2:
         found = function(*call)
         return lambda: found
-    return beside(processes - 1).submit(function, *call).result
+    begun = _submit(processes - 1, function, *call)
+
+    def wait() -> T:
+        try:
+            return begun.result()
+        except (BrokenProcessPool, CancelledError):
+            end(processes - 1)
+            return function(*call)
+
+    return wait
 
 
 def train_together(phase: Phase, ranks: int) -> dict[str, float]:
@@ -67,7 +69,7 @@ def train_together(phase: Phase, ranks: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory(prefix="llmagentos-group-") as folder:
         store = str(Path(folder) / "store")
-        others = [beside(ranks - 1).submit(_rank, phase, rank, ranks, store) for rank in range(1, ranks)]
+        others = [_submit(ranks - 1, _rank, phase, rank, ranks, store) for rank in range(1, ranks)]
         try:
             with _group(store, 0, ranks) as group:
                 facts = run_phase(phase, rank=0, ranks=ranks, group=group)
@@ -98,6 +100,16 @@ def cpu_seconds() -> float:
                 taken = psutil.Process(pid).cpu_times()
                 total += taken.user + taken.system
     return total
+
+
+def _submit(count: int, function: Callable[..., T], *call: Any) -> "Future[T]":
+    """To one of `count` processes, the same ones for everybody who asks for as many."""
+    with contextlib.suppress(BrokenProcessPool, KeyError):
+        return _pools[count].submit(function, *call)
+    end(count)
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads of Ray and PyTorch may hang
+    _pools[count] = ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin, initargs=(os.getpid(),))
+    return _pools[count].submit(function, *call)
 
 
 def _rank(phase: Phase, rank: int, ranks: int, store: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from llmagentos.config.learning import TrainingConfig
 from llmagentos.core.errors import ConfigError, TrainingError, WorkersLostError
 from llmagentos.training import beside
-from llmagentos.training.beside import each, train_together
+from llmagentos.training.beside import each, later, train_together
 from llmagentos.training.launch import launch
 from llmagentos.training.worker import run_phase
 from tests.training.test_worker import assert_same, norms, prepare, weights
@@ -88,6 +88,16 @@ def test_calls_are_dealt_in_order_and_what_one_raises_is_raised():
     assert each(pow, [(2, 3)], 2) == [8]
     with pytest.raises(ZeroDivisionError):
         each(divmod, [(1, 1), (1, 0)], 2)
+
+
+def test_what_a_process_that_died_was_to_do_is_done_here():
+    waiting = later(time.sleep, 60, processes=2)
+    for pid in processes():
+        os.kill(pid, signal.SIGKILL)
+    monday = later(str.upper, "monday", processes=2)
+    assert monday() == "MONDAY"
+    assert each(abs, [(-1,), (-2,)], 2) == [1, 2]
+    del waiting
 
 
 def test_what_works_beside_prints_nothing_on_stdout_and_ends_with_its_parent():
