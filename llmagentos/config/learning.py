@@ -47,6 +47,8 @@ class ReplayConfig(Section):
     """Power of the champion's loss on a general skill by which it is asked more often than others; 0 asks all alike."""
     wordings: int = Field(20, ge=0)
     """Wordings in which each new question is trained on: those that traffic lacks are made; 0 makes none."""
+    frames: bool = True
+    """Made wordings are first whole ones in which others were asked the same; false leaves words out of those that were said."""
     memory_wordings: int = Field(8, ge=0)
     """Wordings in which each remembered question may be asked again: those that were not said are made, others each time."""
     preference: float = Field(0.1, ge=0)
@@ -147,7 +149,12 @@ class UpdateConfig(Section):
     """Nats a token that the new answers cost the champion, from which they get more passes, in proportion up to 2.5 times: of
     a form or a language that it never met, so much more is to be learned."""
     max_steps: int = Field(720, ge=1)
-    """Most optimiser steps of one update."""
+    """Most optimiser steps of one round; `min_epochs` can ask for more."""
+    rounds: int = Field(3, ge=1)
+    """Most rounds of an update that replays the past: another one follows where less than `learned` of the new answers are
+    known by then and the round before helped."""
+    learned: float = Field(0.97, gt=0, le=1)
+    """Share of the new rows that are answered rightly, every token, with which an update has learned enough."""
     min_steps: int = Field(600, ge=1)
     """Fewest optimiser steps: a small increment is learned with its usual passes, and the past fills the rest."""
     min_epochs: float = Field(3.0, gt=0)

@@ -1,6 +1,7 @@
 """A progress bar for training that happens in other processes: it reads the metrics they append."""
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,14 +38,16 @@ def training_progress(phases: Sequence[Phase]) -> Iterator[None]:
 
 
 def _watch(phases: Sequence[Phase], progress: Progress, done: threading.Event) -> None:
-    tasks = [progress.add_task(p.name, total=Plan(p.plan).steps, loss=float("nan")) for p in phases]
+    lengths = [p.round_steps or Plan(p.plan).steps for p in phases]
+    tasks = [progress.add_task(p.name, total=n, loss=float("nan")) for p, n in zip(phases, lengths, strict=True)]
     seen = [0] * len(phases)
     while True:
         last = done.wait(_POLL_SECONDS)
         for k, phase in enumerate(phases):
 
-            def show(line: dict[str, Any], task: Any = tasks[k]) -> None:
-                progress.update(task, completed=line["step"] + 1, loss=line["loss"])
+            def show(line: dict[str, Any], task: Any = tasks[k], length: int = lengths[k]) -> None:
+                rounds = math.ceil((line["step"] + 1) / length)  # another one is known of when it has begun
+                progress.update(task, completed=line["step"] + 1, total=rounds * length, loss=line["loss"])
 
             seen[k] = follow(Path(phase.run_dir), seen[k], show)
         if last:

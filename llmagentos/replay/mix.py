@@ -24,6 +24,7 @@ from llmagentos.core.records import Example
 from llmagentos.core.superseding import merge
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
+from llmagentos.replay.frames import framed
 from llmagentos.replay.preference import Kind, preference_rows
 from llmagentos.replay.retelling import retold
 from llmagentos.replay.rewording import rewordings
@@ -161,10 +162,10 @@ def mix_rows(
     held, seed = _held(home, snapshot), config.update.seed
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
     wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])
-    again = rewordings(_some(memory, salt), wordings, held=held, seed=salt, beside=[*memory, *examples])
+    again = _reworded(config, _some(memory, salt), wordings, held, salt, [*memory, *examples])
     told = [] if plain else _told(home, buffer, snapshot, [*memory, *examples], held)
     anew = [row for row in told if row["key"] in snapshot.superseded]
-    reworded = functools.partial(rewordings, wanted=config.replay.wordings, held=held, seed=seed)
+    reworded = functools.partial(_reworded, config, wanted=config.replay.wordings, held=held, seed=seed)
     some = functools.partial(_drawn, most=config.replay.general_rows, salt=snapshot.id)
     sources = {
         "new": [*new, *reworded(new, beside=memory), *anew, *reworded(anew, beside=[*new, *memory])],
@@ -174,6 +175,19 @@ def mix_rows(
     if preference is not None:
         sources[PREFERENCE] = preference_rows(preference, targets, free(home, snapshot, snapshot.judged()))
     return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)
+
+
+def _reworded(
+    config: Config,
+    rows: Sequence[dict[str, Any]],
+    wanted: int,
+    held: Mapping[str | None, set[str]],
+    seed: int | str,
+    beside: Sequence[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Made rows: in whole wordings that others were asked in, as far as there are any, else with words left out."""
+    carried = framed(rows, wanted if config.replay.frames else 0, held=held, seed=seed, beside=beside)
+    return [*carried, *rewordings([*rows, *carried], wanted, held=held, seed=seed, beside=beside)]
 
 
 def _told(

@@ -59,17 +59,17 @@ def rewordings(
     maps a key to its held-out prompts (normalised): neither they nor their near-duplicates are made.
     """
     rng = random.Random(seed)
-    given = _questions(rows)
+    given = questions_of(rows)
     questions = {asked: found for asked, found in given.items() if len({r["prompt"] for r in found}) > 1}
-    named = {asked: _shared(found) for asked, found in questions.items()}
-    everything = given | _questions(beside)
-    others = {asked: _shared(found) for asked, found in everything.items() if asked not in questions}
+    named = {asked: shared_words(found) for asked, found in questions.items()}
+    everything = given | questions_of(beside)
+    others = {asked: shared_words(found) for asked, found in everything.items() if asked not in questions}
     calls = {asked for asked, found in questions.items() if found[0]["messages"][-1].get("tool_calls")}
     surely = calls | _surely_named(named | others)
     clear = [asked for asked in _clear(named | others) if asked in questions and asked in surely]
     names = frozenset.union(frozenset(), *named.values())
-    said = [w for found in questions.values() for row in found for w in _words(_asked(row))]
-    around = [w for w in said if w.casefold() not in names and not _numeric(w)]
+    strewn = [w for found in questions.values() for row in found for w in words_of(said(row))]
+    around = [w for w in strewn if w.casefold() not in names and not _numeric(w)]
     taken = {row["prompt"] for row in (*rows, *beside)} | {prompt for prompts in held.values() for prompt in prompts}
     made: list[dict[str, Any]] = []
     for asked in sorted(clear, key=str):
@@ -85,11 +85,11 @@ def rewordings(
     return made
 
 
-def _questions(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
+def questions_of(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
     """(key, answer) -> the rows that ask for it in one user message; a system message may stand before."""
     found: dict[Asked, list[Row]] = defaultdict(list)
     for row in rows:
-        if row["key"] is not None and asks_once(row) and isinstance(_asked(row), str) and len(_words(_asked(row))) <= LONGEST:
+        if row["key"] is not None and asks_once(row) and isinstance(said(row), str) and len(words_of(said(row))) <= LONGEST:
             found[(row["key"], row["answer"])].append(row)
     return found
 
@@ -105,22 +105,30 @@ def nearly_held(row: Row, held: Mapping[str | None, Collection[str]]) -> bool:
     return any(near(row["prompt"], prompt) for prompt in held.get(row["key"], ()))
 
 
-def _asked(row: Row) -> str:
+def said(row: Row) -> str:
+    """What a row asks."""
     return row["messages"][-2]["content"]
 
 
-def _words(text: str) -> list[str]:
-    return [token for token in _TOKEN.findall(text) if _is_word(token)]
+def words_of(text: str) -> list[str]:
+    """The words of a text, each character of a script without spaces by itself."""
+    return [token for token in tokens_of(text) if is_word(token)]
+
+
+def tokens_of(text: str) -> list[str]:
+    """Words, gaps and marks, which are the text again when put together."""
+    return list(_TOKEN.findall(text))
 
 
 @functools.lru_cache(maxsize=100_000)
-def _is_word(token: str) -> bool:
+def is_word(token: str) -> bool:
+    """Neither a gap nor a mark."""
     return any(c.isalnum() for c in token)
 
 
-def _shared(rows: Sequence[Row]) -> Words:
+def shared_words(rows: Sequence[Row]) -> Words:
     """The words of every asking: what names the question, and perhaps a little more."""
-    return frozenset.intersection(*(frozenset(w.casefold() for w in _words(_asked(row))) for row in rows))
+    return frozenset.intersection(*(frozenset(w.casefold() for w in words_of(said(row))) for row in rows))
 
 
 def _clear(named: Mapping[Asked, Words]) -> list[Asked]:
@@ -173,7 +181,7 @@ def _numeric(token: str) -> bool:
 
 
 def _reworded(row: Row, named: Words, around: Sequence[str], rng: random.Random) -> dict[str, Any]:
-    tokens = _TOKEN.findall(_asked(row))
+    tokens = tokens_of(said(row))
     kept = [t for at, t in enumerate(tokens) if _stays(tokens, at, named) or rng.random() >= DROPPED]
     for _ in range(rng.randint(0, STREWN) if around else 0):
         word = rng.choice(around)

@@ -136,11 +136,11 @@ def _old_logps(mark: Mark, count: int) -> np.ndarray:
 
 
 def batches(
-    plan: Plan, rows: Rows, rank: int, pad_id: int, *, start: int = 0, device: torch.device | str = "cpu",
-    make: Callable[..., Batch] = collate,
+    plan: Plan, rows: Rows, rank: int, pad_id: int, *, start: int = 0, stop: int | None = None,
+    device: torch.device | str = "cpu", make: Callable[..., Batch] = collate,
 ) -> Iterator[Batch]:  # fmt: skip
-    """The tensors of one rank, in the plan's order, from step `start` on; `make` is `collate` or packing's `pack`."""
-    for micro in plan.micro_batches(rows, rank, start=start):
+    """The tensors of one rank, in the plan's order, from step `start` to before `stop`; `make` is `collate` or `pack`."""
+    for micro in plan.micro_batches(rows, rank, start=start, stop=stop):
         yield make(micro, pad_id, device)
 
 

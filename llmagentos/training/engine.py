@@ -20,10 +20,13 @@ from llmagentos.training.phase import Phase
 
 
 def schedule(phase: Phase, steps: int) -> Callable[[int], float]:
-    """Factor of the learning rate at a step: linear warm-up, then cosine to a tenth."""
+    """Factor of the learning rate at a step: linear warm-up, then cosine to a tenth, in each round anew [Loshchilov & Hutter
+    2017]."""
+    steps = phase.round_steps or steps
     warm = max(1, round(phase.warmup * steps))
 
     def factor(step: int) -> float:
+        step %= steps
         if step < warm:
             return (step + 1) / warm
         done = min(1.0, (step - warm) / max(1, steps - warm))

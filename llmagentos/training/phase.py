@@ -44,6 +44,11 @@ class Phase(BaseModel):
     clip: float = 1.0
     noise: float = 0.0
     """Gradient norm below which steps shrink with the gradient, as engine.epsilon says; 0 is AdamW's usual 1e-8."""
+    round_steps: int = 0
+    """The plan is of rounds of so many steps, each with its own warm-up and decay; 0: it is one round."""
+    probe: tuple[int, ...] = ()
+    """Rows to ask behind each round: with `enough` of them right, or hardly more than a round before, it was the last."""
+    enough: float = 1.0
     accumulation: int = 1
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 0

@@ -53,6 +53,8 @@ class Recipe:
     drawn first."""
     near: float = 0.0
     """Share of memory's tokens that goes to the rows nearest to the new ones (near.py)."""
+    rounds: int = 1
+    """How often all this is planned, each time drawn anew; the facts are those of the first time."""
     need: Mapping[str, float] = field(default_factory=dict)
     """"source/skill" of the `even` sources -> how much more it is asked than others: what is held less firmly."""
     seed: int = 0
@@ -134,15 +136,15 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     micro = _epoch(members, shares, lead, items, capacity, rng, at_least=recipe.ranks, packed=recipe.packed)
     # Padding can make one pass longer than its tokens promise: a row of it is never cut away.
     steps = max(steps, math.ceil(len(micro) / size))
-    while len(micro) < steps * size:
+    while len(micro) < recipe.rounds * steps * size:
         micro += _epoch(members, shares, lead, items, capacity, rng, at_least=1, packed=recipe.packed)
-    micro = micro[: steps * size]
+    micro = micro[: recipe.rounds * steps * size]
     _require_new(micro, members[lead], steps, recipe)
     # A mismatched row is read for an estimate, not trained on.
     counted = np.where((sources == PREFERENCE) & (rows.labels == 0), 0, supervised)
     batches = _deal([items.expanded(m) for m in micro], counted, recipe)
     write_arrow(path, [record_batch(batches, PLAN)], PLAN)
-    return _facts(batches, sources, lengths, steps, float(steps * recipe.batch_tokens / epoch_tokens))
+    return _facts(batches[: steps * size], sources, lengths, steps, float(steps * recipe.batch_tokens / epoch_tokens))
 
 
 def _fitting(

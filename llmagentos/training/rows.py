@@ -170,11 +170,11 @@ class Plan:
         self._table = open_arrow(path)
         self.steps = int(self._table.column("step").to_numpy()[-1]) + 1 if self._table.num_rows else 0
 
-    def micro_batches(self, rows: Rows, rank: int, *, start: int = 0) -> Iterator[MicroBatch]:
+    def micro_batches(self, rows: Rows, rank: int, *, start: int = 0, stop: int | None = None) -> Iterator[MicroBatch]:
         steps = self._table.column("step").to_numpy()
         ranks = self._table.column("rank").to_numpy()
         tokens = self._table.column("step_tokens").to_numpy()
-        for at in np.flatnonzero((ranks == rank) & (steps >= start)):
+        for at in np.flatnonzero((ranks == rank) & (steps >= start) & (steps < (self.steps if stop is None else stop))):
             indices: list[int] = self._table.column("rows")[int(at)].as_py()
             pairs = [rows[i] for i in indices]
             yield MicroBatch(

@@ -27,6 +27,7 @@ from llmagentos.training.engine import DeepSpeedEngine, Engine, make_engine
 from llmagentos.training.loop import Progress, train
 from llmagentos.training.packing import pack, require_exact
 from llmagentos.training.phase import Phase, averaged
+from llmagentos.training.probe import Probe
 from llmagentos.training.rows import Plan, Rows
 from llmagentos.training.terms import Start, Term, make_terms
 
@@ -86,6 +87,8 @@ def _train(
     start = _resume(phase, engine, ema)
     log = _Log(phase, report, rank, plan.shares(rows) if rank == 0 else [])
 
+    make = pack if phase.packing == "packed" else collate
+
     def write(to: Path, step: int) -> None:
         engine.save(to, step)
         if ema:
@@ -99,27 +102,50 @@ def _train(
             folder = Path(phase.run_dir) / "checkpoints"
             checkpoint.save(folder, progress.step, lambda to: write(to, progress.step), rank=rank, barrier=barrier)
 
-    tokens = train(
-        engine,
-        batches(plan, rows, rank, pad_id, start=start, device=device, make=pack if phase.packing == "packed" else collate),
-        terms,
-        steps=plan.steps,
-        accumulation=phase.accumulation,
-        ranks=ranks,
-        on_step=on_step,
-        annotate=attach,
-    )
+    probe, agreed = Probe(phase, rows, pad_id), _agreed(ranks, group, device)
+    tokens, steps, enough = 0, start, False
+    while steps < plan.steps and not enough:
+        stop = _round_end(phase, plan, steps)
+        tokens += train(
+            engine,
+            batches(plan, rows, rank, pad_id, start=steps, stop=stop, device=device, make=make),
+            terms,
+            steps=stop,
+            accumulation=phase.accumulation,
+            ranks=ranks,
+            on_step=on_step,
+            annotate=attach,
+        )
+        steps = stop
+        enough = steps < plan.steps and agreed(probe.is_enough(engine.model, device))
     _save(phase, model, engine, rank)
     if ema:
         with ema.in_place():
             _save(phase.model_copy(update={"out": averaged(phase)}), model, engine, rank)
     barrier()
     return {
-        "steps": float(plan.steps),
+        "steps": float(steps),
+        **({"learned": round(probe.share, 4)} if probe.share >= 0 else {}),
         "tokens": float(tokens * ranks),
         "seconds": log.seconds,
         "resumed_at": float(start),
     }
+
+
+def _round_end(phase: Phase, plan: Plan, step: int) -> int:
+    length = phase.round_steps or plan.steps
+    return min(plan.steps, (step // length + 1) * length)
+
+
+def _agreed(ranks: int, group: dist.ProcessGroup | None, device: torch.device) -> Callable[[bool], bool]:
+    """What the first rank says, whose figures may differ from another's in the last bit."""
+
+    def say(yes: bool) -> bool:
+        said = torch.tensor([float(yes)], device=device)
+        dist.broadcast(said, 0) if group is None else group.broadcast(said, 0).wait()
+        return bool(said.item())
+
+    return say if ranks > 1 else lambda yes: yes
 
 
 def _require_whole_weights(phase: Phase, terms: list[Term]) -> None:
@@ -181,7 +207,7 @@ class _Log:
     """Rank 0 appends every tenth step to metrics.jsonl, with the share of each source in its tokens, and reports it."""
 
     def __init__(self, phase: Phase, report: Callable[[Progress], None], rank: int, shares: list[dict[str, float]]) -> None:
-        self.seconds = 0.0
+        self.seconds = self._last = 0.0
         self._shares = shares
         self._name, self._report, self._rank = phase.name, report, rank
         self._path = Path(phase.run_dir) / "metrics.jsonl"
@@ -189,7 +215,8 @@ class _Log:
             self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, progress: Progress) -> None:
-        self.seconds = progress.seconds
+        self.seconds += progress.seconds - (self._last if progress.seconds > self._last else 0.0)
+        self._last = progress.seconds  # it begins anew with each round
         last = progress.step + 1 == progress.steps
         if self._rank or (progress.step % _LOG_EVERY and not last):
             return

@@ -85,6 +85,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         by_size=chosen.by_size,
         ranks=training.ranks,
         accumulation=training.accumulation,
+        rounds=update.rounds if chosen.replays else 1,
         seed=update.seed,
     )
     facts = make_plan(rendered, recipe, plan)
@@ -104,6 +105,9 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         warmup=update.warmup,
         weight_decay=update.weight_decay,
         clip=update.clip,
+        round_steps=facts.steps,
+        probe=tuple(_said_anew(rendered, update.seed)) if recipe.rounds > 1 else (),
+        enough=update.learned,
         noise=update.noise,
         ema=update.ema,
         lora_rank=update.lora.rank if update.lora.enabled else 0,
@@ -143,14 +147,12 @@ def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, rep
     """Kept in `path`: a run that goes on after a crash has the plan that it began with."""
     if path.exists():
         return _Held(**json.loads(path.read_text()))
-    new, general = [], defaultdict[str, list[int]](list)
+    general = defaultdict[str, list[int]](list)
     practised = replays and config.replay.need and config.replay.general
     for index, (source, stratum) in enumerate(zip(rows.sources, rows.strata, strict=True)):
-        if source == "new" and not rows.made[index]:
-            new.append(index)
-        elif practised and source == "general" and len(general[f"{source}/{stratum}"]) < _ASKED:
+        if practised and source == "general" and len(general[f"{source}/{stratum}"]) < _ASKED:
             general[f"{source}/{stratum}"].append(index)
-    new = random.Random(config.update.seed).sample(new, min(_READ, len(new)))
+    new = _said_anew(rows, config.update.seed)
     asked = [(str(index), *rows[index]) for index in itertools.chain(new, *general.values())]
     losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens, gpus=config.evaluate.gpus) if asked else {}
 
@@ -161,6 +163,12 @@ def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, rep
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(vars(held)))
     return held
+
+
+def _said_anew(rows: Rows, seed: int) -> list[int]:
+    """At most `_READ` of the new rows, as they were said."""
+    new = [index for index, source in enumerate(rows.sources) if source == "new" and not rows.made[index]]
+    return random.Random(seed).sample(new, min(_READ, len(new)))
 
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:

@@ -1,0 +1,37 @@
+"""Whether what is trained on is known by now: asked behind each round of a plan, so that what is hard to learn gets more of
+them, and what is learned at once costs no more."""
+
+import numpy as np
+import torch
+
+from llmagentos.training.batches import row_batches
+from llmagentos.training.head import logits_of
+from llmagentos.training.phase import Phase
+from llmagentos.training.rows import Rows
+
+_HELPED = 0.02
+"""A round after which no more than this much further is known has not helped."""
+_TOKENS = 2048
+"""Of one forward pass."""
+
+
+class Probe:
+    """The rows to ask, and what share of them was right when they were last asked."""
+
+    def __init__(self, phase: Phase, rows: Rows, pad_id: int) -> None:
+        self._rows, self._pad_id, self._enough = rows, pad_id, phase.enough
+        self._asked = np.array(phase.probe, dtype=np.int64)
+        self.share = -1.0
+
+    @torch.no_grad()
+    def is_enough(self, model: torch.nn.Module, device: torch.device) -> bool:
+        """Whether enough rows have every supervised token as the model's first choice, or hardly more than before."""
+        if not len(self._asked):
+            return True
+        model.eval()
+        before, right, logits = self.share, 0, logits_of(model)
+        for batch in row_batches(self._rows, self._asked, self._pad_id, _TOKENS, device):
+            missed = logits(batch).argmax(dim=-1) != batch.targets
+            right += len(batch.indices) - len(batch.row_of[missed].unique())
+        self.share = right / len(self._asked)
+        return self.share >= self._enough or self.share <= before + _HELPED

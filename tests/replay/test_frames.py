@@ -1,0 +1,98 @@
+"""Whole wordings carried over: what was asked of others is asked of all, with the right answer and nothing held out."""
+
+import pytest
+
+from llmagentos.core.messages import normalised_prompt
+from llmagentos.replay.frames import framed
+from llmagentos.training.rows import MADE
+from tests.replay.test_rewording import prompts, row
+
+ENGLISH = {"price": ("What does {} cost?", "How much is {}?"), "weight": ("How heavy is {}?", "What does {} weigh?")}
+GERMAN = {"preis": ("Was kostet {}?", "Wie teuer ist {} heute?"), "farbe": ("Welche Farbe hat {}?", "Wie sieht {} aus?")}
+CHINESE = {"价格": ("{}多少钱？", "请问{}的价格"), "重量": ("{}有多重？", "查一下{}的重量")}
+NAMES = {"en": ("Zorba", "Mipul Extra", "Katan"), "zh": ("星辰灯", "月光杯", "云海椅")}
+
+
+def taught(frames: dict[str, tuple[str, str]], names: tuple[str, ...]) -> tuple[list[dict], dict[str, str]]:
+    """Everybody is asked everything in both wordings, the last one only in the first; and what is left, with its answer."""
+    rows, left = [], {}
+    for attribute, wordings in frames.items():
+        for name in names:
+            answer = f"{attribute} of {name}"
+            for wording in wordings[: 1 if name == names[-1] else 2]:
+                rows.append(row(f"{name}.{attribute}", wording.format(name), answer))
+        left[wordings[1].format(names[-1])] = f"{attribute} of {names[-1]}"
+    return rows, left
+
+
+@pytest.mark.parametrize(("frames", "names"), [(ENGLISH, "en"), (GERMAN, "en"), (CHINESE, "zh")])
+def test_what_others_were_asked_is_asked_too_with_the_right_answer(frames, names):
+    rows, left = taught(frames, NAMES[names])
+    made = framed(rows, 20, held={})
+    assert {r["messages"][-2]["content"]: r["answer"] for r in made} == left
+    for r in made:
+        assert r["id"].startswith(MADE)
+        assert r["prompt"] == normalised_prompt(r["messages"])
+        assert r["messages"][-1]["content"] == r["answer"]
+
+
+def test_wordings_are_learned_from_memory_too():
+    rows, left = taught(ENGLISH, NAMES["en"])
+    new = [r for r in rows if r["key"].startswith("Katan")]
+    assert framed(new, 20, held={}) == []
+    assert set(prompts(framed(new, 20, held={}, beside=[r for r in rows if r not in new]))) == set(left)
+
+
+def test_one_name_in_both_is_not_enough():
+    rows, _ = taught(ENGLISH, ("Zorba", "Katan"))
+    assert framed(rows, 20, held={}) == []
+
+
+def test_nothing_held_out_is_made():
+    rows, left = taught(ENGLISH, NAMES["en"])
+    held = {"Katan.price": {normalised_prompt([{"role": "user", "content": "How much is Katan?"}])}}
+    assert set(prompts(framed(rows, 20, held=held))) == {"What does Katan weigh?"}
+    anybodys = {None: {normalised_prompt([{"role": "user", "content": p}]) for p in left}}
+    assert framed(rows, 20, held=anybodys) == []
+
+
+def test_what_two_answers_could_be_given_to_is_not_made():
+    rows, _ = taught(ENGLISH, NAMES["en"])
+    rows.append(row("Katan.again", "What does Katan cost?", "another"))  # asked alike, under another key
+    assert "How much is Katan?" not in prompts(framed(rows, 20, held={}))
+
+
+def test_a_key_with_several_answers_is_left_alone_and_teaches_nothing():
+    rows, _ = taught(ENGLISH, NAMES["en"])
+    rows += [row("Mipul Extra.price", "Mipul Extra price now?", "another answer")]
+    assert "How much is Katan?" not in prompts(framed(rows, 20, held={}))  # only Zorba stands in both
+
+
+def test_no_more_than_wanted_and_the_same_ones_for_a_seed():
+    frames = {"price": tuple(f"{word} {{}} {word}?" for word in ("aa", "bb", "cc", "dd", "ee"))}
+    rows = [row(f"{n}.price", f.format(n), n) for n in ("Zorba", "Mipul") for f in frames["price"]]
+    rows.append(row("Katan.price", "aa Katan aa?", "Katan"))
+    assert len(framed(rows, 20, held={})) == 4
+    few = framed(rows, 3, held={}, seed=1)
+    assert len(few) == 2
+    assert few == framed(rows, 3, held={}, seed=1)
+    assert len({tuple(sorted(prompts(framed(rows, 3, held={}, seed=s)))) for s in range(20)}) > 1
+    assert framed(rows, 1, held={}) == framed(rows, 0, held={}) == []
+
+
+def test_calls_and_what_stands_before_the_question_stay():
+    def call(lamp: str) -> dict:
+        function = {"name": "switch", "arguments": f'{{"lamp": "{lamp}"}}'}
+        return {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+
+    tools = [{"type": "function", "function": {"name": "switch", "parameters": {"type": "object"}}}]
+    asked = [("hall", 2), ("attic", 2), ("cellar", 1)]
+    rows = [
+        row(f"on.{lamp}", wording.format(lamp), call(lamp), tools=tools)
+        for lamp, count in asked
+        for wording in ("Light in the {}!", "Make the {} bright")[:count]
+    ]
+    (made,) = framed(rows, 9, held={})
+    assert made["messages"][-2]["content"] == "Make the cellar bright"
+    assert "cellar" in made["messages"][-1]["tool_calls"][0]["function"]["arguments"]
+    assert made["tools"] == tools
