@@ -17,18 +17,8 @@ from typing import Any
 
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.messages import normalised_prompt
-from llmagentos.replay.rewording import Asked, Row, is_word, nearly_held, questions_of, said, shared_words, tokens_of
+from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, nearly_held, places_of, questions_of
 from llmagentos.training.rows import MADE
-
-Frame = tuple[str, str]
-"""What stands before a name and behind it."""
-
-ALIKE = 2
-"""Names that must stand in both of two frames."""
-_WORDS = 6
-"""Most words of a name; a character of a script without spaces counts as one."""
-_ALONE = 4
-"""The same where a key was asked once, so that all its words may be its name."""
 
 
 def framed(
@@ -47,7 +37,7 @@ def framed(
     """
     mine, everything = questions_of(rows) if wanted else {}, questions_of([*rows, *beside]) if wanted else {}
     answers = Counter(key for key, _ in everything)
-    places = {asked: _places(found) for asked, found in everything.items() if answers[asked[0]] == 1}
+    places = {asked: places_of(found) for asked, found in everything.items() if answers[asked[0]] == 1}
     alike = _alike(places)
     made: dict[str, tuple[Asked, dict[str, Any]] | None] = {}
     for asked in sorted((asked for asked in mine if asked in places), key=str):
@@ -63,30 +53,6 @@ def framed(
             room[found[0]] -= 1
             kept.append(found[1])
     return kept
-
-
-def _places(rows: Sequence[Row]) -> dict[str, set[Frame]]:
-    """Name -> the frames in which it stands, of one question."""
-    shared = shared_words(rows)
-    most = _WORDS if len({row["prompt"] for row in rows}) > 1 else _ALONE
-    found: dict[str, set[Frame]] = defaultdict(set)
-    for text in {said(row) for row in rows}:
-        tokens = tokens_of(text)
-        for begin, end in _spans([is_word(t) and t.casefold() in shared for t in tokens], [is_word(t) for t in tokens], most):
-            found["".join(tokens[begin:end])].add(("".join(tokens[:begin]), "".join(tokens[end:])))
-    return found
-
-
-def _spans(named: Sequence[bool], words: Sequence[bool], most: int) -> Iterator[tuple[int, int]]:
-    """Runs of tokens of which every word is `named`, from a word to a word."""
-    for begin in (k for k, name in enumerate(named) if name):
-        count = 0
-        for end in range(begin, len(named)):
-            if words[end]:
-                count += 1
-                if not named[end] or count > most:
-                    break
-                yield begin, end + 1
 
 
 def _alike(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> dict[Frame, set[Frame]]:

@@ -12,7 +12,7 @@ from typing import Any
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import normalise
 from llmagentos.core.superseding import Superseded
-from llmagentos.replay.rewording import Row, asks_once, nearly_held
+from llmagentos.replay.naming import Row, asks_once, nearly_held
 
 
 def retold(

@@ -6,43 +6,38 @@ dropped at random (word dropout; Iyyer et al. 2015) and words from around other 
 language and no template; a question whose shared words would also fit another answer is left alone, and so is one that
 might only seem to be named by them: of words alone where its key has several answers (a classifier's inputs share words by
 chance), or where all that names another question names this one too (what was asked of it in other ways may have been left
-out). Pure and deterministic for a seed.
+out), unless both stand in one wording, as "Zorba" and "Zorba Extra" do. Pure and deterministic for a seed.
 """
 
-import functools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import regex
-
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import normalised_prompt
-from llmagentos.core.similarity import near
+from llmagentos.replay.naming import (
+    Asked,
+    Row,
+    Words,
+    nearly_held,
+    questions_of,
+    said,
+    shared_words,
+    tokens_of,
+    variants_of,
+    words_of,
+)
 from llmagentos.training.rows import MADE
-
-Row = Mapping[str, Any]
-Words = frozenset[str]
-Asked = tuple[str, str]
-"""A question: its key and its answer."""
 
 DROPPED = 0.5
 """Share of the words beside those that name the question that go."""
 STREWN = 3
 """Most words that are strewn in."""
-LONGEST = 60
-"""Words; a longer prompt is no short question, and stays as it is."""
 _TRIES = 4
 """Attempts a wanted row is worth: short questions have few other wordings."""
 
 _TIES = frozenset(".,:/'’@_-")
-_SCRIPT = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-"""Characters of scripts that put no space between words."""
-_RUN = rf"(?:(?![{_SCRIPT}])[\w\p{{M}}\u200c\u200d])+"
-_NUMBER = rf"[-+−$€£¥#№]?(?=\d){_RUN}(?:[.,:/]\d+)*%?"
-_TOKEN = regex.compile(rf"[{_SCRIPT}]\p{{M}}*|{_NUMBER}|{_RUN}|\s+|.", regex.DOTALL)
-"""A character of a script without spaces, a number with sign and fraction, a word of any other, a gap, or a mark."""
 
 
 def rewordings(
@@ -65,8 +60,9 @@ def rewordings(
     everything = given | questions_of(beside)
     others = {asked: shared_words(found) for asked, found in everything.items() if asked not in questions}
     calls = {asked for asked, found in questions.items() if found[0]["messages"][-1].get("tool_calls")}
-    surely = calls | _surely_named(named | others)
-    clear = [asked for asked in _clear(named | others) if asked in questions and asked in surely]
+    variants = variants_of(everything)
+    surely = calls | _surely_named(named | others, variants)
+    clear = [asked for asked in _clear(named | others, variants) if asked in questions and asked in surely]
     names = frozenset.union(frozenset(), *named.values())
     strewn = [w for found in questions.values() for row in found for w in words_of(said(row))]
     around = [w for w in strewn if w.casefold() not in names and not _numeric(w)]
@@ -85,75 +81,35 @@ def rewordings(
     return made
 
 
-def questions_of(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
-    """(key, answer) -> the rows that ask for it in one user message; a system message may stand before."""
-    found: dict[Asked, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row["key"] is not None and asks_once(row) and isinstance(said(row), str) and len(words_of(said(row))) <= LONGEST:
-            found[(row["key"], row["answer"])].append(row)
-    return found
-
-
-def asks_once(row: Row) -> bool:
-    """Whether a row is one question and its answer; a system message may stand before."""
-    roles = [m["role"] for m in row["messages"]]
-    return roles[-2:] == ["user", "assistant"] and set(roles[:-2]) <= {"system"}
-
-
-def nearly_held(row: Row, held: Mapping[str | None, Collection[str]]) -> bool:
-    """Whether a row asks nearly what is held out of its key."""
-    return any(near(row["prompt"], prompt) for prompt in held.get(row["key"], ()))
-
-
-def said(row: Row) -> str:
-    """What a row asks."""
-    return row["messages"][-2]["content"]
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text, each character of a script without spaces by itself."""
-    return [token for token in tokens_of(text) if is_word(token)]
-
-
-def tokens_of(text: str) -> list[str]:
-    """Words, gaps and marks, which are the text again when put together."""
-    return list(_TOKEN.findall(text))
-
-
-@functools.lru_cache(maxsize=100_000)
-def is_word(token: str) -> bool:
-    """Neither a gap nor a mark."""
-    return any(c.isalnum() for c in token)
-
-
-def shared_words(rows: Sequence[Row]) -> Words:
-    """The words of every asking: what names the question, and perhaps a little more."""
-    return frozenset.intersection(*(frozenset(w.casefold() for w in words_of(said(row))) for row in rows))
-
-
-def _clear(named: Mapping[Asked, Words]) -> list[Asked]:
-    """The questions whose words name no other: with fewer words they still mean the same."""
+def _clear(named: Mapping[Asked, Words], variants: Collection[tuple[Asked, Asked]]) -> list[Asked]:
+    """The questions whose words name no other, but for what has a longer name: with fewer words they still mean the same."""
     holders: dict[str, set[Asked]] = defaultdict(set)
     for asked, words in named.items():
         for word in words:
             holders[word].add(asked)
-    return [asked for asked, words in named.items() if words and set.intersection(*(holders[w] for w in words)) == {asked}]
+
+    def clear(asked: Asked, words: Words) -> bool:
+        return all(other == asked or (asked, other) in variants for other in set.intersection(*(holders[w] for w in words)))
+
+    return [asked for asked, words in named.items() if words and clear(asked, words)]
 
 
-def _surely_named(named: Mapping[Asked, Words]) -> set[Asked]:
-    """Questions whose key has no other answer, and whose words hold no other question's whole name.
+def _surely_named(named: Mapping[Asked, Words], variants: Collection[tuple[Asked, Asked]]) -> set[Asked]:
+    """Questions whose key has no other answer, and whose words hold no other question's whole name, if they are not a longer
+    name of the same kind.
 
     A name is looked for by its rarest word, which the words that hold it must hold too.
     """
     answers = Counter(key for key, _ in named)
     common = Counter(word for words in named.values() for word in words)
-    names: dict[str, list[tuple[Words, str]]] = defaultdict(list)
-    for (_, answer), words in named.items():
+    names: dict[str, list[tuple[Words, Asked]]] = defaultdict(list)
+    for asked, words in named.items():
         if words:
-            names[min(words, key=lambda word: (common[word], word))].append((words, answer))
+            names[min(words, key=lambda word: (common[word], word))].append((words, asked))
 
     def within(asked: Asked, words: Words) -> bool:
-        return any(name < words and answer != asked[1] for word in words for name, answer in names[word])
+        shorter = (other for word in words for name, other in names[word] if name < words)
+        return any(other[1] != asked[1] and (other, asked) not in variants for other in shorter)
 
     return {asked for asked, words in named.items() if answers[asked[0]] == 1 and not within(asked, words)}
 

@@ -4,6 +4,7 @@ import pytest
 
 from llmagentos.core.examples import example_of_row
 from llmagentos.core.messages import normalised_prompt
+from llmagentos.replay.naming import words_of
 from llmagentos.replay.rewording import rewordings
 from llmagentos.training.rows import MADE
 
@@ -151,3 +152,14 @@ def test_numbers_and_what_holds_a_word_together_stay():
     assert all("ओरियन" in prompt.split() and "रंग" in prompt.split() for prompt in made)
     dashed = [row("m", f"{word} MX-100 cost?", "9") for word in ("What does", "How much would")]
     assert all("MX-100" in prompt for prompt in prompts(rewordings(dashed, 12, held={})))
+
+
+def test_a_longer_name_of_the_same_kind_takes_nothing_from_a_shorter_one():
+    frames = ("What goes with {n}?", "I liked {n} so much", "{n} is fine, and then?")
+    likes = {"Zorba": "Mipul", "Zorba Extra": "Katan", "Orion Mild": "Zorba", "Orion": "Mipul Extra"}
+    rows = [row(name, f.format(n=name), answer) for name, answer in likes.items() for f in frames]
+    made = rewordings(rows, 8, held={})
+    assert {r["key"] for r in made} == set(likes)
+    for r in made:
+        said = set(words_of(r["messages"][-2]["content"]))
+        assert {"Extra", "Mild"} & said == {"Extra", "Mild"} & set(r["key"].split())

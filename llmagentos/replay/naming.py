@@ -1,0 +1,125 @@
+"""What names a question: words that all its askings share, and the places in wordings where such names stand. It knows no
+language and no template."""
+
+import functools
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import regex
+
+from llmagentos.core.similarity import near
+
+Row = Mapping[str, Any]
+Words = frozenset[str]
+Asked = tuple[str, str]
+"""A question: its key and its answer."""
+Frame = tuple[str, str]
+"""What stands before a name and behind it."""
+
+ALIKE = 2
+"""How many of a thing must agree before two others count as like: one may be chance."""
+LONGEST = 60
+"""Words; a longer prompt is no short question, and stays as it is."""
+_WORDS = 6
+"""Most words of a name; a character of a script without spaces counts as one."""
+_ALONE = 4
+"""The same where a key was asked once, so that all its words may be its name."""
+_SCRIPT = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+"""Characters of scripts that put no space between words."""
+_RUN = rf"(?:(?![{_SCRIPT}])[\w\p{{M}}\u200c\u200d])+"
+_NUMBER = rf"[-+−$€£¥#№]?(?=\d){_RUN}(?:[.,:/]\d+)*%?"
+_TOKEN = regex.compile(rf"[{_SCRIPT}]\p{{M}}*|{_NUMBER}|{_RUN}|\s+|.", regex.DOTALL)
+"""A character of a script without spaces, a number with sign and fraction, a word of any other, a gap, or a mark."""
+
+
+def questions_of(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
+    """(key, answer) -> the rows that ask for it in one user message; a system message may stand before."""
+    found: dict[Asked, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["key"] is not None and asks_once(row) and isinstance(said(row), str) and len(words_of(said(row))) <= LONGEST:
+            found[(row["key"], row["answer"])].append(row)
+    return found
+
+
+def asks_once(row: Row) -> bool:
+    """Whether a row is one question and its answer; a system message may stand before."""
+    roles = [m["role"] for m in row["messages"]]
+    return roles[-2:] == ["user", "assistant"] and set(roles[:-2]) <= {"system"}
+
+
+def nearly_held(row: Row, held: Mapping[str | None, Collection[str]]) -> bool:
+    """Whether a row asks nearly what is held out of its key."""
+    return any(near(row["prompt"], prompt) for prompt in held.get(row["key"], ()))
+
+
+def said(row: Row) -> str:
+    """What a row asks."""
+    return row["messages"][-2]["content"]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, each character of a script without spaces by itself."""
+    return [token for token in tokens_of(text) if is_word(token)]
+
+
+def tokens_of(text: str) -> list[str]:
+    """Words, gaps and marks, which are the text again when put together."""
+    return list(_TOKEN.findall(text))
+
+
+@functools.lru_cache(maxsize=100_000)
+def is_word(token: str) -> bool:
+    """Neither a gap nor a mark."""
+    return any(c.isalnum() for c in token)
+
+
+def shared_words(rows: Sequence[Row]) -> Words:
+    """The words of every asking: what names the question, and perhaps a little more."""
+    return frozenset.intersection(*(frozenset(w.casefold() for w in words_of(said(row))) for row in rows))
+
+
+def places_of(rows: Sequence[Row]) -> dict[str, set[Frame]]:
+    """Name -> the frames in which it stands, of one question."""
+    shared = shared_words(rows)
+    most = _WORDS if len({row["prompt"] for row in rows}) > 1 else _ALONE
+    found: dict[str, set[Frame]] = defaultdict(set)
+    for text in {said(row) for row in rows}:
+        tokens = tokens_of(text)
+        for begin, end in _spans([is_word(t) and t.casefold() in shared for t in tokens], [is_word(t) for t in tokens], most):
+            found["".join(tokens[begin:end])].add(("".join(tokens[:begin]), "".join(tokens[end:])))
+    return found
+
+
+def _spans(named: Sequence[bool], words: Sequence[bool], most: int) -> Iterator[tuple[int, int]]:
+    """Runs of tokens of which every word is `named`, from a word to a word."""
+    for begin in (k for k, name in enumerate(named) if name):
+        count = 0
+        for end in range(begin, len(named)):
+            if words[end]:
+                count += 1
+                if not named[end] or count > most:
+                    break
+                yield begin, end + 1
+
+
+def variants_of(questions: Mapping[Asked, Sequence[Row]]) -> set[tuple[Asked, Asked]]:
+    """Pairs of questions of which the second has the first's whole name and more, where both stand in the same frames: in
+    two at least, and in half of those of the first."""
+    whole = {asked: shared_words(rows) for asked, rows in questions.items()}
+    frames: dict[Asked, set[Frame]] = {}
+    named: dict[Words, list[Asked]] = defaultdict(list)
+    for asked, words in whole.items():
+        if 0 < len(words) <= _WORDS:
+            places = places_of(questions[asked]).items()
+            frames[asked] = {f for name, found in places if {w.casefold() for w in words_of(name)} == words for f in found}
+            named[words].append(asked)
+    found = set()
+    for other, its in frames.items():
+        for count in range(1, len(whole[other])):
+            for shorter in map(frozenset, combinations(sorted(whole[other]), count)):
+                for one in named.get(shorter, ()):
+                    if len(frames[one] & its) >= max(ALIKE, len(frames[one]) / 2):
+                        found.add((one, other))
+    return found
