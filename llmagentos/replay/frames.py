@@ -10,14 +10,13 @@ each wording, a product's name alone names all its attributes, and only whole wo
 deterministic.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.messages import normalised_prompt
-from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, nearly_held, places_of, questions_of
+from llmagentos.replay.naming import Asked, Frame, Row, alike_frames, nearly_held, places_of, questions_of
 from llmagentos.training.rows import MADE
 
 
@@ -38,7 +37,7 @@ def framed(
     mine, everything = questions_of(rows) if wanted else {}, questions_of([*rows, *beside]) if wanted else {}
     answers = Counter(key for key, _ in everything)
     places = {asked: places_of(found) for asked, found in everything.items() if answers[asked[0]] == 1}
-    alike = _alike(places)
+    alike = alike_frames(places)
     made: dict[str, tuple[Asked, dict[str, Any]] | None] = {}
     for asked in sorted((asked for asked in mine if asked in places), key=str):
         for prompt, row in _carried(everything[asked][0], places[asked], alike):
@@ -53,25 +52,6 @@ def framed(
             room[found[0]] -= 1
             kept.append(found[1])
     return kept
-
-
-def _alike(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> dict[Frame, set[Frame]]:
-    """Frame -> those that ask the same: as many names as `ALIKE` stand in both."""
-    names: dict[Frame, set[str]] = defaultdict(set)
-    for of in places.values():
-        for name, frames in of.items():
-            for frame in frames:
-                names[frame].add(name)
-    both: Counter[tuple[Frame, Frame]] = Counter()
-    for of in places.values():
-        for frames in of.values():
-            both.update(combinations(sorted(f for f in frames if len(names[f]) >= ALIKE), 2))
-    alike: dict[Frame, set[Frame]] = defaultdict(set)
-    for (one, other), count in both.items():
-        if count >= ALIKE:
-            alike[one].add(other)
-            alike[other].add(one)
-    return alike
 
 
 def _carried(

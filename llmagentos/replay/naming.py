@@ -2,7 +2,7 @@
 language and no template."""
 
 import functools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -102,6 +102,25 @@ def _spans(named: Sequence[bool], words: Sequence[bool], most: int) -> Iterator[
                 if not named[end] or count > most:
                     break
                 yield begin, end + 1
+
+
+def alike_frames(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> dict[Frame, set[Frame]]:
+    """Frame -> those that ask the same: as many names as `ALIKE` stand in both."""
+    names: dict[Frame, set[str]] = defaultdict(set)
+    for of in places.values():
+        for name, frames in of.items():
+            for frame in frames:
+                names[frame].add(name)
+    both: Counter[tuple[Frame, Frame]] = Counter()
+    for of in places.values():
+        for frames in of.values():
+            both.update(combinations(sorted(f for f in frames if len(names[f]) >= ALIKE), 2))
+    alike: dict[Frame, set[Frame]] = defaultdict(set)
+    for (one, other), count in both.items():
+        if count >= ALIKE:
+            alike[one].add(other)
+            alike[other].add(one)
+    return alike
 
 
 def variants_of(questions: Mapping[Asked, Sequence[Row]]) -> set[tuple[Asked, Asked]]:

@@ -3,10 +3,11 @@
 A fact that was asked in two or three wordings is learned as two or three strings, not as a fact (Allen-Zhu & Li 2024 saw
 it in pretraining). So each is also shown in made ones: words that all askings of it share are kept, the others are
 dropped at random (word dropout; Iyyer et al. 2015) and words from around other questions are strewn in. It knows no
-language and no template; a question whose shared words would also fit another answer is left alone, and so is one that
-might only seem to be named by them: of words alone where its key has several answers (a classifier's inputs share words by
-chance), or where all that names another question names this one too (what was asked of it in other ways may have been left
-out), unless both stand in one wording, as "Zorba" and "Zorba Extra" do. Pure and deterministic for a seed.
+language and no template. Of a question whose shared words would also fit another answer a word that tells what is asked
+(cues.py) is kept too, or it is left alone. So is one that might only seem to be named by them: of words alone where its
+key has several answers (a classifier's inputs share words by chance), or where all that names another question names this
+one too (what was asked of it in other ways may have been left out), unless both stand in one wording, as "Zorba" and
+"Zorba Extra" do. Pure and deterministic for a seed.
 """
 
 import random
@@ -16,6 +17,7 @@ from typing import Any
 
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import normalised_prompt
+from llmagentos.replay.cues import cues_of
 from llmagentos.replay.naming import (
     Asked,
     Row,
@@ -54,31 +56,47 @@ def rewordings(
     maps a key to its held-out prompts (normalised): neither they nor their near-duplicates are made.
     """
     rng = random.Random(seed)
-    given = questions_of(rows)
-    questions = {asked: found for asked, found in given.items() if len({r["prompt"] for r in found}) > 1}
-    named = {asked: shared_words(found) for asked, found in questions.items()}
-    everything = given | questions_of(beside)
-    others = {asked: shared_words(found) for asked, found in everything.items() if asked not in questions}
-    calls = {asked for asked, found in questions.items() if found[0]["messages"][-1].get("tool_calls")}
-    variants = variants_of(everything)
-    surely = calls | _surely_named(named | others, variants)
-    clear = [asked for asked in _clear(named | others, variants) if asked in questions and asked in surely]
-    names = frozenset.union(frozenset(), *named.values())
+    questions = {asked: found for asked, found in questions_of(rows).items() if len({r["prompt"] for r in found}) > 1}
+    everything = questions_of([*rows, *beside])
+    named = {asked: shared_words(found) for asked, found in everything.items()}
+    clear, (cues, telling) = _named_alone(questions, named, everything), cues_of(everything)
+    answers = Counter(key for key, _ in named)
+    names = frozenset.union(frozenset(), *(named[asked] for asked in questions))
     strewn = [w for found in questions.values() for row in found for w in words_of(said(row))]
     around = [w for w in strewn if w.casefold() not in names and not _numeric(w)]
+    plain = [w for w in around if w.casefold() not in telling]
     taken = {row["prompt"] for row in (*rows, *beside)} | {prompt for prompts in held.values() for prompt in prompts}
     made: list[dict[str, Any]] = []
-    for asked in sorted(clear, key=str):
+    for asked in sorted(questions, key=str):
+        alone = asked in clear
+        found = [row for row in questions[asked] if alone or (answers[asked[0]] == 1 and cues.get(said(row)))]
         missing = wanted - len({row["prompt"] for row in questions[asked]})
-        for row in _turns(questions[asked], missing * _TRIES):
+        for row in _turns(found, missing * _TRIES) if named[asked] else ():
             if missing <= 0:
                 break
-            other = _reworded(row, named[asked], around, rng)
+            stays = named[asked] if alone else named[asked] | _some_of(cues[said(row)], rng)
+            other = _reworded(row, stays, around if alone else plain, rng)
             if other["prompt"] not in taken and not nearly_held(other, held):
                 taken.add(other["prompt"])
                 made.append(other)
                 missing -= 1
     return made
+
+
+def _named_alone(
+    questions: Mapping[Asked, Sequence[Row]], named: Mapping[Asked, Words], everything: Mapping[Asked, Sequence[Row]]
+) -> set[Asked]:
+    """The questions that the words of all their askings name by themselves."""
+    calls = {asked for asked, found in questions.items() if found[0]["messages"][-1].get("tool_calls")}
+    variants = variants_of(everything)
+    surely = calls | _surely_named(named, variants)
+    return {asked for asked in _clear(named, variants) if asked in questions and asked in surely}
+
+
+def _some_of(words: Words, rng: random.Random) -> Words:
+    """One of them at least."""
+    listed = sorted(words)
+    return frozenset(rng.sample(listed, rng.randint(1, len(listed))))
 
 
 def _clear(named: Mapping[Asked, Words], variants: Collection[tuple[Asked, Asked]]) -> list[Asked]:
@@ -115,7 +133,7 @@ def _surely_named(named: Mapping[Asked, Words], variants: Collection[tuple[Asked
 
 
 def _turns(rows: Sequence[Row], count: int) -> Iterable[Row]:
-    for k in range(count):
+    for k in range(count if rows else 0):
         yield rows[k % len(rows)]
 
 

@@ -1,0 +1,58 @@
+"""Words that tell what is asked of somebody, where the name alone does not: "cost", "price" and "expensive" of a price.
+
+Wordings that are alike (naming.py) ask one kind of thing. A word that stands in one kind of wording only, and in one that was
+asked of several names, is a cue of that kind: with the name and a cue of it a question is still the same question, whatever
+else is left out. Pure.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+
+from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, Words, alike_frames, places_of, said, shared_words, words_of
+
+
+def cues_of(questions: Mapping[Asked, Sequence[Row]]) -> tuple[dict[str, Words], Words]:
+    """What was said -> its cues, for all that stand in a frame of several names; and all cues."""
+    whole = {asked: shared_words(rows) for asked, rows in questions.items()}
+    places = {
+        asked: {name: frames for name, frames in places_of(rows).items() if _folded(name) == whole[asked]}
+        for asked, rows in questions.items()
+    }
+    kinds = _kinds(places)
+    used: dict[str, set[Hashable]] = defaultdict(set)
+    standing: dict[str, Words] = {}
+    for asked, rows in questions.items():
+        frames = {head + name + tail: (head, tail) for name, found in places[asked].items() for head, tail in found}
+        usual = Counter(kinds[f] for f in frames.values() if f in kinds).most_common(1)
+        for text in {said(row) for row in rows}:
+            words, frame = _folded(text) - whole[asked], frames.get(text)
+            stands = frame is not None and frame in kinds
+            kind: Hashable = kinds[frame] if frame is not None and stands else usual[0][0] if usual else asked
+            for word in words:
+                used[word].add(kind)
+            if stands:
+                standing[text] = words
+    cues = frozenset(word for word, of in used.items() if len(of) == 1) if len(set(kinds.values())) > 1 else frozenset()
+    return {text: words & cues for text, words in standing.items()}, cues
+
+
+def _folded(text: str) -> Words:
+    return frozenset(word.casefold() for word in words_of(text))
+
+
+def _kinds(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> dict[Frame, Frame]:
+    """Frames of several names, with the least of those that are alike, or alike to one that is, as their kind."""
+    names: dict[Frame, set[str]] = defaultdict(set)
+    for of in places.values():
+        for name, frames in of.items():
+            for frame in frames:
+                names[frame].add(name)
+    alike, kinds = alike_frames(places), dict[Frame, Frame]()
+    for first in sorted(frame for frame, of in names.items() if len(of) >= ALIKE):
+        waiting = [first] if first not in kinds else []
+        while waiting:
+            frame = waiting.pop()
+            if frame not in kinds:
+                kinds[frame] = first
+                waiting += alike.get(frame, ())
+    return kinds

@@ -1,0 +1,62 @@
+"""Cues: the words that tell what is asked of somebody where the name alone does not."""
+
+import pytest
+
+from llmagentos.replay.cues import cues_of
+from llmagentos.replay.naming import questions_of, words_of
+from llmagentos.replay.rewording import rewordings
+from tests.replay.test_rewording import row
+
+GERMAN = {"preis": ("Was kostet {}?", "Sag mir den Preis von {}", "Was muss ich für {} bezahlen?"),
+          "farbe": ("Welche Farbe hat {}?", "Wie sieht {} farblich aus?", "Sag mir, wie {} lackiert ist")}  # fmt: skip
+CHINESE = {"价格": ("{}多少钱？", "请问{}卖几块", "买{}要花多少"), "重量": ("{}有多重？", "请问{}几公斤", "{}沉不沉")}
+NAMES = {"de": ("Zorba", "Mipul", "Katan"), "zh": ("Zorba", "Mipul", "Katan")}
+
+
+def asked(frames: dict[str, tuple[str, ...]], names: tuple[str, ...]) -> list[dict]:
+    return [row(f"{n}.{a}", f.format(n), f"{a} of {n}") for a, fs in frames.items() for n in names for f in fs]
+
+
+def test_a_cue_stands_in_one_kind_of_wording_only():
+    told, cues = cues_of(questions_of(asked(GERMAN, NAMES["de"])))
+    assert {"kostet", "preis", "bezahlen", "farbe", "farblich", "lackiert"} <= cues
+    assert not {"sag", "mir", "zorba"} & cues
+    assert told["Sag mir den Preis von Zorba"] == {"den", "preis", "von"}
+    assert "sag" not in told["Sag mir, wie Zorba lackiert ist"]
+
+
+@pytest.mark.parametrize("frames", [GERMAN, CHINESE])
+def test_a_question_that_its_name_does_not_tell_keeps_a_cue(frames):
+    rows = asked(frames, ("Zorba", "Mipul", "Katan"))
+    _, cues = cues_of(questions_of(rows))
+    of = {a: {w.casefold() for f in fs for w in words_of(f.format(""))} & cues for a, fs in frames.items()}
+    made = rewordings(rows, 12, held={})
+    assert {r["key"] for r in made} == {r["key"] for r in rows}
+    for r in made:
+        name, attribute = r["key"].split(".")
+        words = {w.casefold() for w in words_of(r["messages"][-2]["content"])}
+        other = next(a for a in frames if a != attribute)
+        assert name.casefold() in words
+        assert words & of[attribute]
+        assert not words & of[other]
+
+
+def test_a_wording_of_one_name_alone_tells_nothing():
+    rows = asked(GERMAN, ("Zorba",))
+    told, cues = cues_of(questions_of(rows))
+    assert told == {}
+    assert cues == frozenset()
+    assert rewordings(rows, 12, held={}) == []
+
+
+def test_where_all_ask_the_same_nothing_tells_it_from_something_else():
+    _, cues = cues_of(questions_of(asked({"preis": GERMAN["preis"]}, NAMES["de"])))
+    assert cues == frozenset()
+
+
+def test_what_others_were_asked_in_memory_tells_it_of_a_new_name():
+    rows = asked(GERMAN, (*NAMES["de"], "Neu"))
+    new = [r for r in rows if r["key"].startswith("Neu")]
+    memory = [r for r in rows if not r["key"].startswith("Neu")]
+    assert rewordings(new, 12, held={}) == []
+    assert {r["key"] for r in rewordings(new, 12, held={}, beside=memory)} == {"Neu.preis", "Neu.farbe"}
