@@ -8,14 +8,14 @@ else is left out. Pure.
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
-from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, Words, alike_frames, places_of, said, shared_words, words_of
+from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, Words, alike_frames, folded, places_of, said, shared_words
 
 
 def cues_of(questions: Mapping[Asked, Sequence[Row]]) -> tuple[dict[str, Words], Words]:
     """What was said -> its cues, for all that stand in a frame of several names; and all cues."""
     whole = {asked: shared_words(rows) for asked, rows in questions.items()}
     places = {
-        asked: {name: frames for name, frames in places_of(rows).items() if _folded(name) == whole[asked]}
+        asked: {name: frames for name, frames in places_of(rows).items() if folded(name) == whole[asked]}
         for asked, rows in questions.items()
     }
     kinds = _kinds(places)
@@ -25,7 +25,7 @@ def cues_of(questions: Mapping[Asked, Sequence[Row]]) -> tuple[dict[str, Words],
         frames = {head + name + tail: (head, tail) for name, found in places[asked].items() for head, tail in found}
         usual = Counter(kinds[f] for f in frames.values() if f in kinds).most_common(1)
         for text in {said(row) for row in rows}:
-            words, frame = _folded(text) - whole[asked], frames.get(text)
+            words, frame = folded(text) - whole[asked], frames.get(text)
             stands = frame is not None and frame in kinds
             kind: Hashable = kinds[frame] if frame is not None and stands else usual[0][0] if usual else asked
             for word in words:
@@ -34,10 +34,6 @@ def cues_of(questions: Mapping[Asked, Sequence[Row]]) -> tuple[dict[str, Words],
                 standing[text] = words
     cues = frozenset(word for word, of in used.items() if len(of) == 1) if len(set(kinds.values())) > 1 else frozenset()
     return {text: words & cues for text, words in standing.items()}, cues
-
-
-def _folded(text: str) -> Words:
-    return frozenset(word.casefold() for word in words_of(text))
 
 
 def _kinds(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> dict[Frame, Frame]:

@@ -22,6 +22,8 @@ ALIKE = 2
 """How many of a thing must agree before two others count as like: one may be chance."""
 LONGEST = 60
 """Words; a longer prompt is no short question, and stays as it is."""
+_KNOWN = 50_000
+"""Texts whose words are kept in mind: memory is looked through at every update, and several times."""
 _WORDS = 6
 """Most words of a name; a character of a script without spaces counts as one."""
 _ALONE = 4
@@ -59,14 +61,22 @@ def said(row: Row) -> str:
     return row["messages"][-2]["content"]
 
 
-def words_of(text: str) -> list[str]:
+@functools.lru_cache(maxsize=_KNOWN)
+def words_of(text: str) -> tuple[str, ...]:
     """The words of a text, each character of a script without spaces by itself."""
-    return [token for token in tokens_of(text) if is_word(token)]
+    return tuple(token for token in tokens_of(text) if is_word(token))
 
 
-def tokens_of(text: str) -> list[str]:
+@functools.lru_cache(maxsize=_KNOWN)
+def folded(text: str) -> Words:
+    """The words of a text, without regard to case."""
+    return frozenset(word.casefold() for word in words_of(text))
+
+
+@functools.lru_cache(maxsize=_KNOWN)
+def tokens_of(text: str) -> tuple[str, ...]:
     """Words, gaps and marks, which are the text again when put together."""
-    return list(_TOKEN.findall(text))
+    return tuple(_TOKEN.findall(text))
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -77,7 +87,7 @@ def is_word(token: str) -> bool:
 
 def shared_words(rows: Sequence[Row]) -> Words:
     """The words of every asking: what names the question, and perhaps a little more."""
-    return frozenset.intersection(*(frozenset(w.casefold() for w in words_of(said(row))) for row in rows))
+    return frozenset.intersection(*(folded(said(row)) for row in rows))
 
 
 def places_of(rows: Sequence[Row]) -> dict[str, set[Frame]]:
@@ -132,7 +142,7 @@ def variants_of(questions: Mapping[Asked, Sequence[Row]]) -> set[tuple[Asked, As
     for asked, words in whole.items():
         if 0 < len(words) <= _WORDS:
             places = places_of(questions[asked]).items()
-            frames[asked] = {f for name, found in places if {w.casefold() for w in words_of(name)} == words for f in found}
+            frames[asked] = {f for name, found in places if folded(name) == words for f in found}
             named[words].append(asked)
     found = set()
     for other, its in frames.items():
