@@ -1,7 +1,8 @@
 """A question in the wordings in which others like it were asked.
 
 "What does X cost?" and "How much is X?" were asked of X and of Y, with the same answer each: so they ask the same, and Z,
-of whom only the one was asked, is asked the other too. A wording with its name taken out is a frame; two frames are alike
+of whom only the one was asked, is asked the other too; so it is behind a system message behind which others were asked the
+same as without. A wording with its name taken out is a frame; two frames are alike
 where two names at least stand in both, each for one key with one answer. It knows no language and no template: a name is
 whatever a few words are that all askings of a key share and that stand in a frame in which other keys have other words.
 
@@ -10,13 +11,15 @@ each wording, a product's name alone names all its attributes, and only whole wo
 deterministic.
 """
 
-from collections import Counter
+import json
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import permutations
 from typing import Any
 
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.messages import normalised_prompt
-from llmagentos.replay.naming import Asked, Frame, Row, alike_frames, nearly_held, places_of, questions_of
+from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, alike_frames, nearly_held, places_of, questions_of
 from llmagentos.training.rows import MADE
 
 
@@ -37,10 +40,10 @@ def framed(
     mine, everything = questions_of(rows) if wanted else {}, questions_of([*rows, *beside]) if wanted else {}
     answers = Counter(key for key, _ in everything)
     places = {asked: places_of(found) for asked, found in everything.items() if answers[asked[0]] == 1}
-    alike = alike_frames(places)
+    alike, beginnings = alike_frames(places), _alike_beginnings({asked: everything[asked] for asked in places})
     made: dict[str, tuple[Asked, dict[str, Any]] | None] = {}
     for asked in sorted((asked for asked in mine if asked in places), key=str):
-        for prompt, row in _carried(everything[asked][0], places[asked], alike):
+        for prompt, row in _carried(everything[asked], places[asked], alike, beginnings):
             known = made.get(prompt, (asked, row))
             made[prompt] = (asked, row) if known and known[0] == asked else None
     taken = {row["prompt"] for row in (*rows, *beside)}.union(*held.values())
@@ -54,13 +57,35 @@ def framed(
     return kept
 
 
+def _alike_beginnings(questions: Mapping[Asked, Sequence[Row]]) -> dict[str, set[str]]:
+    """What stands before a question (a system message or none, as JSON) -> what else may: as many questions as `ALIKE` were
+    asked behind both."""
+    both: Counter[tuple[str, str]] = Counter()
+    for rows in questions.values():
+        both.update(permutations(sorted({_before(row) for row in rows}), 2))
+    alike: dict[str, set[str]] = defaultdict(set)
+    for (one, other), count in both.items():
+        if count >= ALIKE:
+            alike[one].add(other)
+    return alike
+
+
+def _before(row: Row) -> str:
+    return json.dumps(row["messages"][:-2], ensure_ascii=False, sort_keys=True)
+
+
 def _carried(
-    row: Row, places: Mapping[str, set[Frame]], alike: Mapping[Frame, set[Frame]]
+    rows: Sequence[Row],
+    places: Mapping[str, set[Frame]],
+    alike: Mapping[Frame, set[Frame]],
+    beginnings: Mapping[str, set[str]],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    *before, question, answer = row["messages"]
-    for name, frames in sorted(places.items()):
-        for head, tail in sorted(set().union(*(alike.get(frame, set()) for frame in frames)) - frames):
-            messages = [*before, {**question, "content": head + name + tail}, answer]
-            prompt = normalised_prompt(messages)
-            made = MADE + digest([row["key"], prompt], length=16)
-            yield prompt, {**row, "id": made, "messages": messages, "prompt": prompt}
+    row, own = rows[0], {_before(row) for row in rows}
+    *_, question, answer = row["messages"]
+    for before in sorted(own.union(*(beginnings.get(one, ()) for one in own))):
+        for name, frames in sorted(places.items()):
+            for head, tail in sorted(frames.union(*(alike.get(frame, ()) for frame in frames))):
+                messages = [*json.loads(before), {**question, "content": head + name + tail}, answer]
+                prompt = normalised_prompt(messages)
+                made = MADE + digest([row["key"], prompt], length=16)
+                yield prompt, {**row, "id": made, "messages": messages, "prompt": prompt}

@@ -70,7 +70,7 @@ def rewordings(
     for asked in sorted(questions, key=str):
         alone = asked in clear
         found = [row for row in questions[asked] if alone or (answers[asked[0]] == 1 and cues.get(said(row)))]
-        missing = wanted - len({row["prompt"] for row in questions[asked]})
+        missing = wanted - len({row["prompt"] for row in questions[asked] if not row["id"].startswith(MADE)})
         for row in _turns(found, missing * _TRIES) if named[asked] else ():
             if missing <= 0:
                 break

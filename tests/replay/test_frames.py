@@ -2,6 +2,7 @@
 
 import pytest
 
+from llmagentos.core.examples import example_of_row
 from llmagentos.core.messages import normalised_prompt
 from llmagentos.replay.frames import framed
 from llmagentos.training.rows import MADE
@@ -96,3 +97,15 @@ def test_calls_and_what_stands_before_the_question_stay():
     assert made["messages"][-2]["content"] == "Make the cellar bright"
     assert "cellar" in made["messages"][-1]["tool_calls"][0]["function"]["arguments"]
     assert made["tools"] == tools
+
+
+def test_a_system_message_that_changed_no_answer_comes_and_goes():
+    def behind(r: dict) -> dict:
+        data = {"messages": [{"role": "system", "content": "You help."}, *r["messages"]], "metadata": {"key": r["key"]}}
+        return example_of_row(data).model_dump()
+
+    rows = [row(f"{n}.price", ENGLISH["price"][0].format(n), n) for n in ("Zorba", "Mipul", "Katan")]
+    said = [*rows, behind(rows[0]), behind(rows[1])]
+    (made,) = framed(said, 9, held={})
+    assert [m["content"] for m in made["messages"]] == ["You help.", "What does Katan cost?", "Katan"]
+    assert framed([*rows, behind(rows[0])], 9, held={}) == []  # of one question it may be chance
