@@ -4,7 +4,7 @@ Settings are tuned on `TUNED` families and reported on the others, so that a fig
 nobody has seen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Frames = tuple[str, ...]
 
@@ -35,6 +35,17 @@ class Family:
     nexts: Frames
     """Wordings of "what comes after {p}?"; the last one is never trained on."""
     recommend: str
+    wordings: dict[str, Frames] = field(default_factory=dict)
+    """Attribute -> its own wordings in place of `questions`: people seldom name an attribute by one word."""
+    endings: tuple[str, ...] = ("",)
+    """What names end in, so that some differ in that alone."""
+    taught: int = 0
+    """Wordings in which each fact and recommendation is taught, of those that are trained on; 0: in all. What is asked anew
+    is then one of the others."""
+
+    def asked(self, attribute: str) -> Frames:
+        """Wordings of a question about an attribute; the last one is never trained on."""
+        return self.wordings.get(attribute, self.questions)
 
 
 def numbers(start: int, step: int, unit: str = "", count: int = 24) -> tuple[str, ...]:
@@ -138,6 +149,39 @@ _LIBRARY = Family(
     recommend="推荐{v}。",
 )  # fmt: skip
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (_SHOP, _CLINIC, _MUSEUM, _LIBRARY)}
+_ESTATE = Family(
+    name="estate",
+    onsets="b c d f g l m n p r s t v br cr lh nh tr",
+    vowels="a e i o u ão ei ia ou",
+    attributes={
+        "preço": numbers(12, 5, " euros"),
+        "peso": numbers(150, 35, " gramas"),
+        "cor": tuple("vermelho azul verde preto branco cinza rosa castanho dourado marfim turquesa marinho azeitona âmbar coral lilás bege prata ameixa ferrugem menta areia".split()),
+        "produtor": tuple("Almeida Barros Couto Dias Esteves Faria Gomes Leal Moura Nunes Pires Ramos Sousa Teles Veiga Brito Campos Freitas Lemos Matos Neves Pinto".split()),
+        "prazo": numbers(3, 2, " dias"),
+    },
+    questions=("Qual é {a} de {p}?", "{p}: {a}?", "Diga {a} de {p}", "Procure {a} para {p}"),
+    wordings={
+        "preço": ("Quanto custa {p}?", "Por quanto vendem {p}?", "Quero comprar {p}, quanto pago?", "Qual o preço de {p}?", "{p} sai por que valor?"),
+        "peso": ("Quanto pesa {p}?", "{p} é pesado? Quantos gramas?", "Tenho de carregar {p}, qual é o peso?", "Diga-me o peso de {p}.", "Que massa tem {p}?"),
+        "cor": ("De que cor é {p}?", "{p} vem pintado de quê?", "Que tom tem {p}?", "A cor de {p}, por favor", "Como é a aparência de {p}?"),
+        "produtor": ("Quem faz {p}?", "De quem é {p}?", "Que família produz {p}?", "{p} vem de que casa?", "O fabricante de {p}?"),
+        "prazo": ("Quanto tempo dura {p}?", "Até quando posso guardar {p}?", "{p} estraga depressa? Em quantos dias?", "Validade de {p}?", "Quando vence {p}?"),
+    },
+    answer="{v}",
+    commands=("Ponha {d} de {r} em {s}", "{r}: {d}, {s}", "Quero {d} {s}, {r}", "Mude para {s} {d} em {r}"),
+    devices=("luz", "portão", "rega", "bomba", "forno", "prensa", "estufa", "alarme", "tanque", "moinho", "ventoinha"),
+    rooms=("celeiro", "pomar", "adega", "cozinha", "lagar", "curral"),
+    states=("ligado", "desligado", "brando"),
+    tool="comando_{n}",
+    arguments=("sitio", "nivel", "zona"),
+    codes=("q", "n"),
+    nexts=("Quem leva {p} leva também o quê?", "Gostei de {p}, e agora?", "Algo parecido com {p}?", "O que combina com {p}?", "Um conselho para fãs de {p}"),
+    recommend="{v} combina bem.",
+    endings=("", "", " Velho", " Doce"),
+    taught=3,
+)  # fmt: skip
+
+FAMILIES: dict[str, Family] = {f.name: f for f in (_SHOP, _CLINIC, _MUSEUM, _LIBRARY, _ESTATE)}
 TUNED = ("shop", "clinic")
 """Families that settings were chosen on; figures are reported on the others."""

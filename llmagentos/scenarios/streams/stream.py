@@ -12,7 +12,7 @@ from typing import Any
 
 from llmagentos.core.messages import Message
 from llmagentos.scenarios.question import Question
-from llmagentos.scenarios.streams.family import FAMILIES, Family
+from llmagentos.scenarios.streams.family import FAMILIES, Family, Frames
 from llmagentos.scenarios.streams.world import World, make_world, moved
 
 NOISE = 0.05
@@ -66,8 +66,8 @@ def _knowledge(
     stage: Stage, world: World, material: Family, rng: random.Random, *, facts: Sequence[tuple[str, str]],
     exam: set[tuple[str, str]], old: World | None = None, thumbs: bool = False,
 ) -> None:  # fmt: skip
-    *trained, unseen = material.questions
     for fact in facts:
+        trained, unseen = _taught(material, material.asked(fact[1]), rng)
         for frame in trained:
             question = fact_question(world, material, fact, frame)
             other = rng.choice([v for v in material.attributes[fact[1]] if v != world.value(fact)])
@@ -79,6 +79,15 @@ def _knowledge(
         if old is not None and fact in old.facts:
             question = fact_question(world, material, fact, rng.choice(trained))
             stage.changed.append((question, _said(question, material.answer.format(p=fact[0], a=fact[1], v=old.facts[fact]))))
+
+
+def _taught(material: Family, wordings: Frames, rng: random.Random) -> tuple[Sequence[str], str]:
+    """The wordings in which one thing is taught, and one in which it is not."""
+    *trained, unseen = wordings
+    if not material.taught:
+        return trained, unseen
+    mixed = rng.sample(trained, len(trained))
+    return mixed[: material.taught], mixed[material.taught]
 
 
 def fact_question(world: World, material: Family, fact: tuple[str, str], frame: str) -> Question:
@@ -121,8 +130,8 @@ def _recommend(
     stage: Stage, world: World, material: Family, rng: random.Random, *, items: Sequence[str], exam: set[str],
     old: World | None = None,
 ) -> None:  # fmt: skip
-    *trained, unseen = material.nexts
     for item in items:
+        trained, unseen = _taught(material, material.nexts, rng)
         for frame in trained:
             wrong = material.recommend.format(v=rng.choice(sorted(world.next)))
             stage.rows.append(_logged(next_question(world, material, item, frame), wrong, rng))

@@ -11,6 +11,8 @@ Call = tuple[str, tuple[tuple[str, str], ...]]
 
 SUBJECTS, ITEMS, DEVICES = 20, 60, 8
 CHANGE = 0.3
+SIBLINGS = 0.3
+"""Share of names that take another one's and differ in the ending, where a family has endings."""
 NEW_SUBJECTS, NEW_ITEMS, EXTRA_SUBJECTS = 4, 10, 6
 
 
@@ -83,6 +85,10 @@ def names(family: Family, rng: random.Random, count: int, avoid: Any = ()) -> li
     found: dict[str, None] = {}
     while len(found) < count:
         name = "".join(rng.choice(onsets) + rng.choice(vowels) for _ in range(rng.choice((2, 3, 3)))).capitalize()
+        if len(family.endings) > 1:
+            name = (rng.choice(list(found)).split()[0] if found and rng.random() < SIBLINGS else name) + rng.choice(
+                family.endings
+            )
         if name not in avoid:
             found[name] = None
     return list(found)

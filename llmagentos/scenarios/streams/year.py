@@ -82,7 +82,7 @@ def exam(world: World, family: str, most: int = 120) -> dict[str, list[Question]
     """Skill -> at most `most` questions about the world as it is, the same ones while it stays as it is."""
     material = FAMILIES[family]
     rng = random.Random("exam")
-    facts = [fact_question(world, material, f, rng.choice(material.questions[:-1])) for f in sorted(world.facts)]
+    facts = [fact_question(world, material, f, rng.choice(material.asked(f[1])[:-1])) for f in sorted(world.facts)]
     rooms = [(d, r, s) for d in world.devices for r in material.rooms for s in material.states]
     commands = [command_question(world, material, *c, rng.choice(material.commands[:-1])) for c in rooms]
     follows = [next_question(world, material, i, wording) for i in sorted(world.next) for wording in material.nexts[:-1]]
@@ -113,7 +113,7 @@ def _teach(
     day: Day, world: World, material: Family, rng: random.Random, facts: list[Any], devices: list[str], follows: list[str],
     noise: float,
 ) -> None:  # fmt: skip
-    asked = [fact_question(world, material, f, w) for f in facts for w in material.questions[:-1]]
+    asked = [fact_question(world, material, f, w) for f in facts for w in material.asked(f[1])[:-1]]
     for device in devices:
         pairs = [(r, s) for r in material.rooms for s in material.states]
         chosen = pairs if day.number == 0 else rng.sample(pairs, 4)
