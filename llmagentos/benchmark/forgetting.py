@@ -31,8 +31,10 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "without_need": {"replay": {"need": 0.0}},
     "without_known": {"replay": {"known": 1.0}},
     "without_wordings": {"replay": {"wordings": 0}},
+    "without_frames": {"replay": {"frames": False}},
     "without_memory_wordings": {"replay": {"memory_wordings": 0}},
     "without_least_steps": {"update": {"min_steps": 1}},
+    "without_rounds": {"update": {"rounds": 1}},
     "without_unfamiliar": {"update": {"unfamiliar": 1e9}},
     "without_sweep": {"update": {"sweep": (1.0,)}},
 }

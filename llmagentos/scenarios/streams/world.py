@@ -86,9 +86,8 @@ def names(family: Family, rng: random.Random, count: int, avoid: Any = ()) -> li
     while len(found) < count:
         name = "".join(rng.choice(onsets) + rng.choice(vowels) for _ in range(rng.choice((2, 3, 3)))).capitalize()
         if len(family.endings) > 1:
-            name = (rng.choice(list(found)).split()[0] if found and rng.random() < SIBLINGS else name) + rng.choice(
-                family.endings
-            )
+            sibling = rng.choice(list(found)).split()[0] if found and rng.random() < SIBLINGS else name
+            name = sibling + rng.choice(family.endings)
         if name not in avoid:
             found[name] = None
     return list(found)
