@@ -76,10 +76,11 @@ def run(
 
 def _settings(config: Config, root: str) -> Config:
     fresh = settings(config, root, config.update.strategy)
-    update = {"min_steps": _STEPS, "noise": _NOISE, "sweep": _SWEEP}
+    update = {"min_steps": _STEPS, "noise": _NOISE, "sweep": _SWEEP, "rounds": 1}
     parts: dict[str, dict[str, Any]] = {
         "gate": {"mode": "enforce"},
         "update": update,
+        "distill": {"rounds": 1},
         "replay": {"general_rows": _GENERAL_ROWS},
         "evaluate": {"max_retention": 1000, "drift_rows": 50},
         "storage": {"keep_versions": 3},

@@ -152,7 +152,7 @@ class UpdateConfig(Section):
     """Most optimiser steps of one round; `min_epochs` can ask for more."""
     rounds: int = Field(3, ge=1)
     """Most rounds of an update that replays the past: another one follows where less than `learned` of the new answers are
-    known by then and the round before helped."""
+    known by then and the round before helped. Of free text no model has every word, so sizes above tiny take one."""
     learned: float = Field(0.97, gt=0, le=1)
     """Share of the new rows that are answered rightly, every token, with which an update has learned enough."""
     min_steps: int = Field(600, ge=1)
@@ -216,6 +216,8 @@ class DistillConfig(Section):
     """Most optimiser steps."""
     min_steps: int = Field(400, ge=1)
     """Fewest optimiser steps; the past fills what the new rows' passes leave."""
+    rounds: int = Field(2, ge=1)
+    """Most rounds, as of an update: another one where the student knows less than `update.learned` of the new answers."""
     epochs: float = Field(24.0, gt=0)
     """Passes over the new rows."""
     top_k: int = Field(8, ge=1)

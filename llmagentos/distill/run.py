@@ -21,6 +21,7 @@ from llmagentos.training.launch import alone, launch
 from llmagentos.training.phase import Annotation, Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
+from llmagentos.training.probe import said_anew
 from llmagentos.training.rows import Rows
 
 
@@ -54,6 +55,7 @@ def prepare(
         min_steps=settings.min_steps,
         ranks=training.ranks,
         accumulation=training.accumulation,
+        rounds=settings.rounds,
         seed=config.update.seed + 1,
     )
     if "new" not in Rows(rows).tokens():
@@ -73,6 +75,9 @@ def prepare(
         plan=str(plan),
         terms=terms if same else {"next_token": {}},
         annotation=asked if same else None,
+        round_steps=facts.steps,
+        probe=tuple(said_anew(Rows(rows), config.update.seed)) if settings.rounds > 1 else (),
+        enough=config.update.learned,
         learning_rate=settings.learning_rate,
         seed=config.update.seed + 1,
         **engine_settings(training),  # type: ignore[arg-type]

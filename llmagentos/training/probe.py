@@ -1,6 +1,8 @@
 """Whether what is trained on is known by now: asked behind each round of a plan, so that what is hard to learn gets more of
 them, and what is learned at once costs no more."""
 
+import random
+
 import numpy as np
 import torch
 
@@ -9,10 +11,18 @@ from llmagentos.training.head import logits_of
 from llmagentos.training.phase import Phase
 from llmagentos.training.rows import Rows
 
+MOST = 256
+"""Rows that are asked."""
 _HELPED = 0.02
 """A round after which no more than this much further is known has not helped."""
 _TOKENS = 2048
 """Of one forward pass."""
+
+
+def said_anew(rows: Rows, seed: int) -> list[int]:
+    """At most `MOST` of the new rows, as they were said."""
+    new = [index for index, source in enumerate(rows.sources) if source == "new" and not rows.made[index]]
+    return random.Random(seed).sample(new, min(MOST, len(new)))
 
 
 class Probe:

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from llmagentos.training.losses import answer_losses, rendered_losses
 from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
+from llmagentos.training.probe import said_anew
 from llmagentos.training.rows import PREFERENCE, Rows
 from llmagentos.training.terms import make_terms
 from llmagentos.update import interpolate
@@ -38,8 +38,6 @@ from llmagentos.update.strategies import strategy
 
 _ASKED = 32
 """Rows of a general skill that tell how firmly the champion holds it."""
-_READ = 256
-"""New rows that tell how unfamiliar they are."""
 _MOST_PASSES = 2.5
 """Times the usual passes that unfamiliar rows get, at most."""
 KNOWN = "The champion answers every new row already: there is nothing to learn."
@@ -106,7 +104,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         weight_decay=update.weight_decay,
         clip=update.clip,
         round_steps=facts.steps,
-        probe=tuple(_said_anew(rendered, update.seed)) if recipe.rounds > 1 else (),
+        probe=tuple(said_anew(rendered, update.seed)) if recipe.rounds > 1 else (),
         enough=update.learned,
         noise=update.noise,
         ema=update.ema,
@@ -152,7 +150,7 @@ def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, rep
     for index, (source, stratum) in enumerate(zip(rows.sources, rows.strata, strict=True)):
         if practised and source == "general" and len(general[f"{source}/{stratum}"]) < _ASKED:
             general[f"{source}/{stratum}"].append(index)
-    new = _said_anew(rows, config.update.seed)
+    new = said_anew(rows, config.update.seed)
     asked = [(str(index), *rows[index]) for index in itertools.chain(new, *general.values())]
     losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens, gpus=config.evaluate.gpus) if asked else {}
 
@@ -163,12 +161,6 @@ def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, rep
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(vars(held)))
     return held
-
-
-def _said_anew(rows: Rows, seed: int) -> list[int]:
-    """At most `_READ` of the new rows, as they were said."""
-    new = [index for index, source in enumerate(rows.sources) if source == "new" and not rows.made[index]]
-    return random.Random(seed).sample(new, min(_READ, len(new)))
 
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:
