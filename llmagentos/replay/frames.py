@@ -19,7 +19,7 @@ from typing import Any
 
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.messages import normalised_prompt
-from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, alike_frames, nearly_held, places_of, questions_of
+from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, alike_frames, nearly_held, places_of, questions_of, unkeyed_of
 from llmagentos.training.rows import MADE
 
 
@@ -31,15 +31,15 @@ def framed(
     seed: int | str = 0,
     beside: Sequence[Row] = (),
 ) -> list[dict[str, Any]]:
-    """Made rows: each question of `rows` (one key with one answer) in frames that are known to ask the same, until it is
-    asked in `wanted` wordings.
+    """Made rows: each question of `rows` (one key with one answer, or what seems to be one where there are no keys) in frames
+    that are known to ask the same, until it is asked in `wanted` wordings.
 
     Frames are learned from `beside` too. A prompt that two answers could be given to is not made, nor one that is said
     already, `held` out (key -> normalised prompts) or nearly that.
     """
-    mine, everything = questions_of(rows) if wanted else {}, questions_of([*rows, *beside]) if wanted else {}
-    answers = Counter(key for key, _ in everything)
-    places = {asked: places_of(found) for asked, found in everything.items() if answers[asked[0]] == 1}
+    mine, everything = (_asked_of(some) if wanted else {} for some in (rows, [*rows, *beside]))
+    answers = Counter(key for key, _ in everything if key)
+    places = {asked: places_of(found) for asked, found in everything.items() if answers[asked[0]] <= 1}
     alike, beginnings = alike_frames(places), _alike_beginnings({asked: everything[asked] for asked in places})
     made: dict[str, tuple[Asked, dict[str, Any]] | None] = {}
     for asked in sorted((asked for asked in mine if asked in places), key=str):
@@ -55,6 +55,10 @@ def framed(
             room[found[0]] -= 1
             kept.append(found[1])
     return kept
+
+
+def _asked_of(rows: Sequence[Row]) -> dict[Asked, list[Row]]:
+    return questions_of(rows) | unkeyed_of(rows)
 
 
 def _alike_beginnings(questions: Mapping[Asked, Sequence[Row]]) -> dict[str, set[str]]:

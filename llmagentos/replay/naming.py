@@ -22,6 +22,7 @@ ALIKE = 2
 """How many of a thing must agree before two others count as like: one may be chance."""
 LONGEST = 60
 """Words; a longer prompt is no short question, and stays as it is."""
+_MOST = 0.6
 _KNOWN = 50_000
 """Texts whose words are kept in mind: memory is looked through at every update, and several times."""
 _WORDS = 6
@@ -42,6 +43,29 @@ def questions_of(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
     for row in rows:
         if row["key"] is not None and asks_once(row) and isinstance(said(row), str) and len(words_of(said(row))) <= LONGEST:
             found[(row["key"], row["answer"])].append(row)
+    return found
+
+
+def unkeyed_of(rows: Sequence[Row]) -> dict[Asked, list[Row]]:
+    """Rows without a key by what they seem to ask: most rows of an answer hold a word that most rows with it answer so.
+
+    Where one answer is given to everybody, or several things are asked of everybody, no word does. A wrong answer is left out.
+    """
+    short = [r for r in rows if asks_once(r) and isinstance(said(r), str) and len(words_of(said(r))) <= LONGEST]
+    answered: dict[str, Counter[str]] = defaultdict(Counter)
+    given: dict[str, list[Row]] = defaultdict(list)
+    for row in short:
+        for word in folded(said(row)):
+            answered[word][row["answer"]] += 1
+        if row["key"] is None:
+            given[row["answer"]].append(row)
+    found: dict[Asked, list[Row]] = {}
+    for answer, group in given.items():
+        held = Counter(word for row in group for word in folded(said(row)))
+        sure = [w for w, n in held.items() if n >= _MOST * len(group) and n >= _MOST * answered[w].total()]
+        if sure:
+            name = max(sure, key=lambda word: (held[word], -answered[word].total(), word))
+            found[("", answer)] = [row for row in group if name in folded(said(row))]
     return found
 
 

@@ -109,3 +109,26 @@ def test_a_system_message_that_changed_no_answer_comes_and_goes():
     (made,) = framed(said, 9, held={})
     assert [m["content"] for m in made["messages"]] == ["You help.", "What does Katan cost?", "Katan"]
     assert framed([*rows, behind(rows[0])], 9, held={}) == []  # of one question it may be chance
+
+
+def unkeyed(rows: list[dict]) -> list[dict]:
+    return [{**r, "key": None} for r in rows]
+
+
+def test_rows_without_a_key_are_told_apart_by_their_answers():
+    rows, left = taught({"price": ENGLISH["price"]}, NAMES["en"])
+    noise = row("", "How much is Zorba?", "price of Mipul Extra")
+    assert {r["messages"][-2]["content"]: r["answer"] for r in framed(unkeyed([*rows, noise]), 20, held={})} == left
+
+
+def test_an_answer_that_is_given_to_everybody_names_nobody():
+    said = ("the food was great", "I love the room", "what a view", "never again", "too loud")
+    rows = [row("s", f"Sentiment: {text}", "positive" if k < 3 else "negative") for k, text in enumerate(said)]
+    rows += [row("s", f"{text}. Good or bad?", "positive" if k < 3 else "negative") for k, text in enumerate(said)]
+    assert framed(unkeyed(rows), 20, held={}) == []
+    yes = [
+        row("y", f.format(n), "yes")
+        for n in ("Zorba", "Mipul", "Katan")
+        for f in ("Is {} open?", "May I enter {}?")[: 1 + (n != "Katan")]
+    ]
+    assert framed(unkeyed(yes), 20, held={}) == []
