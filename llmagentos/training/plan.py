@@ -176,10 +176,12 @@ def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict
 
 def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...], need: Mapping[str, float]) -> _Items:
     lengths = rows.lengths
-    # 1/√(rows of its source and skill), so that a skill of few rows is not drowned.
+    # A skill's share is the root of what was said of it, so that one of few rows is not drowned, nor one without made wordings.
     names = np.array([f"{source}/{stratum}" for source, stratum in zip(rows.sources, rows.strata, strict=True)])
-    kinds, skill, counts = np.unique(names, return_inverse=True, return_counts=True)
-    rare = np.where(rows.made, _MADE, 1.0) / np.sqrt(counts[skill])
+    kinds, skill = np.unique(names, return_inverse=True)
+    base = np.where(rows.made, _MADE, 1.0)
+    said, weights = np.bincount(skill, weights=~rows.made), np.bincount(skill, weights=base)
+    rare = base * (np.sqrt(np.maximum(said, 1)) / weights)[skill]
     return _Items(
         parts=parts,
         rows=np.array([1] * rows.count + [len(p) for p in parts], dtype=np.int64),

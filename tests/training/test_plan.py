@@ -226,3 +226,20 @@ def test_a_skill_of_few_rows_has_its_share_where_skills_share_evenly(tmp_path: P
     assert small(("general",), small=3.0, large=1.0) == pytest.approx(3 * 2.45 / (3 * 2.45 + 30), abs=0.02)
     assert small(("general",), small=0.0, large=0.1) == pytest.approx(1 / 6 / (1 / 6 + 1), abs=0.02)
     assert small(("general",), small=0.0, large=0.0) == pytest.approx(0.5, abs=0.02)
+
+
+def test_made_wordings_of_one_skill_take_nothing_from_another(tmp_path: Path):
+    def row(name: str, source: str, stratum: str) -> dict[str, object]:
+        return {"id": name, "source": source, "stratum": stratum, "ids": list(range(10)), "mask": [0] * 8 + [1] * 2}
+
+    said = [row(f"{stratum}{k}", "memory", stratum) for stratum in ("plain", "reworded") for k in range(100)]
+    made = [row(f"{MADE}{k}", "memory", "reworded") for k in range(700)]
+    new = [row(f"n{k}", "new", "s") for k in range(60)]
+    write_arrow(tmp_path / "r", [record_batch([*new, *said, *made], ROWS)], ROWS)
+    rows = Rows(tmp_path / "r")
+    make_plan(rows, Recipe({"new": 0.5, "memory": 0.5}, epochs=20, batch_tokens=250, max_steps=500), tmp_path / "p")
+    asked = {"plain": 0, "reworded": 0}
+    for index, times in Plan(tmp_path / "p").counts().items():
+        if rows.sources[index] == "memory":
+            asked[rows.strata[index]] += times
+    assert asked["plain"] / sum(asked.values()) > 0.4
