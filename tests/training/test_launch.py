@@ -10,6 +10,7 @@ from llmagentos.core.errors import ConfigError, TrainingError, WorkersLostError
 from llmagentos.training.launch import follow, launch
 from llmagentos.training.phase import Annotation
 from llmagentos.training.worker import run_phase
+from tests.training.test_probe import ROUNDS, STEPS, in_rounds
 from tests.training.test_worker import assert_same, prepare, weights
 
 TWO = TrainingConfig(workers=2, cpus_per_worker=0.5, max_failures=0)
@@ -42,6 +43,16 @@ def test_two_workers_train_what_one_does_and_share_one_start(tmp_path: Path, ray
     lines: list[dict] = []
     follow(tmp_path / "student", 0, lines.append)
     assert lines[-1]["teacher_kl"] < lines[0]["teacher_kl"]
+
+
+@pytest.mark.ray
+def test_two_workers_end_with_the_same_round(tmp_path: Path, ray_cluster: None):
+    known = in_rounds(tmp_path, "known", ranks=2, engine="deepspeed", enough=0.0)
+    hard = in_rounds(tmp_path, "hard", ranks=2, engine="deepspeed", enough=1.0)
+    results = launch([known, hard], TWO, tmp_path / "train")
+    assert results["known"]["steps"] == STEPS
+    assert results["hard"]["steps"] in (2 * STEPS, ROUNDS * STEPS)
+    assert all(torch.isfinite(w).all() for w in weights(hard).values())
 
 
 @pytest.mark.ray
