@@ -8,16 +8,13 @@ else is left out. Pure.
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
-from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, Words, alike_frames, folded, places_of, said, shared_words
+from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, Words, alike_frames, folded, said, shared_words, whole_places
 
 
 def cues_of(questions: Mapping[Asked, Sequence[Row]]) -> tuple[dict[str, Words], Words]:
     """What was said -> its cues, for all that stand in a frame of several names; and all cues."""
     whole = {asked: shared_words(rows) for asked, rows in questions.items()}
-    places = {
-        asked: {name: frames for name, frames in places_of(rows).items() if folded(name) == whole[asked]}
-        for asked, rows in questions.items()
-    }
+    places = {asked: whole_places(rows) for asked, rows in questions.items()}
     kinds = _kinds(places)
     used: dict[str, set[Hashable]] = defaultdict(set)
     standing: dict[str, Words] = {}

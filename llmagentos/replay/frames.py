@@ -22,6 +22,9 @@ from llmagentos.core.messages import normalised_prompt
 from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, alike_frames, nearly_held, places_of, questions_of, unkeyed_of
 from llmagentos.training.rows import MADE
 
+_READ = 6000
+"""Most rows that are looked at."""
+
 
 def framed(
     rows: Sequence[Row],
@@ -37,7 +40,12 @@ def framed(
     Frames are learned from `beside` too. A prompt that two answers could be given to is not made, nor one that is said
     already, `held` out (key -> normalised prompts) or nearly that.
     """
-    mine, everything = (_asked_of(some) if wanted else {} for some in (rows, [*rows, *beside]))
+    if not wanted:
+        return []
+    taken = {row["prompt"] for row in (*rows, *beside)}.union(*held.values())
+    rows = _some(rows, _READ, seed)
+    beside = _some(beside, _READ - len(rows), seed)
+    mine, everything = _asked_of(rows), _asked_of([*rows, *beside])
     answers = Counter(key for key, _ in everything if key)
     places = {asked: places_of(found) for asked, found in everything.items() if answers[asked[0]] <= 1}
     alike, beginnings = alike_frames(places), _alike_beginnings({asked: everything[asked] for asked in places})
@@ -46,7 +54,6 @@ def framed(
         for prompt, row in _carried(everything[asked], places[asked], alike, beginnings):
             known = made.get(prompt, (asked, row))
             made[prompt] = (asked, row) if known and known[0] == asked else None
-    taken = {row["prompt"] for row in (*rows, *beside)}.union(*held.values())
     room = {asked: wanted - len({row["prompt"] for row in found}) for asked, found in mine.items()}
     kept = []
     for prompt in sorted(made.keys() - taken, key=lambda prompt: fraction(prompt, salt=str(seed))):
@@ -55,6 +62,13 @@ def framed(
             room[found[0]] -= 1
             kept.append(found[1])
     return kept
+
+
+def _some(rows: Sequence[Row], most: int, seed: int | str) -> list[Row]:
+    """About `most` rows, each key's together."""
+    if len(rows) <= most:
+        return list(rows)
+    return sorted(rows, key=lambda row: fraction(row["key"] or row["prompt"], salt=str(seed)))[: max(0, most)]
 
 
 def _asked_of(rows: Sequence[Row]) -> dict[Asked, list[Row]]:

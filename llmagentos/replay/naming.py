@@ -22,12 +22,14 @@ ALIKE = 2
 """How many of a thing must agree before two others count as like: one may be chance."""
 LONGEST = 60
 """Words; a longer prompt is no short question, and stays as it is."""
+_FRAMED = 24
+"""Words of the longest wording that is carried over."""
 _MOST = 0.6
 _KNOWN = 50_000
 """Texts whose words are kept in mind: memory is looked through at every update, and several times."""
 _WORDS = 6
 """Most words of a name; a character of a script without spaces counts as one."""
-_ALONE = 4
+_ALONE = 3
 """The same where a key was asked once, so that all its words may be its name."""
 _SCRIPT = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 """Characters of scripts that put no space between words."""
@@ -115,11 +117,11 @@ def shared_words(rows: Sequence[Row]) -> Words:
 
 
 def places_of(rows: Sequence[Row]) -> dict[str, set[Frame]]:
-    """Name -> the frames in which it stands, of one question."""
+    """Name -> the frames in which it stands, of one question; of short wordings only."""
     shared = shared_words(rows)
     most = _WORDS if len({row["prompt"] for row in rows}) > 1 else _ALONE
     found: dict[str, set[Frame]] = defaultdict(set)
-    for text in {said(row) for row in rows}:
+    for text in {said(row) for row in rows if len(words_of(said(row))) <= _FRAMED}:
         tokens = tokens_of(text)
         for begin, end in _spans([is_word(t) and t.casefold() in shared for t in tokens], [is_word(t) for t in tokens], most):
             found["".join(tokens[begin:end])].add(("".join(tokens[:begin]), "".join(tokens[end:])))
@@ -157,6 +159,14 @@ def alike_frames(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> dict[Frame
     return alike
 
 
+def whole_places(rows: Sequence[Row]) -> dict[str, set[Frame]]:
+    """`places_of` of names that have all that the askings share."""
+    whole = shared_words(rows)
+    if not 0 < len(whole) <= _WORDS:
+        return {}
+    return {name: frames for name, frames in places_of(rows).items() if folded(name) == whole}
+
+
 def variants_of(questions: Mapping[Asked, Sequence[Row]]) -> set[tuple[Asked, Asked]]:
     """Pairs of questions of which the second has the first's whole name and more, where both stand in the same frames: in
     two at least, and in half of those of the first."""
@@ -164,9 +174,8 @@ def variants_of(questions: Mapping[Asked, Sequence[Row]]) -> set[tuple[Asked, As
     frames: dict[Asked, set[Frame]] = {}
     named: dict[Words, list[Asked]] = defaultdict(list)
     for asked, words in whole.items():
-        if 0 < len(words) <= _WORDS:
-            places = places_of(questions[asked]).items()
-            frames[asked] = {f for name, found in places if folded(name) == words for f in found}
+        if places := whole_places(questions[asked]):
+            frames[asked] = set().union(*places.values())
             named[words].append(asked)
     found = set()
     for other, its in frames.items():

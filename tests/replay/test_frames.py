@@ -132,3 +132,13 @@ def test_an_answer_that_is_given_to_everybody_names_nobody():
         for f in ("Is {} open?", "May I enter {}?")[: 1 + (n != "Katan")]
     ]
     assert framed(unkeyed(yes), 20, held={}) == []
+
+
+def test_of_very_many_rows_some_are_looked_at_and_nothing_said_is_made(monkeypatch: pytest.MonkeyPatch):
+    rows, left = taught(ENGLISH, ("Zorba", "Mipul", "Tarn", "Katan"))
+    assert set(prompts(framed(rows, 20, held={}))) == set(left)
+    monkeypatch.setattr("llmagentos.replay.frames._READ", 8)
+    said_elsewhere = [row("other", prompt, "something else") for prompt in left]
+    for seed in range(10):
+        made = prompts(framed(rows, 20, held={}, seed=seed, beside=said_elsewhere))
+        assert not set(made) & {*left, *prompts(rows)}
