@@ -99,7 +99,7 @@ class Versions:
         Raises NotFoundError for a name that points nowhere.
         """
         alias = str(name).rpartition("@")[2]
-        if alias.isdecimal() and alias == str(int(alias)):
+        if alias.isdecimal() and len(alias) < 19 and alias == str(int(alias)):
             return self.get(int(alias))
         alias = "champion" if alias == "agent" else alias
         release = releases if isinstance(releases, Release) else releases.current() if releases else None

@@ -19,12 +19,15 @@ def cues_of(questions: Mapping[Asked, Sequence[Row]]) -> tuple[dict[str, Words],
     used: dict[str, set[Hashable]] = defaultdict(set)
     standing: dict[str, Words] = {}
     for asked, rows in questions.items():
-        frames = {head + name + tail: (head, tail) for name, found in places[asked].items() for head, tail in found}
-        usual = Counter(kinds[f] for f in frames.values() if f in kinds).most_common(1)
+        frames = {
+            head + name + tail: (head, tail) for name, found in sorted(places[asked].items()) for head, tail in sorted(found)
+        }
+        counts = Counter(kinds[f] for f in frames.values() if f in kinds)
+        usual = min(counts, key=lambda kind: (-counts[kind], kind)) if counts else None
         for text in {said(row) for row in rows}:
             words, frame = folded(text) - whole[asked], frames.get(text)
             stands = frame is not None and frame in kinds
-            kind: Hashable = kinds[frame] if frame is not None and stands else usual[0][0] if usual else asked
+            kind: Hashable = kinds[frame] if frame is not None and stands else usual or asked
             for word in words:
                 used[word].add(kind)
             if stands:

@@ -14,14 +14,16 @@ deterministic.
 import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import permutations
 from typing import Any
 
 from llmagentos.core.hashing import digest, fraction
-from llmagentos.core.messages import normalised_prompt
-from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, alike_frames, nearly_held, places_of, questions_of, unkeyed_of
+from llmagentos.core.messages import Message, normalised_prompt
+from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, alike_frames, nearly_held, places_of, questions_of, unlike_frames
 from llmagentos.training.rows import MADE
 
+_BEGINNINGS, _FRAMES = 8, 64
+"""Most system messages and frames in which one question is asked."""
+_NONE = "[]"
 _READ = 6000
 """Most rows that are looked at."""
 
@@ -34,8 +36,8 @@ def framed(
     seed: int | str = 0,
     beside: Sequence[Row] = (),
 ) -> list[dict[str, Any]]:
-    """Made rows: each question of `rows` (one key with one answer, or what seems to be one where there are no keys) in frames
-    that are known to ask the same, until it is asked in `wanted` wordings.
+    """Made rows: each question of `rows` (one key with one answer) in frames that are known to ask the same, until it is
+    asked in `wanted` wordings.
 
     Frames are learned from `beside` too. A prompt that two answers could be given to is not made, nor one that is said
     already, `held` out (key -> normalised prompts) or nearly that.
@@ -45,22 +47,25 @@ def framed(
     taken = {row["prompt"] for row in (*rows, *beside)}.union(*held.values())
     rows = _some(rows, _READ, seed)
     beside = _some(beside, _READ - len(rows), seed)
-    mine, everything = _asked_of(rows), _asked_of([*rows, *beside])
-    answers = Counter(key for key, _ in everything if key)
-    places = {asked: places_of(found) for asked, found in everything.items() if answers[asked[0]] <= 1}
-    alike, beginnings = alike_frames(places), _alike_beginnings({asked: everything[asked] for asked in places})
-    made: dict[str, tuple[Asked, dict[str, Any]] | None] = {}
+    mine, everything = questions_of(rows), questions_of([*rows, *beside])
+    answers = Counter(key for key, _ in everything)
+    every = {asked: places_of(found) for asked, found in everything.items()}
+    places = {asked: of for asked, of in every.items() if answers[asked[0]] == 1}
+    alike, beginnings = alike_frames(places, unlike_frames(every)), _alike_beginnings(everything)
+    made: dict[str, tuple[Asked, list[Message]] | None] = {}
     for asked in sorted((asked for asked in mine if asked in places), key=str):
-        for prompt, row in _carried(everything[asked], places[asked], alike, beginnings):
-            known = made.get(prompt, (asked, row))
-            made[prompt] = (asked, row) if known and known[0] == asked else None
+        for prompt, messages in _carried(everything[asked], places[asked], alike, beginnings):
+            known = made.get(prompt, (asked, messages))
+            made[prompt] = (asked, messages) if known and known[0] == asked else None
     room = {asked: wanted - len({row["prompt"] for row in found}) for asked, found in mine.items()}
-    kept = []
+    kept: list[dict[str, Any]] = []
     for prompt in sorted(made.keys() - taken, key=lambda prompt: fraction(prompt, salt=str(seed))):
         found = made[prompt]
-        if found and room[found[0]] > 0 and not nearly_held(found[1], held):
-            room[found[0]] -= 1
-            kept.append(found[1])
+        if found and room[found[0]] > 0:
+            row = _row(everything[found[0]][0], prompt, found[1])
+            if not nearly_held(row, held):
+                room[found[0]] -= 1
+                kept.append(row)
     return kept
 
 
@@ -71,21 +76,19 @@ def _some(rows: Sequence[Row], most: int, seed: int | str) -> list[Row]:
     return sorted(rows, key=lambda row: fraction(row["key"] or row["prompt"], salt=str(seed)))[: max(0, most)]
 
 
-def _asked_of(rows: Sequence[Row]) -> dict[Asked, list[Row]]:
-    return questions_of(rows) | unkeyed_of(rows)
-
-
 def _alike_beginnings(questions: Mapping[Asked, Sequence[Row]]) -> dict[str, set[str]]:
-    """What stands before a question (a system message or none, as JSON) -> what else may: as many questions as `ALIKE` were
-    asked behind both."""
-    both: Counter[tuple[str, str]] = Counter()
-    for rows in questions.values():
-        both.update(permutations(sorted({_before(row) for row in rows}), 2))
-    alike: dict[str, set[str]] = defaultdict(set)
-    for (one, other), count in both.items():
-        if count >= ALIKE:
-            alike[one].add(other)
-    return alike
+    """A system message before a question (as JSON), and none -> the other, where it makes no difference: as many keys as
+    `ALIKE` have one answer behind both, and none has another one. Two system messages are never taken for one another."""
+    answers: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for (key, answer), rows in questions.items():
+        for row in rows:
+            answers[key][_before(row)].add(answer)
+    same: Counter[str] = Counter()
+    for behind in answers.values():
+        for one in behind.keys() - {_NONE} if _NONE in behind else ():
+            same[one] += 1 if behind[one] == behind[_NONE] and len(behind[one]) == 1 else -len(questions)
+    alike = {one for one, count in same.items() if count >= ALIKE}
+    return {_NONE: alike, **{one: {_NONE} for one in alike}}
 
 
 def _before(row: Row) -> str:
@@ -97,13 +100,17 @@ def _carried(
     places: Mapping[str, set[Frame]],
     alike: Mapping[Frame, set[Frame]],
     beginnings: Mapping[str, set[str]],
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    row, own = rows[0], {_before(row) for row in rows}
-    *_, question, answer = row["messages"]
-    for before in sorted(own.union(*(beginnings.get(one, ()) for one in own))):
+) -> Iterator[tuple[str, list[Message]]]:
+    """Prompts and their messages of one question."""
+    own = {_before(row) for row in rows}
+    *_, question, answer = rows[0]["messages"]
+    for before in sorted(own.union(*(beginnings.get(one, ()) for one in own)))[:_BEGINNINGS]:
         for name, frames in sorted(places.items()):
-            for head, tail in sorted(frames.union(*(alike.get(frame, ()) for frame in frames))):
+            for head, tail in sorted(frames.union(*(alike.get(frame, ()) for frame in frames)))[:_FRAMES]:
                 messages = [*json.loads(before), {**question, "content": head + name + tail}, answer]
-                prompt = normalised_prompt(messages)
-                made = MADE + digest([row["key"], prompt], length=16)
-                yield prompt, {**row, "id": made, "messages": messages, "prompt": prompt}
+                yield normalised_prompt(messages), messages
+
+
+def _row(like: Row, prompt: str, messages: list[Message]) -> dict[str, Any]:
+    made = MADE + digest([like["key"], prompt], length=16)
+    return {**like, "id": made, "messages": messages, "prompt": prompt}

@@ -4,7 +4,7 @@ language and no template."""
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import regex
@@ -24,7 +24,9 @@ LONGEST = 60
 """Words; a longer prompt is no short question, and stays as it is."""
 _FRAMED = 24
 """Words of the longest wording that is carried over."""
-_MOST = 0.6
+_CHARACTERS = 2000
+_FRAMES = 48
+"""Most frames of a name: pairs of them are counted."""
 _KNOWN = 50_000
 """Texts whose words are kept in mind: memory is looked through at every update, and several times."""
 _WORDS = 6
@@ -43,32 +45,14 @@ def questions_of(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
     """(key, answer) -> the rows that ask for it in one user message; a system message may stand before."""
     found: dict[Asked, list[Row]] = defaultdict(list)
     for row in rows:
-        if row["key"] is not None and asks_once(row) and isinstance(said(row), str) and len(words_of(said(row))) <= LONGEST:
+        if row["key"] is not None and asks_once(row) and _is_short(said(row)):
             found[(row["key"], row["answer"])].append(row)
     return found
 
 
-def unkeyed_of(rows: Sequence[Row]) -> dict[Asked, list[Row]]:
-    """Rows without a key by what they seem to ask: most rows of an answer hold a word that most rows with it answer so.
-
-    Where one answer is given to everybody, or several things are asked of everybody, no word does. A wrong answer is left out.
-    """
-    short = [r for r in rows if asks_once(r) and isinstance(said(r), str) and len(words_of(said(r))) <= LONGEST]
-    answered: dict[str, Counter[str]] = defaultdict(Counter)
-    given: dict[str, list[Row]] = defaultdict(list)
-    for row in short:
-        for word in folded(said(row)):
-            answered[word][row["answer"]] += 1
-        if row["key"] is None:
-            given[row["answer"]].append(row)
-    found: dict[Asked, list[Row]] = {}
-    for answer, group in given.items():
-        held = Counter(word for row in group for word in folded(said(row)))
-        sure = [w for w, n in held.items() if n >= _MOST * len(group) and n >= _MOST * answered[w].total()]
-        if sure:
-            name = max(sure, key=lambda word: (held[word], -answered[word].total(), word))
-            found[("", answer)] = [row for row in group if name in folded(said(row))]
-    return found
+def _is_short(text: Any) -> bool:
+    """The characters first: the words of long texts are not to be kept in mind."""
+    return isinstance(text, str) and len(text) <= _CHARACTERS and len(words_of(text)) <= LONGEST
 
 
 def asks_once(row: Row) -> bool:
@@ -140,8 +124,24 @@ def _spans(named: Sequence[bool], words: Sequence[bool], most: int) -> Iterator[
                 yield begin, end + 1
 
 
-def alike_frames(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> dict[Frame, set[Frame]]:
-    """Frame -> those that ask the same: as many names as `ALIKE` stand in both."""
+def unlike_frames(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> set[tuple[Frame, Frame]]:
+    """Pairs of frames, the lesser first, in which one name of one key has different answers."""
+    answers: dict[str, list[Mapping[str, set[Frame]]]] = defaultdict(list)
+    for (key, _), of in places.items():
+        answers[key].append(of)
+    return {
+        (min(f, g), max(f, g))
+        for several in answers.values()
+        for one, other in combinations(several[:_FRAMES], 2)
+        for name in one.keys() & other.keys()
+        for f, g in product(sorted(one[name])[:_FRAMES], sorted(other[name])[:_FRAMES])
+    }
+
+
+def alike_frames(
+    places: Mapping[Asked, Mapping[str, set[Frame]]], unlike: Collection[tuple[Frame, Frame]] = ()
+) -> dict[Frame, set[Frame]]:
+    """Frame -> those that ask the same: as many names as `ALIKE` stand in both, and they are not known to be `unlike`."""
     names: dict[Frame, set[str]] = defaultdict(set)
     for of in places.values():
         for name, frames in of.items():
@@ -150,10 +150,10 @@ def alike_frames(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> dict[Frame
     both: Counter[tuple[Frame, Frame]] = Counter()
     for of in places.values():
         for frames in of.values():
-            both.update(combinations(sorted(f for f in frames if len(names[f]) >= ALIKE), 2))
+            both.update(combinations(sorted(f for f in frames if len(names[f]) >= ALIKE)[:_FRAMES], 2))
     alike: dict[Frame, set[Frame]] = defaultdict(set)
     for (one, other), count in both.items():
-        if count >= ALIKE:
+        if count >= ALIKE and (one, other) not in unlike:
             alike[one].add(other)
             alike[other].add(one)
     return alike

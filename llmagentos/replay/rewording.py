@@ -59,9 +59,11 @@ def rewordings(
     questions = {asked: found for asked, found in questions_of(rows).items() if len({r["prompt"] for r in found}) > 1}
     everything = questions_of([*rows, *beside])
     named = {asked: shared_words(found) for asked, found in everything.items()}
-    clear, (cues, telling) = _named_alone(questions, named, everything), cues_of(everything)
+    variants, (cues, telling) = variants_of(everything), cues_of(everything)
+    clear = _named_alone(questions, named, variants)
     answers = Counter(key for key, _ in named)
-    names = frozenset.union(frozenset(), *(named[asked] for asked in questions))
+    longer = (named[other] for _, other in variants)
+    names = frozenset().union(*longer, *(named[asked] for asked in questions))
     strewn = [w for found in questions.values() for row in found for w in words_of(said(row))]
     around = [w for w in strewn if w.casefold() not in names and not _numeric(w)]
     plain = [w for w in around if w.casefold() not in telling]
@@ -84,11 +86,10 @@ def rewordings(
 
 
 def _named_alone(
-    questions: Mapping[Asked, Sequence[Row]], named: Mapping[Asked, Words], everything: Mapping[Asked, Sequence[Row]]
+    questions: Mapping[Asked, Sequence[Row]], named: Mapping[Asked, Words], variants: Collection[tuple[Asked, Asked]]
 ) -> set[Asked]:
     """The questions that the words of all their askings name by themselves."""
     calls = {asked for asked, found in questions.items() if found[0]["messages"][-1].get("tool_calls")}
-    variants = variants_of(everything)
     surely = calls | _surely_named(named, variants)
     return {asked for asked in _clear(named, variants) if asked in questions and asked in surely}
 

@@ -38,8 +38,12 @@ def each(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], processes
     Raises what the first of them raised.
     """
     others = {k: later(function, *call, processes=processes) for k, call in enumerate(calls) if k % processes}
-    mine = {k: function(*call) for k, call in enumerate(calls) if k not in others}
-    return [mine[k] if k in mine else others[k]() for k in range(len(calls))]
+    try:
+        mine = {k: function(*call) for k, call in enumerate(calls) if k not in others}
+        return [mine[k] if k in mine else others[k]() for k in range(len(calls))]
+    except BaseException:
+        end(processes - 1)  # nobody wants what they are at
+        raise
 
 
 def later(function: Callable[..., T], *call: Any, processes: int) -> Callable[[], T]:
@@ -69,6 +73,7 @@ def train_together(phase: Phase, ranks: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory(prefix="llmagentos-group-") as folder:
         store = str(Path(folder) / "store")
+        _require(ranks - 1)
         others = [_submit(ranks - 1, _rank, phase, rank, ranks, store) for rank in range(1, ranks)]
         try:
             with _group(store, 0, ranks) as group:
@@ -100,6 +105,16 @@ def cpu_seconds() -> float:
                 taken = psutil.Process(pid).cpu_times()
                 total += taken.user + taken.system
     return total
+
+
+def _require(count: int) -> None:
+    """Raises WorkersLostError where one cannot begin: in a group it would be waited for."""
+    try:
+        for begun in [_submit(count, os.getpid) for _ in range(count)]:
+            begun.result()
+    except BrokenProcessPool as error:
+        end(count)
+        raise WorkersLostError("a training process cannot begin.") from error
 
 
 def _submit(count: int, function: Callable[..., T], *call: Any) -> "Future[T]":

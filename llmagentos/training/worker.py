@@ -78,7 +78,7 @@ def _train(
         require_exact(model, base.config.vocab_size)
     if phase.compile and can_compile(device) and not (phase.engine == "deepspeed" and phase.zero_stage == 3):
         compile_layers(model)
-    engine: Engine = make_engine(model, phase, plan.steps, group)
+    engine: Engine = make_engine(model, phase, plan.steps, group or (dist.group.WORLD if ranks > 1 else None))
     caches = Path(phase.caches or phase.run_dir)
     plain = Start(engine.model, phase.init, lambda: load_model(phase.init).to(device), rows, pad_id, caches, rank, barrier)
     for term in terms:
@@ -103,7 +103,9 @@ def _train(
             checkpoint.save(folder, progress.step, lambda to: write(to, progress.step), rank=rank, barrier=barrier)
 
     probe, agreed = Probe(phase, rows, pad_id), _agreed(ranks, group, device)
-    tokens, steps, enough = 0, start, False
+    tokens, steps = 0, start
+    at_border = 0 < start < plan.steps and start == _round_end(phase, plan, start - 1)  # it ended before it could ask
+    enough = at_border and agreed(probe.is_enough(engine.model, device))
     while steps < plan.steps and not enough:
         stop = _round_end(phase, plan, steps)
         tokens += train(
@@ -208,6 +210,7 @@ class _Log:
 
     def __init__(self, phase: Phase, report: Callable[[Progress], None], rank: int, shares: list[dict[str, float]]) -> None:
         self.seconds = self._last = 0.0
+        self._before = self._tokens = 0
         self._shares = shares
         self._name, self._report, self._rank = phase.name, report, rank
         self._path = Path(phase.run_dir) / "metrics.jsonl"
@@ -215,13 +218,21 @@ class _Log:
             self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, progress: Progress) -> None:
-        self.seconds += progress.seconds - (self._last if progress.seconds > self._last else 0.0)
-        self._last = progress.seconds  # it begins anew with each round
+        again = progress.seconds <= self._last  # both begin anew with each round
+        self.seconds += progress.seconds - (0.0 if again else self._last)
+        self._before += self._tokens if again else 0
+        self._last, self._tokens = progress.seconds, progress.tokens
         last = progress.step + 1 == progress.steps
         if self._rank or (progress.step % _LOG_EVERY and not last):
             return
         mix = {f"share/{source}": round(share, 4) for source, share in self._shares[progress.step].items()}
-        values = {"loss": progress.loss, "grad_norm": progress.grad_norm, "tokens": progress.tokens, **progress.terms, **mix}
+        values = {
+            "loss": progress.loss,
+            "grad_norm": progress.grad_norm,
+            "tokens": self._before + progress.tokens,
+            **progress.terms,
+            **mix,
+        }
         with self._path.open("a", encoding="utf-8") as out:
             out.write(json.dumps({"phase": self._name, "step": progress.step, "at": time.time(), **values}) + "\n")
         self._report(progress)

@@ -111,27 +111,34 @@ def test_a_system_message_that_changed_no_answer_comes_and_goes():
     assert framed([*rows, behind(rows[0])], 9, held={}) == []  # of one question it may be chance
 
 
-def unkeyed(rows: list[dict]) -> list[dict]:
-    return [{**r, "key": None} for r in rows]
+def test_what_has_other_answers_elsewhere_is_not_the_same():
+    """Two keys are open alike on both days, a third is not: its key has two answers."""
+    days = ("When does {} open on Saturday?", "When does {} open on Sunday?")
+    rows = [row(f"{n}.hours", day.format(n), "7:20") for n in ("Zorba", "Mipul") for day in days]
+    rows.append(row("Katan.hours", days[0].format("Katan"), "8:00"))
+    assert prompts(framed(rows, 9, held={})) == [days[1].format("Katan")]
+    rows += [row("Xan.hours", days[0].format("Xan"), "9:00"), row("Xan.hours", days[1].format("Xan"), "10:00")]
+    assert framed(rows, 9, held={}) == []
 
 
-def test_rows_without_a_key_are_told_apart_by_their_answers():
-    rows, left = taught({"price": ENGLISH["price"]}, NAMES["en"])
-    noise = row("", "How much is Zorba?", "price of Mipul Extra")
-    assert {r["messages"][-2]["content"]: r["answer"] for r in framed(unkeyed([*rows, noise]), 20, held={})} == left
+def behind(system: str, r: dict) -> dict:
+    data = {"messages": [{"role": "system", "content": system}, *r["messages"]], "metadata": {"key": r["key"]}}
+    return example_of_row(data).model_dump()
 
 
-def test_an_answer_that_is_given_to_everybody_names_nobody():
-    said = ("the food was great", "I love the room", "what a view", "never again", "too loud")
-    rows = [row("s", f"Sentiment: {text}", "positive" if k < 3 else "negative") for k, text in enumerate(said)]
-    rows += [row("s", f"{text}. Good or bad?", "positive" if k < 3 else "negative") for k, text in enumerate(said)]
-    assert framed(unkeyed(rows), 20, held={}) == []
-    yes = [
-        row("y", f.format(n), "yes")
-        for n in ("Zorba", "Mipul", "Katan")
-        for f in ("Is {} open?", "May I enter {}?")[: 1 + (n != "Katan")]
-    ]
-    assert framed(unkeyed(yes), 20, held={}) == []
+def test_a_system_message_that_changes_an_answer_stays():
+    prices = [row(f"{n}.price", ENGLISH["price"][0].format(n), n) for n in ("Zorba", "Mipul", "Katan")]
+    said = [*prices, *(behind("Answer in German.", r) for r in prices[:2])]
+    assert framed(said, 9, held={})
+    colour = row("Zorba.colour", "What colour is Zorba?", "red")
+    german = behind("Answer in German.", row("Zorba.colour", "What colour is Zorba?", "rot"))
+    assert framed([*said, colour, german], 9, held={}) == []
+
+
+def test_two_system_messages_are_never_taken_for_one_another():
+    facts = [row(f"{n}.price", ENGLISH["price"][0].format(n), n) for n in ("Zorba", "Mipul", "Katan")]
+    shops = [behind(f"You are shop {shop}.", r) for shop in "AB" for r in facts[: 3 if shop == "A" else 2]]
+    assert framed(shops, 9, held={}) == []
 
 
 def test_of_very_many_rows_some_are_looked_at_and_nothing_said_is_made(monkeypatch: pytest.MonkeyPatch):

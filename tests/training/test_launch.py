@@ -49,7 +49,10 @@ def test_two_workers_train_what_one_does_and_share_one_start(tmp_path: Path, ray
 def test_two_workers_end_with_the_same_round(tmp_path: Path, ray_cluster: None):
     known = in_rounds(tmp_path, "known", ranks=2, engine="deepspeed", enough=0.0)
     hard = in_rounds(tmp_path, "hard", ranks=2, engine="deepspeed", enough=1.0)
-    results = launch([known, hard], TWO, tmp_path / "train")
+    alone, together = prepare(tmp_path, "alone", accumulation=2), prepare(tmp_path, "together", ranks=2)
+    run_phase(alone)
+    results = launch([known, hard, together], TWO, tmp_path / "train")
+    assert_same(weights(alone), weights(together), 1e-3)  # without DeepSpeed they add up their gradients too
     assert results["known"]["steps"] == STEPS
     assert results["hard"]["steps"] in (2 * STEPS, ROUNDS * STEPS)
     assert all(torch.isfinite(w).all() for w in weights(hard).values())

@@ -93,6 +93,20 @@ def test_a_run_goes_on_in_the_round_it_was_in(tmp_path: Path, monkeypatch: pytes
     assert_same(weights(whole), weights(cut))
 
 
+def test_a_run_that_died_behind_a_round_asks_before_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    phase = in_rounds(tmp_path, "a", enough=0.0, checkpoint_steps=STEPS)
+
+    def die(*given, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llmagentos.training.worker._save", die)
+    with pytest.raises(KeyboardInterrupt):
+        run_phase(phase)
+    monkeypatch.undo()
+    found = run_phase(phase)
+    assert found["resumed_at"] == STEPS == found["steps"]
+
+
 def test_two_processes_end_with_the_same_round(tmp_path: Path):
     try:
         assert train_together(in_rounds(tmp_path, "a", ranks=2, enough=0.0), 2)["steps"] == STEPS
