@@ -18,7 +18,18 @@ from typing import Any
 
 from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.messages import Message, normalised_prompt
-from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, alike_frames, nearly_held, places_of, questions_of, unlike_frames
+from llmagentos.replay.naming import (
+    ALIKE,
+    SURELY,
+    Asked,
+    Frame,
+    Row,
+    alike_frames,
+    nearly_held,
+    places_of,
+    questions_of,
+    unlike_frames,
+)
 from llmagentos.training.rows import MADE
 
 _BEGINNINGS, _FRAMES = 8, 64
@@ -78,16 +89,16 @@ def _some(rows: Sequence[Row], most: int, seed: int | str) -> list[Row]:
 
 def _alike_beginnings(questions: Mapping[Asked, Sequence[Row]]) -> dict[str, set[str]]:
     """A system message before a question (as JSON), and none -> the other, where it makes no difference: as many keys as
-    `ALIKE` have one answer behind both, and none has another one. Two system messages are never taken for one another."""
+    `ALIKE` have one answer behind both, `SURELY` times as many as have another one. Two of them never stand for one another."""
     answers: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for (key, answer), rows in questions.items():
         for row in rows:
             answers[key][_before(row)].add(answer)
-    same: Counter[str] = Counter()
+    same, other = Counter[str](), Counter[str]()
     for behind in answers.values():
         for one in behind.keys() - {_NONE} if _NONE in behind else ():
-            same[one] += 1 if behind[one] == behind[_NONE] and len(behind[one]) == 1 else -len(questions)
-    alike = {one for one, count in same.items() if count >= ALIKE}
+            (same if behind[one] == behind[_NONE] and len(behind[one]) == 1 else other)[one] += 1
+    alike = {one for one, count in same.items() if count >= ALIKE and count > SURELY * other[one]}
     return {_NONE: alike, **{one: {_NONE} for one in alike}}
 
 

@@ -20,11 +20,14 @@ Frame = tuple[str, str]
 
 ALIKE = 2
 """How many of a thing must agree before two others count as like: one may be chance."""
+SURELY = 3
+"""How many times as much must speak for it as against it: a wrong label here or there is no evidence."""
 LONGEST = 60
 """Words; a longer prompt is no short question, and stays as it is."""
 _FRAMED = 24
 """Words of the longest wording that is carried over."""
 _CHARACTERS = 2000
+_NOTHING: Mapping[tuple[Frame, Frame], int] = {}
 _FRAMES = 48
 """Most frames of a name: pairs of them are counted."""
 _KNOWN = 50_000
@@ -124,24 +127,27 @@ def _spans(named: Sequence[bool], words: Sequence[bool], most: int) -> Iterator[
                 yield begin, end + 1
 
 
-def unlike_frames(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> set[tuple[Frame, Frame]]:
-    """Pairs of frames, the lesser first, in which one name of one key has different answers."""
+def unlike_frames(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> Counter[tuple[Frame, Frame]]:
+    """Pairs of frames, the lesser first -> in how many keys one name has different answers in them."""
     answers: dict[str, list[Mapping[str, set[Frame]]]] = defaultdict(list)
     for (key, _), of in places.items():
         answers[key].append(of)
-    return {
-        (min(f, g), max(f, g))
-        for several in answers.values()
-        for one, other in combinations(several[:_FRAMES], 2)
-        for name in one.keys() & other.keys()
-        for f, g in product(sorted(one[name])[:_FRAMES], sorted(other[name])[:_FRAMES])
-    }
+    found: Counter[tuple[Frame, Frame]] = Counter()
+    for several in answers.values():
+        pairs = {
+            (min(f, g), max(f, g))
+            for one, other in combinations(several[:_FRAMES], 2)
+            for name in one.keys() & other.keys()
+            for f, g in product(sorted(one[name])[:_FRAMES], sorted(other[name])[:_FRAMES])
+        }
+        found.update(pairs)
+    return found
 
 
 def alike_frames(
-    places: Mapping[Asked, Mapping[str, set[Frame]]], unlike: Collection[tuple[Frame, Frame]] = ()
+    places: Mapping[Asked, Mapping[str, set[Frame]]], unlike: Mapping[tuple[Frame, Frame], int] = _NOTHING
 ) -> dict[Frame, set[Frame]]:
-    """Frame -> those that ask the same: as many names as `ALIKE` stand in both, and they are not known to be `unlike`."""
+    """Frame -> those that ask the same: as many names as `ALIKE` stand in both, and `SURELY` as many as tell them apart."""
     names: dict[Frame, set[str]] = defaultdict(set)
     for of in places.values():
         for name, frames in of.items():
@@ -153,7 +159,7 @@ def alike_frames(
             both.update(combinations(sorted(f for f in frames if len(names[f]) >= ALIKE)[:_FRAMES], 2))
     alike: dict[Frame, set[Frame]] = defaultdict(set)
     for (one, other), count in both.items():
-        if count >= ALIKE and (one, other) not in unlike:
+        if count >= ALIKE and count > SURELY * unlike.get((one, other), 0):
             alike[one].add(other)
             alike[other].add(one)
     return alike
