@@ -8,7 +8,19 @@ else is left out. Pure.
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
-from llmagentos.replay.naming import ALIKE, Asked, Frame, Row, Words, alike_frames, folded, said, shared_words, whole_places
+from llmagentos.replay.naming import (
+    ALIKE,
+    Asked,
+    Frame,
+    Row,
+    Words,
+    alike_frames,
+    folded,
+    names_in,
+    said,
+    shared_words,
+    whole_places,
+)
 
 
 def cues_of(questions: Mapping[Asked, Sequence[Row]]) -> tuple[dict[str, Words], Words]:
@@ -38,13 +50,8 @@ def cues_of(questions: Mapping[Asked, Sequence[Row]]) -> tuple[dict[str, Words],
 
 def _kinds(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> dict[Frame, Frame]:
     """Frames of several names, with the least of those that are alike, or alike to one that is, as their kind."""
-    names: dict[Frame, set[str]] = defaultdict(set)
-    for of in places.values():
-        for name, frames in of.items():
-            for frame in frames:
-                names[frame].add(name)
     alike, kinds = alike_frames(places), dict[Frame, Frame]()
-    for first in sorted(frame for frame, of in names.items() if len(of) >= ALIKE):
+    for first in sorted(frame for frame, names in names_in(places).items() if len(names) >= ALIKE):
         waiting = [first] if first not in kinds else []
         while waiting:
             frame = waiting.pop()

@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from llmagentos.core.hashing import digest, fraction
+from llmagentos.core.hashing import fraction
 from llmagentos.core.messages import Message, normalised_prompt
 from llmagentos.replay.naming import (
     ALIKE,
@@ -25,12 +25,12 @@ from llmagentos.replay.naming import (
     Frame,
     Row,
     alike_frames,
+    made_row,
     nearly_held,
     places_of,
     questions_of,
     unlike_frames,
 )
-from llmagentos.training.rows import MADE
 
 _BEGINNINGS, _FRAMES = 8, 64
 """Most system messages and frames in which one question is asked."""
@@ -73,7 +73,7 @@ def framed(
     for prompt in sorted(made.keys() - taken, key=lambda prompt: fraction(prompt, salt=str(seed))):
         found = made[prompt]
         if found and room[found[0]] > 0:
-            row = _row(everything[found[0]][0], prompt, found[1])
+            row = made_row(everything[found[0]][0], found[1])
             if not nearly_held(row, held):
                 room[found[0]] -= 1
                 kept.append(row)
@@ -120,8 +120,3 @@ def _carried(
             for head, tail in sorted(frames.union(*(alike.get(frame, ()) for frame in frames)))[:_FRAMES]:
                 messages = [*json.loads(before), {**question, "content": head + name + tail}, answer]
                 yield normalised_prompt(messages), messages
-
-
-def _row(like: Row, prompt: str, messages: list[Message]) -> dict[str, Any]:
-    made = MADE + digest([like["key"], prompt], length=16)
-    return {**like, "id": made, "messages": messages, "prompt": prompt}

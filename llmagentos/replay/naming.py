@@ -9,7 +9,10 @@ from typing import Any
 
 import regex
 
+from llmagentos.core.hashing import digest
+from llmagentos.core.messages import Message, normalised_prompt
 from llmagentos.core.similarity import near
+from llmagentos.training.rows import MADE
 
 Row = Mapping[str, Any]
 Words = frozenset[str]
@@ -62,6 +65,12 @@ def asks_once(row: Row) -> bool:
     """Whether a row is one question and its answer; a system message may stand before."""
     roles = [m["role"] for m in row["messages"]]
     return roles[-2:] == ["user", "assistant"] and set(roles[:-2]) <= {"system"}
+
+
+def made_row(like: Row, messages: list[Message]) -> dict[str, Any]:
+    """A row that nobody said, about the same as another one."""
+    prompt = normalised_prompt(messages)
+    return {**like, "id": MADE + digest([like["key"], prompt], length=16), "messages": messages, "prompt": prompt}
 
 
 def nearly_held(row: Row, held: Mapping[str | None, Collection[str]]) -> bool:
@@ -144,15 +153,21 @@ def unlike_frames(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> Counter[t
     return found
 
 
-def alike_frames(
-    places: Mapping[Asked, Mapping[str, set[Frame]]], unlike: Mapping[tuple[Frame, Frame], int] = _NOTHING
-) -> dict[Frame, set[Frame]]:
-    """Frame -> those that ask the same: as many names as `ALIKE` stand in both, and `SURELY` as many as tell them apart."""
+def names_in(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> dict[Frame, set[str]]:
+    """Frame -> the names that stand in it."""
     names: dict[Frame, set[str]] = defaultdict(set)
     for of in places.values():
         for name, frames in of.items():
             for frame in frames:
                 names[frame].add(name)
+    return names
+
+
+def alike_frames(
+    places: Mapping[Asked, Mapping[str, set[Frame]]], unlike: Mapping[tuple[Frame, Frame], int] = _NOTHING
+) -> dict[Frame, set[Frame]]:
+    """Frame -> those that ask the same: as many names as `ALIKE` stand in both, and `SURELY` as many as tell them apart."""
+    names = names_in(places)
     both: Counter[tuple[Frame, Frame]] = Counter()
     for of in places.values():
         for frames in of.values():

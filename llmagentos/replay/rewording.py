@@ -15,13 +15,12 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from llmagentos.core.hashing import digest
-from llmagentos.core.messages import normalised_prompt
 from llmagentos.replay.cues import cues_of
 from llmagentos.replay.naming import (
     Asked,
     Row,
     Words,
+    made_row,
     nearly_held,
     questions_of,
     said,
@@ -165,5 +164,4 @@ def _reworded(row: Row, named: Words, around: Sequence[str], rng: random.Random)
         kept[at:at] = [gap, word, gap]
     *before, question, answer = row["messages"]
     messages = [*before, {**question, "content": " ".join("".join(kept).split())}, answer]
-    prompt = normalised_prompt(messages)
-    return {**row, "id": MADE + digest([row["key"], prompt], length=16), "messages": messages, "prompt": prompt}
+    return made_row(row, messages)
