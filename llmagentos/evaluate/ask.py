@@ -12,6 +12,7 @@ from llmagentos.evaluate.score import ScoreCache, score
 from llmagentos.models.loading import load_model, load_renderer
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify
+from llmagentos.training.beside import each
 from llmagentos.training.reserved import reserved
 
 
@@ -32,6 +33,12 @@ def ask(config: Config, weights: Weights, suites: Sequence[Suite], generate: boo
     """
     results = reserved(config.evaluate.gpus, _results, config, weights, list(suites), generate)
     return EvalReport(version=getattr(weights, "id", None), results=results, suites={s.name: s.hash for s in suites})
+
+
+def ask_each(config: Config, asked: Sequence[Weights], suites: Sequence[Suite], generate: bool = True) -> list[EvalReport]:
+    """The answers of several sets of weights, side by side where `evaluate.processes` says so."""
+    processes = 1 if config.evaluate.gpus else config.evaluate.processes
+    return each(ask, [(config, weights, suites, generate) for weights in asked], processes)
 
 
 def _results(config: Config, weights: Weights, suites: list[Suite], generate: bool, device: str) -> list[ItemResult]:

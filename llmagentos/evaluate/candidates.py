@@ -11,10 +11,9 @@ from llmagentos.config import Config
 from llmagentos.config.sections import GateConfig
 from llmagentos.core.evaluation import Candidate, EvalReport
 from llmagentos.core.records import ModelVersion
-from llmagentos.evaluate.ask import ask
+from llmagentos.evaluate.ask import ask_each
 from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, accuracy_on, harmed, retention
-from llmagentos.training.beside import each
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,7 @@ def choose(
         return Choice(candidates[0], [])
     suites = [*exam.old, *exam.new]
     asked = [champion, *([anchor] if anchor else []), *candidates]
-    processes = 1 if config.evaluate.gpus else config.evaluate.processes
-    reports = each(ask, [(config, weights, suites, False) for weights in asked], processes)
+    reports = ask_each(config, asked, suites, generate=False)
     opponents = reports[0], reports[1] if anchor else None
     standings = [
         replace(stand(c.alpha, report, exam, *opponents, config.gate), averaged=c.averaged)

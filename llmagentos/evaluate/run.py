@@ -15,7 +15,7 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Row, answer_text, input_error
 from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.agreement import measure_agreement
-from llmagentos.evaluate.ask import ask
+from llmagentos.evaluate.ask import ask, ask_each
 from llmagentos.evaluate.drift import measure_drift
 from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, decide
@@ -62,7 +62,7 @@ def judge(
     `rows` are the rendered rows of the update: drift and the shift of the inputs are measured on them.
     """
     asked = {v.id: v for v in (champion, challenger, anchor, student) if v is not None}
-    reports = {number: ask(config, version, exam.suites) for number, version in asked.items()}
+    reports = dict(zip(asked, ask_each(config, list(asked.values()), exam.suites), strict=True))
     for number, report in reports.items():
         _keep_scores(home, number, report)
     moved = measure_drift(config, champion, challenger, rows) if champion and rows else {}

@@ -8,7 +8,7 @@ is history while serving: the ids a turn is trained on are the ids it is served 
 import json
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ _FAR = 2
 """Times that a text must exceed a length to do so in pieces, too: tokenised apart they may have fewer tokens."""
 _BEGINNING = 32
 """Characters a token that are looked at to tell so."""
+_SHORT = 2000
+"""Characters of the longest conversation that is kept in mind once it was rendered."""
+_KEPT = 20_000
+"""How many of them are."""
 _PLAIN = (
     "{%- for m in messages %}{{ m.role + ': ' + m.content + (eos_token if m.role == 'assistant' else '\n') }}{% endfor %}"
     "{%- if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
@@ -98,8 +102,24 @@ class Renderer:
     def example(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> Rendered:
         """Ids and mask of a whole conversation; a turn with `weight` 0 is not supervised.
 
-        Raises InputError when no token would be supervised.
+        Raises InputError when no token would be supervised. What an update remembers is rendered in every one of them, and
+        what a suite asks for each model: short conversations are kept in mind.
         """
+        said = json.dumps([messages, tools], ensure_ascii=False)
+        return _kept(self, said) if len(said) <= _SHORT else self._example(messages, tools)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both give the same ids for the same messages."""
+        return isinstance(other, Renderer) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @cached_property
+    def _identity(self) -> tuple[str, frozenset[int], tuple[str, ...]]:
+        return self.hash, self.stop_ids, tuple(self._names.values())
+
+    def _example(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> Rendered:
         last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
         if last < 0:
             raise InputError("messages holds no assistant message.", field="messages")
@@ -267,6 +287,12 @@ def _environment() -> ImmutableSandboxedEnvironment:
     # A template that prints today's date would make the same row another row tomorrow.
     environment.globals["strftime_now"] = lambda _format: ""
     return environment
+
+
+@lru_cache(maxsize=_KEPT)
+def _kept(renderer: Renderer, said: str) -> Rendered:
+    """The same for all renderers that are equal."""
+    return renderer._example(*json.loads(said))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

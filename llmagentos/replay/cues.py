@@ -18,15 +18,16 @@ from llmagentos.replay.naming import (
     folded,
     names_in,
     said,
-    shared_words,
-    whole_places,
 )
 
 
-def cues_of(questions: Mapping[Asked, Sequence[Row]]) -> tuple[dict[str, Words], Words]:
-    """What was said -> its cues, for all that stand in a frame of several names; and all cues."""
-    whole = {asked: shared_words(rows) for asked, rows in questions.items()}
-    places = {asked: whole_places(rows) for asked, rows in questions.items()}
+def cues_of(
+    questions: Mapping[Asked, Sequence[Row]], named: Mapping[Asked, Words], places: Mapping[Asked, Mapping[str, set[Frame]]]
+) -> tuple[dict[str, Words], Words]:
+    """What was said -> its cues, for all that stand in a frame of several names; and all cues.
+
+    `named` are the `shared_words` of each question, `places` its `whole_places`.
+    """
     kinds = _kinds(places)
     used: dict[str, set[Hashable]] = defaultdict(set)
     standing: dict[str, Words] = {}
@@ -37,7 +38,7 @@ def cues_of(questions: Mapping[Asked, Sequence[Row]]) -> tuple[dict[str, Words],
         counts = Counter(kinds[f] for f in frames.values() if f in kinds)
         usual = min(counts, key=lambda kind: (-counts[kind], kind)) if counts else None
         for text in {said(row) for row in rows}:
-            words, frame = folded(text) - whole[asked], frames.get(text)
+            words, frame = folded(text) - named[asked], frames.get(text)
             stands = frame is not None and frame in kinds
             kind: Hashable = kinds[frame] if frame is not None and stands else usual or asked
             for word in words:

@@ -32,6 +32,7 @@ from llmagentos.replay.selection import quotas
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
+from llmagentos.training.beside import later
 from llmagentos.training.launch import lone_node
 from llmagentos.training.rows import PREFERENCE, ROWS, write_arrow
 
@@ -162,14 +163,15 @@ def mix_rows(
     held, seed = _held(home, snapshot), config.update.seed
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
     wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])
-    again = _reworded(config, _some(memory, salt), wordings, held, salt, [*memory, *examples])
+    beside = config.training.processes if wordings else 1
+    again = later(_reworded, config, _some(memory, salt), wordings, held, salt, [*memory, *examples], processes=beside)
     told = [] if plain else _told(home, buffer, snapshot, [*memory, *examples], held)
     anew = [row for row in told if row["key"] in snapshot.superseded]
     reworded = functools.partial(_reworded, config, wanted=config.replay.wordings, held=held, seed=seed)
     some = functools.partial(_drawn, most=config.replay.general_rows, salt=snapshot.id)
     sources = {
         "new": [*new, *reworded(new, beside=memory), *anew, *reworded(anew, beside=[*new, *memory])],
-        "memory": [*memory, *again, *(row for row in told if row["key"] not in snapshot.superseded)],
+        "memory": [*memory, *again(), *(row for row in told if row["key"] not in snapshot.superseded)],
         "general": _unchanged(buffer.rows("general", snapshot.superseded, some), [*memory, *examples, *told]),
     }
     if preference is not None:

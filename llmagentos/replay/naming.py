@@ -188,16 +188,14 @@ def whole_places(rows: Sequence[Row]) -> dict[str, set[Frame]]:
     return {name: frames for name, frames in places_of(rows).items() if folded(name) == whole}
 
 
-def variants_of(questions: Mapping[Asked, Sequence[Row]]) -> set[tuple[Asked, Asked]]:
+def variants_of(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> set[tuple[Asked, Asked]]:
     """Pairs of questions of which the second has the first's whole name and more, where both stand in the same frames: in
-    two at least, and in half of those of the first."""
-    whole = {asked: shared_words(rows) for asked, rows in questions.items()}
-    frames: dict[Asked, set[Frame]] = {}
+    two at least, and in half of those of the first. `places` are `whole_places`."""
+    frames = {asked: frozenset().union(*of.values()) for asked, of in places.items() if of}
+    whole = {asked: folded(next(iter(places[asked]))) for asked in frames}
     named: dict[Words, list[Asked]] = defaultdict(list)
     for asked, words in whole.items():
-        if places := whole_places(questions[asked]):
-            frames[asked] = set().union(*places.values())
-            named[words].append(asked)
+        named[words].append(asked)
     found = set()
     for other, its in frames.items():
         for count in range(1, len(whole[other])):

@@ -27,6 +27,7 @@ from llmagentos.replay.naming import (
     shared_words,
     tokens_of,
     variants_of,
+    whole_places,
     words_of,
 )
 from llmagentos.training.rows import MADE
@@ -58,7 +59,8 @@ def rewordings(
     questions = {asked: found for asked, found in questions_of(rows).items() if len({r["prompt"] for r in found}) > 1}
     everything = questions_of([*rows, *beside])
     named = {asked: shared_words(found) for asked, found in everything.items()}
-    variants, (cues, telling) = variants_of(everything), cues_of(everything)
+    places = {asked: whole_places(found) for asked, found in everything.items()}
+    variants, (cues, telling) = variants_of(places), cues_of(everything, named, places)
     clear = _named_alone(questions, named, variants)
     answers = Counter(key for key, _ in named)
     longer = (named[other] for _, other in variants)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,19 @@ def test_what_is_far_too_long_is_rendered_once(renderer: Renderer, monkeypatch: 
     for longest in (len(ids) // 3, 16):
         assert longest < len(renderer.prompt(turns, longest=longest)) <= 32 * longest
     assert len(rendered) == 2
+
+
+def test_equal_renderers_keep_what_they_rendered_for_one_another(renderer: Renderer, tmp_path: Path):
+    shutil.copytree(renderer.folder, tmp_path / "same")
+    shutil.copytree(renderer.folder, tmp_path / "other")
+    (tmp_path / "other" / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}")
+    asked = [{"role": "user", "content": "Kept?"}, {"role": "assistant", "content": "Yes."}]
+    first, same = renderer.example(asked), Renderer(tmp_path / "same").example(asked)
+    assert first is same
+    assert Renderer(tmp_path / "other").example(asked).ids != first.ids
+    long = [{"role": "user", "content": "Kept? " * 1000}, {"role": "assistant", "content": "No."}]
+    assert renderer.example(long) == renderer.example(long)
+    assert renderer.example(long) is not renderer.example(long)
 
 
 def test_content_cannot_forge_a_turn(renderer: Renderer):

@@ -3,7 +3,7 @@
 import pytest
 
 from llmagentos.replay.cues import cues_of
-from llmagentos.replay.naming import questions_of, words_of
+from llmagentos.replay.naming import questions_of, shared_words, whole_places, words_of
 from llmagentos.replay.rewording import rewordings
 from tests.replay.test_rewording import row
 
@@ -17,8 +17,14 @@ def asked(frames: dict[str, tuple[str, ...]], names: tuple[str, ...]) -> list[di
     return [row(f"{n}.{a}", f.format(n), f"{a} of {n}") for a, fs in frames.items() for n in names for f in fs]
 
 
+def told_by(rows: list[dict]) -> tuple[dict, frozenset]:
+    found = questions_of(rows)
+    named = {question: shared_words(askings) for question, askings in found.items()}
+    return cues_of(found, named, {question: whole_places(askings) for question, askings in found.items()})
+
+
 def test_a_cue_stands_in_one_kind_of_wording_only():
-    told, cues = cues_of(questions_of(asked(GERMAN, NAMES["de"])))
+    told, cues = told_by(asked(GERMAN, NAMES["de"]))
     assert {"kostet", "preis", "bezahlen", "farbe", "farblich", "lackiert"} <= cues
     assert not {"sag", "mir", "zorba"} & cues
     assert told["Sag mir den Preis von Zorba"] == {"den", "preis", "von"}
@@ -28,7 +34,7 @@ def test_a_cue_stands_in_one_kind_of_wording_only():
 @pytest.mark.parametrize("frames", [GERMAN, CHINESE])
 def test_a_question_that_its_name_does_not_tell_keeps_a_cue(frames):
     rows = asked(frames, ("Zorba", "Mipul", "Katan"))
-    _, cues = cues_of(questions_of(rows))
+    _, cues = told_by(rows)
     of = {a: {w.casefold() for f in fs for w in words_of(f.format(""))} & cues for a, fs in frames.items()}
     made = rewordings(rows, 12, held={})
     assert {r["key"] for r in made} == {r["key"] for r in rows}
@@ -43,14 +49,14 @@ def test_a_question_that_its_name_does_not_tell_keeps_a_cue(frames):
 
 def test_a_wording_of_one_name_alone_tells_nothing():
     rows = asked(GERMAN, ("Zorba",))
-    told, cues = cues_of(questions_of(rows))
+    told, cues = told_by(rows)
     assert told == {}
     assert cues == frozenset()
     assert rewordings(rows, 12, held={}) == []
 
 
 def test_where_all_ask_the_same_nothing_tells_it_from_something_else():
-    _, cues = cues_of(questions_of(asked({"preis": GERMAN["preis"]}, NAMES["de"])))
+    _, cues = told_by(asked({"preis": GERMAN["preis"]}, NAMES["de"]))
     assert cues == frozenset()
 
 
