@@ -98,6 +98,8 @@ class TorchEngine:
         return float(norm)
 
     def save(self, folder: Path, step: int) -> None:
+        if self._group is not None and self._group.rank() > 0:  # all have the same
+            return
         from safetensors.torch import save_model
 
         save_model(self.model, str(folder / "model.safetensors"))

@@ -57,13 +57,15 @@ def train(
     ranks: int = 1,
     on_step: Callable[[Progress], None] = lambda progress: None,
     annotate: Callable[[Batch], None] = lambda batch: None,
+    tokens: int = 0,
+    started: float | None = None,
 ) -> int:
-    """Run the batches through the terms and the engine; returns the real tokens seen by this rank.
+    """Run the batches through the terms and the engine; returns the real tokens seen by this rank, `tokens` of them before.
 
-    Raises TrainingError for a loss that is not finite: weights are then left as of the last step.
+    `started` is when the first of several calls began, on the monotonic clock. Raises TrainingError for a loss that is not
+    finite: weights are then left as of the last step.
     """
-    started = time.monotonic()
-    tokens, micro = 0, 0
+    started, micro = time.monotonic() if started is None else started, 0
     sums = _Sums()
     engine.model.train()
     outputs_of = forward(engine.model, terms)

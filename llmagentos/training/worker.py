@@ -103,12 +103,11 @@ def _train(
             checkpoint.save(folder, progress.step, lambda to: write(to, progress.step), rank=rank, barrier=barrier)
 
     probe, agreed = Probe(phase, rows, pad_id), _agreed(ranks, group, device)
-    tokens, steps = 0, start
-    at_border = 0 < start < plan.steps and start == _round_end(phase, plan, start - 1)  # it ended before it could ask
-    enough = at_border and agreed(probe.is_enough(engine.model, device))
-    while steps < plan.steps and not enough:
-        stop = _round_end(phase, plan, steps)
-        tokens += train(
+    tokens, steps, started = 0, start, time.monotonic()
+    length = phase.round_steps or plan.steps
+    while steps < plan.steps and not (_ends_round(phase, steps) and agreed(probe.is_enough(engine.model, device))):
+        stop = min(plan.steps, (steps // length + 1) * length)
+        tokens = train(
             engine,
             batches(plan, rows, rank, pad_id, start=steps, stop=stop, device=device, make=make),
             terms,
@@ -117,9 +116,10 @@ def _train(
             ranks=ranks,
             on_step=on_step,
             annotate=attach,
+            tokens=tokens,
+            started=started,
         )
         steps = stop
-        enough = steps < plan.steps and agreed(probe.is_enough(engine.model, device))
     _save(phase, model, engine, rank)
     if ema:
         with ema.in_place():
@@ -134,9 +134,9 @@ def _train(
     }
 
 
-def _round_end(phase: Phase, plan: Plan, step: int) -> int:
-    length = phase.round_steps or plan.steps
-    return min(plan.steps, (step // length + 1) * length)
+def _ends_round(phase: Phase, steps: int) -> bool:
+    """Whether a round is over after so many steps; one that ended before it could ask asks when it is resumed."""
+    return steps > 0 and phase.round_steps > 0 and steps % phase.round_steps == 0
 
 
 def _agreed(ranks: int, group: dist.ProcessGroup | None, device: torch.device) -> Callable[[bool], bool]:
@@ -209,8 +209,7 @@ class _Log:
     """Rank 0 appends every tenth step to metrics.jsonl, with the share of each source in its tokens, and reports it."""
 
     def __init__(self, phase: Phase, report: Callable[[Progress], None], rank: int, shares: list[dict[str, float]]) -> None:
-        self.seconds = self._last = 0.0
-        self._before = self._tokens = 0
+        self.seconds = 0.0
         self._shares = shares
         self._name, self._report, self._rank = phase.name, report, rank
         self._path = Path(phase.run_dir) / "metrics.jsonl"
@@ -218,10 +217,7 @@ class _Log:
             self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, progress: Progress) -> None:
-        again = progress.seconds <= self._last  # both begin anew with each round
-        self.seconds += progress.seconds - (0.0 if again else self._last)
-        self._before += self._tokens if again else 0
-        self._last, self._tokens = progress.seconds, progress.tokens
+        self.seconds = progress.seconds
         last = progress.step + 1 == progress.steps
         if self._rank or (progress.step % _LOG_EVERY and not last):
             return
@@ -229,7 +225,7 @@ class _Log:
         values = {
             "loss": progress.loss,
             "grad_norm": progress.grad_norm,
-            "tokens": self._before + progress.tokens,
+            "tokens": progress.tokens,
             **progress.terms,
             **mix,
         }

@@ -1,5 +1,6 @@
 """Rounds: what is hard to learn gets more of them, and what is known ends them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,9 @@ def test_what_is_known_ends_the_rounds(tmp_path: Path, monkeypatch: pytest.Monke
     found = run_phase(in_rounds(tmp_path, "a", enough=enough))
     assert found["steps"] == rounds * STEPS
     assert 0 <= found["learned"] <= 1
+    logged = [json.loads(line)["tokens"] for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert logged == sorted(set(logged))  # of all rounds
+    assert logged[-1] == found["tokens"]
 
 
 def test_rounds_that_do_not_help_end(tmp_path: Path):
