@@ -24,7 +24,12 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], none: str = "") -> None:
+    """`none` is said where there are no rows."""
+    rows = list(rows)
+    if none and not rows:
+        console().print(none, markup=False)
+        return
     table = Table(*columns, title=title or None, title_justify="left")
     for row in rows:
         table.add_row(*("" if cell is None else str(cell) for cell in row))
@@ -65,7 +70,8 @@ def checks(result: dict[str, Any]) -> None:
 def versions(result: dict[str, Any]) -> None:
     """Versions with aliases and scores."""
     rows = [(v["id"], v["role"], v["parent"], v["status"], ", ".join(v["aliases"]), _scores(v["scores"])) for v in result["data"]]
-    _table("", ("version", "role", "parent", "status", "aliases", "scores"), rows)
+    none = "No version yet: `llmagentos up` and `llmagentos cycle` begin with one."
+    _table("", ("version", "role", "parent", "status", "aliases", "scores"), rows, none)
 
 
 def imported(result: dict[str, Any]) -> None:
@@ -79,13 +85,15 @@ def imported(result: dict[str, Any]) -> None:
 def keys(result: dict[str, Any]) -> None:
     """Keys by name, without their secrets."""
     columns = ("name", "role", "tenant", "per_minute", "tokens_per_day", "revoked", "created")
-    _table("", columns, [[key[column] for column in columns] for key in result["data"]])
+    none = "No keys yet: add one with `llmagentos keys add`."
+    _table("", columns, [[key[column] for column in columns] for key in result["data"]], none)
 
 
 def adapters(result: dict[str, Any]) -> None:
     """Adapters with their bases and whom they answer for."""
     columns = ("version", "base", "base_is_champion", "assigned")
-    _table("", columns, [[_named(column, one[column]) for column in columns] for one in result["data"]])
+    none = "No adapters yet: add one with `llmagentos adapters add`."
+    _table("", columns, [[_named(column, one[column]) for column in columns] for one in result["data"]], none)
 
 
 def accuracy(result: dict[str, Any]) -> None:
@@ -146,7 +154,7 @@ def quarantine(result: dict[str, Any]) -> None:
     if "released" in result:
         facts({"released": result["released"]})
     rows = [(r["id"], r["source"], r["reason"], r["detail"]) for r in result["rows"]]
-    _table(f"{result['n']} rows", ("id", "source", "reason", "detail"), rows)
+    _table(f"{result['n']} rows", ("id", "source", "reason", "detail"), rows, "Nothing is set aside.")
 
 
 def _scores(scores: dict[str, float]) -> str:

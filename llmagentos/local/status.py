@@ -27,7 +27,7 @@ def status(config: Config) -> dict[str, Any]:
         "processes": {one.name: one.pid for one in alive},
         "addresses": known.addresses if known and alive else {},
     }
-    if not (home.root / "schema_version").is_file():
+    if not home.begun:
         return {**facts, "release": None, "versions": 0, "replicas": {}, "keys": {}, "pending": {}, "last_cycle": None}
     home.open()
     release = Releases(home).current()

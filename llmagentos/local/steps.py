@@ -164,7 +164,10 @@ def versions(config: Config) -> dict[str, Any]:
     from llmagentos.registry import released
     from llmagentos.registry.versions import Versions
 
-    home = Home(config.storage.root).open()
+    home = Home(config.storage.root)
+    if not home.begun:
+        return {"object": "list", "data": []}
+    home.open()
     store, aliases = Versions(home), released.current(home).aliases()
     data = [
         {
@@ -207,7 +210,10 @@ def quarantine(config: Config, limit: int, release: str = "") -> dict[str, Any]:
 
     from llmagentos.collect.quarantine import let_in, listing
 
-    home = Home(config.storage.root).open()
+    home = Home(config.storage.root)
+    if not home.begun:
+        return {"n": 0, "reasons": {}, "rows": []}
+    home.open()
     released = {"released": let_in(home, release)} if release else {}
     everything = listing(home)
     reasons = dict(Counter(r["reason"] for r in everything))

@@ -55,6 +55,11 @@ class Home:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().resolve()
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was written here: to look at a home makes none."""
+        return (self.root / "schema_version").is_file()
+
     def open(self) -> "Home":
         """Create what is missing. Raises ConfigError for a home written by a newer release."""
         self.root.mkdir(parents=True, exist_ok=True)

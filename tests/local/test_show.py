@@ -52,3 +52,13 @@ def test_of_a_year_of_scores_the_mean_and_the_lowest_are_shown(capsys):
     said = capsys.readouterr().out
     assert "301 suites: mean 1.00, lowest worst 0.40" in said
     assert "facts 0.50" in said
+
+
+def test_where_there_is_nothing_it_is_said_what_begins_it(capsys):
+    show.versions({"data": []})
+    show.keys({"data": []})
+    show.quarantine({"n": 0, "rows": []})
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert "llmagentos up" in first
+    assert "llmagentos keys add" in second
+    assert third == "Nothing is set aside."

@@ -36,6 +36,11 @@ def test_an_unknown_benchmark_is_named(config):
         steps.benchmark(config, "nosuch")
 
 
+def test_to_look_at_a_home_makes_none(config, tmp_path):
+    assert steps.versions(config)["data"] == steps.quarantine(config, 5)["rows"] == []
+    assert not (tmp_path / "home").exists()
+
+
 def test_versions_by_number_alias_and_interaction(config):
     from llmagentos.release.bootstrap import bootstrap
 
