@@ -48,20 +48,26 @@ def act(
         elif config.gate.mode == "approve" and decision.promotes:
             Releases(home).challenge(challenger.id, reason="waits for approval", **told)
         else:
-            Versions(home).change(challenger.id, status="held" if decision.verdict == "Hold" else "rejected")
+            _mark(home, "held" if decision.verdict == "Hold" else "rejected", challenger, student)
         if not (promoted and config.release.ladder):
             snapshots.decide(home, snapshot.id, record, promoted=promoted)
     except ConflictError as error:
         if error.code != CHAMPION_CHANGED:
             raise
         decision = _overtaken(decision, error)
-        Versions(home).change(challenger.id, status="held")
+        _mark(home, "held", challenger, student)
         snapshots.decide(home, snapshot.id, {**record, **decision.model_dump(mode="json"), "untrained": True})
     try:
         prune(home, config.storage.keep_versions, Releases(home).current())
     except (OSError, LLMAgentOSError) as error:  # what is decided stays decided
         log.warning("old versions could not be removed: %s", error)
     return decision
+
+
+def _mark(home: Home, status: str, *judged: ModelVersion | None) -> None:
+    for version in judged:
+        if version is not None:
+            Versions(home).change(version.id, status=status)
 
 
 def _overtaken(decision: Decision, error: ConflictError) -> Decision:

@@ -101,8 +101,9 @@ class Releases:
             return {**fields, "challenger": None if done else now.challenger}
 
         release = self._change("promote", change, by, reason, fence)
-        if release.champion == version and self._versions.get(version).status != "promoted":
-            self._versions.change(version, status="promoted")
+        for served in (version, release.student) if release.champion == version else ():
+            if served is not None and self._versions.get(served).status != "promoted":
+                self._versions.change(served, status="promoted")
         return release
 
     def challenge(
