@@ -6,6 +6,7 @@ that RAY_SERVE_HAPROXY_BINARY_PATH names, so it is given this one. It runs befor
 A configuration that is not understood is refused: nothing starts rather than something open.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -111,6 +112,8 @@ def main(binary: str, most: int, arguments: list[str]) -> None:
         path.write_text(shut(path.read_text(), page, most))
         if "-sf" not in arguments and (pids := left_over(str(path))):
             arguments = [*arguments, "-sf", *pids]
+    with contextlib.suppress(OSError):  # Ray lowers whoever starts this; not everybody may go back
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
     os.execv(binary, [binary, *arguments])
 
 

@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from llmagentos.agent.turn import Conversation, PlainText, Turn, with_system_prompt
 from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError
-from llmagentos.core.hashing import digest
 from llmagentos.core.records import Interaction
 from llmagentos.engines import Engine
 from llmagentos.engines.engine import EngineFailedError
@@ -32,7 +31,7 @@ from llmagentos.serve.question import Question
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.replies import Choice, Reply, choice_id, sse, usage
 from llmagentos.serve.schemas import ChatRequest, CompletionRequest, parse
-from llmagentos.serve.stream import Said, parts
+from llmagentos.serve.stream import EventStream, Said, parts
 
 logger = logging.getLogger(__name__)
 _CLAIMED_SECONDS = 0.05
@@ -111,7 +110,7 @@ class Answers:
             target = target if assigned is None else assigned
         id, keyed = traffic.interaction_id(request.headers, who.tenant)
         sampling = asked.sampling(self._config.engine, limit)
-        question = Question(id, keyed, who, target, asked, source, sampling, digest([request.scope["path"], data]))
+        question = Question(id, keyed, who, target, asked, source, sampling, [request.scope["path"], data])
         while keyed:
             if recorded := await self._recorded(question):
                 return _replayed(question, recorded)
@@ -263,7 +262,7 @@ class Answers:
         reply = Reply(question.id, str(question.asked.model), answer.version, created=answer.created, chat=question.chat)
         if question.asked.stream:
             answer.begun = True
-            return StreamingResponse(_stream(answer, reply, first), headers=headers, media_type="text/event-stream")
+            return EventStream(_stream(answer, reply, first), headers=headers)
         event: Said | Exception | None = first
         try:
             while event is not None:
@@ -341,7 +340,7 @@ def _replayed(question: Question, recorded: list[Interaction]) -> Response:
                 yield sse(reply.text(choice.index, choice.message["content"]))
         yield _ending(reply, choices, used, question.asked.wants_usage)
 
-    return StreamingResponse(chunks(), headers=headers, media_type="text/event-stream")
+    return EventStream(chunks(), headers=headers)
 
 
 def _ending(reply: Reply, choices: list[Choice], used: dict[str, int], wants_usage: bool) -> bytes:

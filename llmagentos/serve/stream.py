@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
 from llmagentos.agent.turn import Piece
 from llmagentos.serve import traffic
 from llmagentos.serve.errors import api_error
@@ -24,6 +27,34 @@ class Said:
 
     index: int
     piece: Piece
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, which end when the client leaves. The first words go out at once: Starlette's own first starts a
+    group of tasks, and takes a turn of the loop for each."""
+
+    media_type = "text/event-stream"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        streaming = asyncio.current_task()
+        assert streaming is not None
+        leaving = asyncio.ensure_future(self.listen_for_disconnect(receive))
+        left = over = False
+
+        def leave(_listening: asyncio.Task[None]) -> None:
+            nonlocal left
+            if not over:
+                left = streaming.cancel()
+
+        leaving.add_done_callback(leave)
+        try:
+            await self.stream_response(send)
+        except asyncio.CancelledError:
+            if not left or streaming.uncancel():
+                raise
+        finally:
+            over = True
+            leaving.cancel()
 
 
 Event = Said | Exception | None

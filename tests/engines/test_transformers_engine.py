@@ -15,8 +15,8 @@ from llmagentos.benchmark.shapes import SHAPES, fresh, save
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError
 from llmagentos.core.records import VersionRef
-from llmagentos.engines import Engine, Grammar, Sampling, TokenScore, load
-from llmagentos.engines.transformers_engine import _StopStrings
+from llmagentos.engines import Engine, Grammar, Sampling, TokenScore, load, transformers_engine
+from llmagentos.engines.transformers_engine import _handing_over, _StopStrings
 from llmagentos.models.loading import load_model
 from llmagentos.storage.manifest import write_manifest
 
@@ -295,3 +295,12 @@ def test_a_process_that_forgets_to_close_still_ends(tiny: VersionRef):
     )
     command = [sys.executable, "-c", code, tiny.dir, tiny.manifest_hash]
     assert subprocess.run(command, cwd=Path(__file__).parents[2], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(("tokens", "rests"), [((1,), True), ((3,), False), ((1, 7), True), ((1,) * 9, False)])
+def test_behind_a_first_token_the_core_is_left_to_who_passes_it_on(monkeypatch, tokens: tuple, rests: bool):
+    done: list[object] = []
+    monkeypatch.setattr(transformers_engine.time, "sleep", lambda seconds: done.append("rest"))
+    outputs = [GenerationOutput(str(k), generated_tokens=[5] * count) for k, count in enumerate(tokens)]
+    _handing_over(done.append)(outputs)
+    assert done == [outputs, *["rest"] * rests]

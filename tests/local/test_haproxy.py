@@ -233,3 +233,18 @@ def test_anothers_is_left_alone(begin, tmp_path):
     finally:
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_it_runs_as_soon_as_a_replica_does_where_it_may(monkeypatch, may: bool):
+    done: list[tuple] = []
+
+    def priority(*asked: int) -> None:
+        if not may:
+            raise PermissionError
+        done.append(asked)
+
+    monkeypatch.setattr(os, "setpriority", priority)
+    monkeypatch.setattr(os, "execv", lambda *become: done.append(become))
+    haproxy.main("/bin/it", 0, ["-v"])
+    assert done == [*[(os.PRIO_PROCESS, 0, 0)] * may, ("/bin/it", ["/bin/it", "-v"])]

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from llmagentos.agent.turn import Piece
 from llmagentos.serve import stream
 from llmagentos.serve.errors import ApiError
 from llmagentos.serve.replies import Reply
-from llmagentos.serve.stream import Event, Said, merged, parts
+from llmagentos.serve.stream import Event, EventStream, Said, merged, parts
 
 
 def said(text: str, index: int = 0) -> Said:
@@ -88,3 +89,67 @@ def test_choices_stay_apart():
 def test_what_one_choice_said_becomes_one_piece():
     found = dict(merged([said("a"), said("x", 1), said("b")]))
     assert {index: piece.text for index, piece in found.items()} == {0: "ab", 1: "x"}
+
+
+class Wire:
+    """Both ends of a request: what was sent, and a client who leaves when told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.left = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        self.sent.append(dict(message))
+
+
+async def endless(closed: list[bool]) -> AsyncIterator[bytes]:
+    try:
+        while True:
+            yield b"data: word\n\n"
+            await asyncio.sleep(0.001)
+    finally:
+        closed.append(True)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_stream_ends_with_the_client_who_left_or_with_who_serves_it(leaves: bool):
+    async def main() -> None:
+        wire, closed = Wire(), list[bool]()
+        serving = asyncio.ensure_future(EventStream(endless(closed))({"type": "http"}, wire.receive, wire.send))
+        await asyncio.sleep(0.01)
+        if leaves:
+            wire.left.set()
+            await serving
+        else:
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+        assert closed == [True]
+        assert wire.sent[0]["type"] == "http.response.start"
+        assert wire.sent[-1].get("more_body") is True  # it did not come to an end
+
+    asyncio.run(main())
+
+
+def test_a_client_who_leaves_behind_the_last_word_disturbs_nobody():
+    async def main() -> None:
+        wire = Wire()
+
+        async def short() -> AsyncIterator[bytes]:
+            yield b"data: [DONE]\n\n"
+            wire.left.set()
+            await asyncio.sleep(0)  # he is heard of while the end is on its way
+
+        async def served() -> bool:
+            await EventStream(short())({"type": "http"}, wire.receive, wire.send)
+            await asyncio.sleep(0.01)  # a cancellation that came too late would be felt here
+            return True
+
+        assert await served()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
