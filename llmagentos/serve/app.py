@@ -230,13 +230,13 @@ def create_app(service: Service) -> Starlette:
     async def failed(request: Request, error: Exception) -> Response:
         return await service.door.through(Access("other", ANY), _raising(error), request)
 
-    routes = [
+    routes = [  # looked through in this order, by Serve too: what is asked most comes first
+        post("/v1/chat/completions", answers.chat, CHAT, answers=True),
+        post("/v1/completions", answers.completion, CHAT, answers=True),
         route("/", page, ()),
         route("/healthz", service.health, ()),
         route("/readyz", service.ready, ()),
         route("/metrics", service.figures),
-        post("/v1/chat/completions", answers.chat, CHAT, answers=True),
-        post("/v1/completions", answers.completion, CHAT, answers=True),
         route("/v1/models", operations.models, CHAT),
         route("/v1/models/{id}", operations.model, CHAT),
         post("/v1/feedback", operations.feedback, ANY),

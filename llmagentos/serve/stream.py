@@ -71,11 +71,15 @@ async def parts(
     loop = asyncio.get_running_loop()
     unsent, due = b"".join(sse(reply.first(k)) for k in range(choices)), loop.time()
     while isinstance(event, Said):
-        said, at_once = [event], loop.time() >= due
-        with contextlib.suppress(TimeoutError, asyncio.QueueEmpty):
-            async with asyncio.timeout_at(None if at_once else due):
-                while isinstance(event := events.get_nowait() if at_once else await events.get(), Said):
-                    said.append(event)
+        said = [event]
+        if loop.time() >= due:
+            while not events.empty() and isinstance(event := events.get_nowait(), Said):
+                said.append(event)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    while isinstance(event := await events.get(), Said):
+                        said.append(event)
         unsent += b"".join(sse(reply.text(k, piece.text, piece.tokens if told else None)) for k, piece in merged(said))
         if isinstance(event, Said):
             yield unsent
