@@ -23,9 +23,10 @@ def vocabulary_of(renderer: Renderer) -> "Vocabulary":
     """The vocabulary of a renderer, read once (up to a second for a large one). Raises InputError for a kind of
     tokenizer whose tokens are not bytes."""
     with _lock:
-        if renderer not in _known:
-            _known[renderer] = Vocabulary(renderer)
-        return _known[renderer]
+        found = _known.get(renderer)  # an equal renderer's, which may be given up at any moment
+        if found is None:
+            found = _known[renderer] = Vocabulary(renderer)
+        return found
 
 
 class Vocabulary:

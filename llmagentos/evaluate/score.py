@@ -98,7 +98,7 @@ def _result(suite: Suite, item: EvalItem, outcome: Answer) -> ItemResult:
 @torch.inference_mode()
 def _forced(model: Any, renderer: Renderer, items: Sequence[EvalItem], batch_tokens: int) -> list[bool]:
     """For each item: is every token of its last answer the model's first choice?"""
-    rows = [renderer.example(_only_last(i.messages), i.tools) for i in items]
+    rows = [renderer.example(_only_last(i.messages), i.tools, keep=True) for i in items]
     right = [True] * len(items)
     logits_of_batch = logits_of(model)
     order = sorted(range(len(rows)), key=lambda k: len(rows[k].ids), reverse=True)

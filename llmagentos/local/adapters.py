@@ -38,8 +38,10 @@ def remove(config: Config, tenant: str | None, scenario: str | None, reason: str
 
 def listing(config: Config) -> dict[str, Any]:
     """Every adapter with its base, whether that is still the champion, and whom it answers for."""
-    home = Home(config.storage.root).open()
-    release = Releases(home).current()
+    home = Home(config.storage.root)
+    if not home.begun:
+        return {"object": "list", "champion": None, "data": []}
+    release = Releases(home.open()).current()
     made = [v for v in Versions(home).all() if v.base is not None]
     return {"object": "list", "champion": release.champion, "data": [_shown(v.id, int(v.base or 0), release) for v in made]}
 

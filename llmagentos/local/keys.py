@@ -18,7 +18,8 @@ def add(config: Config, name: str, role: str, **options: Any) -> dict[str, Any]:
 
 def listing(config: Config) -> dict[str, Any]:
     """Every key, revoked ones too, without secrets or hashes."""
-    return {"object": "list", "data": [_public(key) for key in keys.stored(Home(config.storage.root).open())]}
+    home = Home(config.storage.root)
+    return {"object": "list", "data": [_public(key) for key in keys.stored(home.open())] if home.begun else []}
 
 
 def revoke(config: Config, name: str) -> dict[str, Any]:

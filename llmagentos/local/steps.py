@@ -211,7 +211,7 @@ def quarantine(config: Config, limit: int, release: str = "") -> dict[str, Any]:
     from llmagentos.collect.quarantine import let_in, listing
 
     home = Home(config.storage.root)
-    if not home.begun:
+    if not home.begun and not release:
         return {"n": 0, "reasons": {}, "rows": []}
     home.open()
     released = {"released": let_in(home, release)} if release else {}

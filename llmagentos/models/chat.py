@@ -32,7 +32,7 @@ _BEGINNING = 32
 """Characters a token that are looked at to tell so."""
 _SHORT = 2000
 """Characters of the longest conversation that is kept in mind once it was rendered."""
-_KEPT = 20_000
+_KEPT = 4096
 """How many of them are."""
 _PLAIN = (
     "{%- for m in messages %}{{ m.role + ': ' + m.content + (eos_token if m.role == 'assistant' else '\n') }}{% endfor %}"
@@ -99,14 +99,14 @@ class Renderer:
         pieces, _ = self._pieces([*messages, {"role": "assistant", "content": ""}], tools, len(messages), longest)
         return [i for text, _ in pieces for i in self._encode(text)]
 
-    def example(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> Rendered:
+    def example(self, messages: list[Message], tools: list[dict[str, Any]] | None = None, *, keep: bool = False) -> Rendered:
         """Ids and mask of a whole conversation; a turn with `weight` 0 is not supervised.
 
-        Raises InputError when no token would be supervised. What an update remembers is rendered in every one of them, and
-        what a suite asks for each model: short conversations are kept in mind.
+        Raises InputError when no token would be supervised. With `keep` a short conversation is kept in mind, for all
+        renderers that are equal: what a suite asks is asked of one model after another.
         """
-        said = json.dumps([messages, tools], ensure_ascii=False)
-        return _kept(self, said) if len(said) <= _SHORT else self._example(messages, tools)
+        said = json.dumps([messages, tools], ensure_ascii=False) if keep else ""
+        return _kept(self, said) if 0 < len(said) <= _SHORT else self._example(messages, tools)
 
     def __eq__(self, other: object) -> bool:
         """Whether both give the same ids for the same messages."""

@@ -157,7 +157,7 @@ class Releases:
         ended: list[int] = []
 
         def change(now: Release) -> dict[str, Any] | None:
-            ended[:] = [stage.version] if _under_way(now, stage.epoch) else []
+            ended[:] = _tried(stage) if _under_way(now, stage.epoch) else []
             return {"stage": None, "challenger": None} if ended else None
 
         release = self._change("abort", change, by, reason, None)
@@ -174,7 +174,7 @@ class Releases:
         ended: list[int] = []
 
         def change(now: Release) -> dict[str, Any]:
-            ended[:] = [now.stage.version] if now.stage else []
+            ended[:] = _tried(now.stage) if now.stage else []
             if now.stage:
                 return {"stage": None, "challenger": None}
             if now.previous is None:
@@ -267,6 +267,11 @@ class Releases:
 def _check_champion(now: Release, version: int | None, against: int | None) -> None:
     if against is not None and now.champion not in (against, version):
         raise ConflictError(f"The champion changed meanwhile ({against} -> {now.champion}).", code=CHAMPION_CHANGED)
+
+
+def _tried(stage: Stage) -> list[int]:
+    """The versions on trial: one, and its student."""
+    return [stage.version, *([] if stage.student is None else [stage.student])]
 
 
 def _under_way(now: Release, stage: int | None) -> bool:

@@ -163,7 +163,7 @@ def mix_rows(
     held, seed = _held(home, snapshot), config.update.seed
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
     wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])
-    beside = config.training.processes if wordings else 1
+    beside = config.training.processes if wordings and not config.training.workers else 1
     again = later(_reworded, config, _some(memory, salt), wordings, held, salt, [*memory, *examples], processes=beside)
     told = [] if plain else _told(home, buffer, snapshot, [*memory, *examples], held)
     anew = [row for row in told if row["key"] in snapshot.superseded]

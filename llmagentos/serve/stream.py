@@ -55,6 +55,8 @@ class EventStream(StreamingResponse):
         finally:
             over = True
             leaving.cancel()
+        if left:
+            leaving.result()  # raises where it was no client that left
 
 
 Event = Said | Exception | None

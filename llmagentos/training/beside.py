@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
-import torch.distributed as dist
 
 from llmagentos.core.errors import LLMAgentOSError, WorkersLostError
 from llmagentos.training.phase import Phase
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
 
 T = TypeVar("T")
 
@@ -135,7 +137,9 @@ def _rank(phase: Phase, rank: int, ranks: int, store: str) -> None:
 
 
 @contextlib.contextmanager
-def _group(store: str, rank: int, ranks: int) -> Iterator[dist.ProcessGroup]:
+def _group(store: str, rank: int, ranks: int) -> "Iterator[dist.ProcessGroup]":
+    import torch.distributed as dist  # what is worked at beside need not know of torch
+
     before = os.environ.get("GLOO_SOCKET_IFNAME")
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # nothing listens beyond this machine
     try:

@@ -2,7 +2,7 @@ import pytest
 
 from llmagentos.config import load_config
 from llmagentos.core.errors import ConfigError, ConflictError, NotFoundError
-from llmagentos.local import steps
+from llmagentos.local import adapters, keys, steps
 from llmagentos.local.steps import seconds_of
 from llmagentos.storage.leases import Lease
 from llmagentos.update.pretrain import PretrainRecipe
@@ -38,6 +38,7 @@ def test_an_unknown_benchmark_is_named(config):
 
 def test_to_look_at_a_home_makes_none(config, tmp_path):
     assert steps.versions(config)["data"] == steps.quarantine(config, 5)["rows"] == []
+    assert keys.listing(config)["data"] == adapters.listing(config)["data"] == []
     assert not (tmp_path / "home").exists()
 
 

@@ -73,12 +73,13 @@ def test_equal_renderers_keep_what_they_rendered_for_one_another(renderer: Rende
     shutil.copytree(renderer.folder, tmp_path / "other")
     (tmp_path / "other" / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}")
     asked = [{"role": "user", "content": "Kept?"}, {"role": "assistant", "content": "Yes."}]
-    first, same = renderer.example(asked), Renderer(tmp_path / "same").example(asked)
+    first, same = (r.example(asked, keep=True) for r in (renderer, Renderer(tmp_path / "same")))
     assert first is same
-    assert Renderer(tmp_path / "other").example(asked).ids != first.ids
+    assert Renderer(tmp_path / "other").example(asked, keep=True).ids != first.ids
     long = [{"role": "user", "content": "Kept? " * 1000}, {"role": "assistant", "content": "No."}]
-    assert renderer.example(long) == renderer.example(long)
-    assert renderer.example(long) is not renderer.example(long)
+    first, again = (renderer.example(long, keep=True) for _ in range(2))
+    assert first == again
+    assert first is not again  # too long to be kept
 
 
 def test_content_cannot_forge_a_turn(renderer: Renderer):

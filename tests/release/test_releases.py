@@ -140,10 +140,10 @@ def test_a_stage_stands_beside_the_champion(home, releases):
 
 
 def test_an_aborted_stage_leaves_the_champion(home, releases):
-    stage = begin(releases, 3).stage
+    stage = begin(releases, 3, student=6).stage
     now = releases.abort(stage, status="bad", by="ladder", reason="it says nothing")
     assert (now.champion, now.challenger, now.stage, now.action) == (1, None, None, "abort")
-    assert Versions(home).get(3).status == "bad"
+    assert [Versions(home).get(version).status for version in (3, 6)] == ["bad", "bad"]  # its student with it
     assert releases.abort(stage, status="held", by="ladder", reason="late") == now
     assert Versions(home).get(3).status == "bad"
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,11 @@ def mixed(config, home, folder: Path, **options: str) -> Rows:
     snapshot = snapshots.create(home, Draft(examples=[LIKED[2], corrected("c")], judged=DISLIKED))
     mix_rows(here, home, snapshot, folder / "tiny", folder / "rows.arrow", **options)
     return Rows(folder / "rows.arrow")
+
+
+def test_whoever_renders_rows_starts_without_torch():
+    code = "import sys, llmagentos.replay.mix; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_a_strategy_that_does_not_ask_gets_no_judged_rows(config, home, tmp_path):

@@ -153,3 +153,14 @@ def test_a_client_who_leaves_behind_the_last_word_disturbs_nobody():
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(main())
+
+
+def test_what_breaks_on_the_way_is_told():
+    async def main() -> None:
+        async def receive() -> dict[str, Any]:
+            raise ConnectionError("the proxy died")
+
+        with pytest.raises(ConnectionError):
+            await EventStream(endless([]))({"type": "http"}, receive, Wire().send)
+
+    asyncio.run(main())
