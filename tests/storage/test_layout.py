@@ -46,7 +46,7 @@ def test_every_path_of_a_home_lies_in_a_store(tmp_path: Path):
         "local",
         "keys",
     }
-    assert {n.name for n in body if isinstance(n, ast.FunctionDef)} == asked | {"served", "open", "__init__"}
+    assert {n.name for n in body if isinstance(n, ast.FunctionDef)} == asked | {"served", "open", "begun", "__init__"}
 
 
 def test_a_home_is_made_once_and_opened_again(tmp_path: Path):
