@@ -126,11 +126,11 @@ class Host:
 
     def _say(self, name: str, said: Chunk | Exception) -> None:
         """Together with what else is said in this turn of the loop: one step of the engine."""
-        if not self._unsaid and len(self._tasks) > 1:
-            asyncio.get_running_loop().call_soon(self._say_all)
         self._unsaid.append((name, (said.ids, said.finish_reason, said.scores) if isinstance(said, Chunk) else said))
         if len(self._tasks) == 1:  # nobody else says anything
             self._say_all()
+        elif len(self._unsaid) == 1:
+            asyncio.get_running_loop().call_soon(self._say_all)
 
     def _say_all(self) -> None:
         if self._unsaid:
