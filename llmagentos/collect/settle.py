@@ -20,7 +20,7 @@ from llmagentos.collect.tampering import Tampering, signs
 from llmagentos.config.learning import CollectConfig
 from llmagentos.core.evaluation import EvalItem, Suite
 from llmagentos.core.hashing import digest
-from llmagentos.core.messages import Message, answer_text, normalise, normalised_prompt
+from llmagentos.core.messages import Message, answer_text, normalise
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import Superseded, calls_of, is_superseded, merge, new_answer
 
@@ -97,9 +97,9 @@ def settle(
     retired = retire(past.suites, superseded, kept)
     waiting = [item for item in carried.heldout if not _item_gone(item, vote.superseded)]
     live, gone = _held_out(past, retired)
-    asked = [*(i for s in past.suites for i in s.items if _prompt(i) in live), *waiting]
+    asked = [*(i for s in past.suites for i in s.items if i.prompt in live), *waiting]
     of_key = _by_key(asked)
-    live |= {_prompt(item) for item in waiting}
+    live |= {item.prompt for item in waiting}
     kept = silence(kept, live | gone, of_key)
     dropped |= withhold(kept, live, gone, of_key)
     kept = [e for e in kept if e.id not in dropped]
@@ -108,7 +108,7 @@ def settle(
     covered = {item.key: item_known(item) for item in waiting if item.key is not None}
     held = choose(kept, trained=trained, covered=covered)
     dropped |= held.dropped
-    chosen = {_prompt(item) for item in held.heldout}
+    chosen = {item.prompt for item in held.heldout}
     examples = silence((e for e in kept if e.id not in held.dropped), chosen, _by_key(held.heldout))
     dropped |= withhold(judged, live | chosen, gone)
     judged = [e for e in judged if e.id not in dropped]
@@ -131,7 +131,7 @@ def as_known(example: Example) -> Known:
 
 
 def item_known(item: EvalItem) -> Known:
-    return Known(item.key, _prompt(item), answer_text(item.messages[-1]), calls_of(item.messages[-1]))
+    return Known(item.key, item.prompt, answer_text(item.messages[-1]), calls_of(item.messages[-1]))
 
 
 def retire(suites: Iterable[Suite], superseded: Superseded, rows: Iterable[Example]) -> list[dict[str, Any]]:
@@ -147,8 +147,8 @@ def retire(suites: Iterable[Suite], superseded: Superseded, rows: Iterable[Examp
         for item in suite.items:
             if not _item_gone(item, superseded):
                 continue
-            new = new_answer(superseded, key=item.key, prompt=_prompt(item))
-            names = (item.key, _prompt(item)) if new is not None else ()  # another key may have said it
+            new = new_answer(superseded, key=item.key, prompt=item.prompt)
+            names = (item.key, item.prompt) if new is not None else ()  # another key may have said it
             right = next((said[name, normalise(new)] for name in names if (name, normalise(new)) in said), None)
             old = answer_text(item.messages[-1])
             twin = _twin(item, right, old).model_dump(mode="json") if right else None
@@ -159,13 +159,13 @@ def retire(suites: Iterable[Suite], superseded: Superseded, rows: Iterable[Examp
 
 def _twin(item: EvalItem, right: Message, old: str) -> EvalItem:
     messages = [*item.messages[:-1], right]
-    name = digest(["stale", item.key, _prompt(item), old, answer_text(right)], length=16)
-    return item.model_copy(update={"id": name, "messages": messages, "wrong": old})
+    name = digest(["stale", item.key, item.prompt, old, answer_text(right)], length=16)
+    return EvalItem(id=name, messages=messages, tools=item.tools, skill=item.skill, key=item.key, wrong=old)
 
 
 def _held_out(past: Past, retired: Sequence[Mapping[str, Any]]) -> tuple[set[str], set[str]]:
     names = {(entry["suite"], entry["item_id"]) for entry in retired}
-    going = {_prompt(i) for s in past.suites for i in s.items if (s.name, i.id) in names}
+    going = {i.prompt for s in past.suites for i in s.items if (s.name, i.id) in names}
     gone = {p for p in past.held_out if p in going or p in past.retired_prompts}
     return set(past.held_out) - gone, gone
 
@@ -175,16 +175,12 @@ def _row_gone(example: Example, superseded: Superseded) -> bool:
 
 
 def _item_gone(item: EvalItem, superseded: Superseded) -> bool:
-    return is_superseded(superseded, key=item.key, prompt=_prompt(item), answer=item.messages[-1])
+    return is_superseded(superseded, key=item.key, prompt=item.prompt, answer=item.messages[-1])
 
 
 def _by_key(items: Iterable[EvalItem]) -> dict[str, list[Known]]:
     groups = grouped(map(item_known, items), lambda k: k.key)
     return {key: same for key, same in groups.items() if key is not None}
-
-
-def _prompt(item: EvalItem) -> str:
-    return normalised_prompt(item.messages)
 
 
 def _bare(message: Message) -> Message:

@@ -3,6 +3,8 @@
 from functools import cached_property
 from typing import Any, Literal
 
+from llmagentos.core.hashing import digest
+from llmagentos.core.messages import normalised_prompt
 from llmagentos.core.records import Record
 
 SuiteKind = Literal["seed", "heldout", "recall", "registered", "stale"]
@@ -19,6 +21,26 @@ class EvalItem(Record):
     key: str | None = None
     wrong: str | None = None
     """For a stale item: the canonical text of the superseded answer."""
+
+    @cached_property
+    def prompt(self) -> str:
+        """What is asked, normalised. A year holds thousands of items, and each day looks at all of them many times."""
+        return normalised_prompt(self.messages)
+
+    @cached_property
+    def question(self) -> str:
+        """Hash of the prompt as it stands and the tools at hand."""
+        return digest([self.messages[:-1], self.tools])
+
+    @cached_property
+    def answer(self) -> str:
+        """Hash of the right answer."""
+        return digest(self.messages[-1])
+
+    @cached_property
+    def content(self) -> str:
+        """Hash of the question and its right answer."""
+        return digest([self.messages, self.tools])
 
 
 class Suite(Record):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llmagentos.config.sections import EvaluateConfig
 from llmagentos.core.evaluation import EvalItem, Suite, SuiteKind
-from llmagentos.core.hashing import digest, fraction
+from llmagentos.core.hashing import fraction
 from llmagentos.replay.selection import quotas
 from llmagentos.storage import suites as store
 from llmagentos.storage.layout import Home
@@ -50,7 +50,7 @@ def _keeping(suite: Suite, ids: Collection[str]) -> Suite:
 
 def _once(suites: Sequence[Suite]) -> list[Suite]:
     """One copy of each question with its newest right answer, in a given suite before a day's, in an older before a newer."""
-    asked = {(s.name, i.id): (digest([i.messages[:-1], i.tools]), digest(i.messages[-1])) for s in suites for i in s.items}
+    asked = {(s.name, i.id): (i.question, i.answer) for s in suites for i in s.items}
     newest = dict(asked[s.name, i.id] for s in sorted(suites, key=lambda s: s.order) for i in s.items)
     holder: dict[str, tuple[str, str]] = {}
     for suite in sorted(suites, key=lambda s: (s.kind not in _GIVEN, s.order)):
@@ -82,8 +82,7 @@ def _sample(suite: Suite, size: int) -> Suite:
 
 def _stale(home: Home, snapshot: Snapshot) -> Suite | None:
     """Superseded items, those of this snapshot included."""
-    before = store.stale(home)
-    items = {i.id: i for i in (before.items if before else [])}
+    items = {i.id: i for part in store.stale_parts(home) for i in part.items}
     for entry in snapshot.retired:
         if entry.get("stale"):
             item = EvalItem.model_validate(entry["stale"])

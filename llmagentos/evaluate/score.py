@@ -15,7 +15,6 @@ import torch
 
 from llmagentos.core.degenerate import is_degenerate
 from llmagentos.core.evaluation import EvalItem, ItemResult, Suite
-from llmagentos.core.hashing import digest
 from llmagentos.core.messages import answer_text, same_answer
 from llmagentos.engines.batch import generate_greedy
 from llmagentos.models.chat import Renderer
@@ -47,11 +46,6 @@ class ScoreCache:
         add_lines(self._folder / "answers.jsonl", ([key, *values] for key, values in found.items()))
 
 
-def item_key(item: EvalItem) -> str:
-    """Hash of the question and its right answer."""
-    return digest([item.messages, item.tools])
-
-
 def score(
     load: Callable[[], tuple[Any, Renderer]],
     suites: Sequence[Suite],
@@ -66,7 +60,7 @@ def score(
     With `generate` false a wrong answer's text is left empty, which saves most of the time; only results that were asked
     for in the same way compare.
     """
-    items = {item_key(i): i for s in suites for i in s.items}
+    items = {i.content: i for s in suites for i in s.items}
     known = cache.answers if generate else {}
     unknown = {k: i for k, i in items.items() if k not in known}
     loaded: list[tuple[Any, Renderer]] = []
@@ -87,7 +81,7 @@ def score(
     if generate:
         cache.keep_answers(found)
     outcomes = {**dict.fromkeys(wrong, (False, "", False)), **known, **found}
-    return [_result(s, i, outcomes[item_key(i)]) for s in suites for i in s.items]
+    return [_result(s, i, outcomes[i.content]) for s in suites for i in s.items]
 
 
 def _result(suite: Suite, item: EvalItem, outcome: Answer) -> ItemResult:

@@ -31,6 +31,7 @@ APP = "replay"
 UNDONE = 20
 """Snapshots, the newest ones, that can be taken back without loss."""
 _JSON = ("messages", "tools")
+_ORDER: list[tuple[str, Literal["ascending", "descending"]]] = [("seq", "ascending"), ("id", "ascending")]
 
 
 class Buffer:
@@ -129,20 +130,17 @@ class Buffer:
 
     def _memory(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The rows of memory, and those that left it."""
-        return self._all(left=False), self._all(left=True)
+        table = self._tables.read("replay", where=ds.field("kind") == "memory").sort_by(_ORDER)
+        rows = [_decoded(row) for row in table.to_pylist()]
+        return [row for row in rows if row["left"] is None], [row for row in rows if row["left"] is not None]
 
     def _remember(self, memory: list[dict[str, Any]], left: list[dict[str, Any]], marks: dict[str, int]) -> None:
         newest = sorted({row["left"] for row in left})[-UNDONE:]
         rows = [*memory, *(row for row in left if row["left"] in newest)]
         self._write(map(_coded, rows), marks, predicate="kind = 'memory'")
 
-    def _all(self, *, left: bool) -> list[dict[str, Any]]:
-        return [_decoded(row) for row in self._table("memory", left=left).to_pylist()]
-
-    def _table(self, kind: Kind, *, left: bool = False) -> pa.Table:
-        there = ds.field("left").is_valid() if left else ds.field("left").is_null()
-        table = self._tables.read("replay", where=(ds.field("kind") == kind) & there)
-        return table.sort_by([("seq", "ascending"), ("id", "ascending")])
+    def _table(self, kind: Kind) -> pa.Table:
+        return self._tables.read("replay", where=(ds.field("kind") == kind) & ds.field("left").is_null()).sort_by(_ORDER)
 
     def _write(self, rows: Iterable[Mapping[str, Any]], expect: dict[str, int], predicate: str | None = None) -> None:
         self._tables.overwrite("replay", list(rows), predicate=predicate, expect=expect)

@@ -19,7 +19,7 @@ from llmagentos.config import Config
 from llmagentos.core.errors import InputError
 from llmagentos.core.examples import silenced
 from llmagentos.core.hashing import digest, fraction
-from llmagentos.core.messages import normalise, normalised_prompt
+from llmagentos.core.messages import normalise
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import merge
 from llmagentos.models.chat import Renderer
@@ -32,7 +32,7 @@ from llmagentos.replay.selection import quotas
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
-from llmagentos.training.beside import later
+from llmagentos.training.beside import each, later
 from llmagentos.training.launch import lone_node
 from llmagentos.training.rows import PREFERENCE, ROWS, write_arrow
 
@@ -52,17 +52,18 @@ def render_mix(
     *,
     max_length: int,
     on_ray: bool = True,
+    processes: int = 1,
 ) -> dict[str, int]:
     """Write the rows of every source to `out` and return rows kept by source; `dropped` counts those too long.
 
     A row needs `id`, `messages` and may have `tools`; one of the source `preference` has `label`, `weight` and `pair` too.
-    Where `on_ray` is false the same code runs in this process.
+    Where `on_ray` is false the same code runs in this process, with `processes` above 1 in others beside it too.
     """
     text = [_block(source, rows) for source, rows in sources.items() if rows]
     kept: dict[str, int] = {"dropped": sum(len(rows) for rows in sources.values())}
 
     def counted() -> Iterator[pa.RecordBatch]:
-        for table in _on_ray(text, renderer, max_length) if on_ray else _here(text, renderer, max_length):
+        for table in _on_ray(text, renderer, max_length) if on_ray else _here(text, renderer, max_length, processes):
             for batch in table.cast(ROWS).to_batches():
                 for source in batch.column("source").to_pylist():
                     kept[source] = kept.get(source, 0) + 1
@@ -89,9 +90,12 @@ def _block(source: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(made, schema=_TEXT)
 
 
-def _here(text: Sequence[pa.Table], renderer: Path, max_length: int) -> Iterator[pa.Table]:
-    for table in text:
-        yield render_batch(table, folder=str(renderer), max_length=max_length)
+def _here(text: Sequence[pa.Table], renderer: Path, max_length: int, processes: int) -> Iterator[pa.Table]:
+    render = functools.partial(render_batch, folder=str(renderer), max_length=max_length)
+    if processes < 2:
+        yield from map(render, text)
+    else:
+        yield from each(render, [(part,) for table in text for part in _split(table)], processes)
 
 
 def _on_ray(text: Sequence[pa.Table], renderer: Path, max_length: int) -> Iterator[pa.Table]:
@@ -163,7 +167,9 @@ def mix_rows(
     held, seed = _held(home, snapshot), config.update.seed
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
     wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])
-    beside = config.training.processes if wordings and not config.training.workers else 1
+    on_ray = config.training.workers > 0
+    processes = 1 if on_ray else config.training.processes
+    beside = processes if wordings else 1
     again = later(_reworded, config, _some(memory, salt), wordings, held, salt, [*memory, *examples], processes=beside)
     told = [] if plain else _told(home, buffer, snapshot, [*memory, *examples], held)
     anew = [row for row in told if row["key"] in snapshot.superseded]
@@ -176,7 +182,7 @@ def mix_rows(
     }
     if preference is not None:
         sources[PREFERENCE] = preference_rows(preference, targets, free(home, snapshot, snapshot.judged()))
-    return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=config.training.workers > 0)
+    return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=on_ray, processes=processes)
 
 
 def _reworded(
@@ -248,5 +254,5 @@ def _held(home: Home, snapshot: Snapshot) -> dict[str | None, set[str]]:
     """Key -> normalised prompts that must not be trained on; suites of the snapshot itself are not registered yet."""
     found: dict[str | None, set[str]] = {None: suites.heldout_prompts(home)}
     for item in [*snapshot.heldout, *(item for suite in suites.live(home) if suite.kind != "recall" for item in suite.items)]:
-        found.setdefault(item.key, set()).add(normalised_prompt(item.messages))
+        found.setdefault(item.key, set()).add(item.prompt)
     return found

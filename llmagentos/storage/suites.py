@@ -18,7 +18,6 @@ from typing import Any
 from llmagentos.core.errors import ConflictError, InputError, IntegrityError
 from llmagentos.core.evaluation import EvalItem, Suite, SuiteKind
 from llmagentos.core.hashing import digest
-from llmagentos.core.messages import normalised_prompt
 from llmagentos.storage.files import sync
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import NAME as MANIFEST
@@ -131,7 +130,7 @@ def heldout_prompts(home: Home, *, with_retired: bool = True, retiring: Iterable
     """
     suites, going = _load(home, with_retired=with_retired), {(r["suite"], r["item_id"]) for r in retiring}
     held = [s for s in suites if s.kind in ("heldout", "registered") or (s.kind == "seed" and _HELD_OUT.search(s.name))]
-    return {normalised_prompt(item.messages) for suite in held for item in suite.items if (suite.name, item.id) not in going}
+    return {item.prompt for suite in held for item in suite.items if (suite.name, item.id) not in going}
 
 
 def _load(home: Home, *, with_retired: bool = False) -> list[Suite]:

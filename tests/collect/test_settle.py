@@ -87,11 +87,15 @@ def test_an_answer_most_people_dislike_leaves_before_the_vote():
 
 def test_a_superseded_item_retires_with_the_new_answer_as_right_and_the_old_as_wrong():
     past = Past(known=[Known("k", "user: old 0", "a")], suites=[suite("s", "a", "b"), suite("t", "a", key="other")])
+    before = past.suites[0].items[0]
+    known = (before.question, before.content)
     settled = settle([example(1, "b")], Carried(), past, CONFIG)
     (entry,) = settled.retired
     assert (entry["suite"], entry["item_id"], entry["old_answer"], entry["new_answer"]) == ("s", "s0", "a", "b")
     assert entry["stale"]["wrong"] == "a"
     assert entry["stale"]["messages"] == [{"role": "user", "content": "old 0"}, {"role": "assistant", "content": "b"}]
+    twin = EvalItem.model_validate(entry["stale"])
+    assert (twin.question, twin.content != known[1]) == (known[0], True)
 
 
 def test_an_item_retires_where_its_prompt_has_another_answer_under_another_key():

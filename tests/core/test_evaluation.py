@@ -17,4 +17,5 @@ def test_a_verdict_out_of_thin_air_is_refused():
 def test_a_suite_survives_json():
     item = EvalItem(id="i", messages=[{"role": "user", "content": "价格？"}, {"role": "assistant", "content": "12"}], wrong="11")
     suite = Suite(name="s", kind="stale", hash="h", items=[item], order=2)
+    assert item.content != item.question
     assert Suite.model_validate_json(suite.model_dump_json()) == suite

@@ -5,7 +5,7 @@ import pytest
 from llmagentos.core.evaluation import EvalItem, Suite
 from llmagentos.core.messages import answer_text
 from llmagentos.engines.batch import generate_greedy
-from llmagentos.evaluate.score import ScoreCache, item_key, score
+from llmagentos.evaluate.score import ScoreCache, score
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model, seed_dir
 from llmagentos.scenarios.customer_service.customers import day_two
@@ -58,7 +58,7 @@ def test_a_pass_in_a_hurry_and_a_full_one_keep_their_outcomes_apart(seed: tuple,
     assert all(r.answer for r in full)
     # A generated answer that is right in other words than the forced ones is no right answer of a hurried pass.
     cache = ScoreCache(tmp_path)
-    lenient = item_key(next(i for i in suite.items if i.id == wrong[0].item_id))
+    lenient = next(i for i in suite.items if i.id == wrong[0].item_id).content
     cache.keep_answers({lenient: (True, "in other words", False)})
     assert score(lambda: seed, [suite], cache=ScoreCache(tmp_path), generate=False, **LIMITS) == hurried
     assert [r.right for r in score(lambda: seed, [suite], cache=ScoreCache(tmp_path), **LIMITS)] != [r.right for r in hurried]

@@ -9,7 +9,7 @@ from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import to_example
 from llmagentos.models.loading import load_renderer
 from llmagentos.replay.buffer import Buffer
-from llmagentos.replay.mix import _drawn, mix_rows
+from llmagentos.replay.mix import _drawn, mix_rows, render_mix
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.snapshots import Draft
 from llmagentos.training.rows import MADE, Rows
@@ -193,3 +193,12 @@ def test_a_fact_that_changed_is_also_learned_as_it_used_to_be_asked(config, home
     again = asked(later)
     assert len(again["memory"]) == 2
     assert not again["new"]
+
+
+def test_rows_are_the_same_whoever_renders_them(tmp_path):
+    save_tiny(tmp_path / "tiny")
+    sources = {"new": [one.model_dump() for one in LIKED], "memory": [corrected("c").model_dump()]}
+    told = {"renderer": tmp_path / "tiny", "max_length": 256, "on_ray": False}
+    kept = [render_mix(sources, out=tmp_path / f"{n}.arrow", processes=n, **told) for n in (1, 2)]
+    assert kept[0] == kept[1] == {"new": 6, "memory": 1, "dropped": 0}
+    assert (tmp_path / "1.arrow").read_bytes() == (tmp_path / "2.arrow").read_bytes()
