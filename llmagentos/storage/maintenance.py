@@ -8,6 +8,7 @@ keeps the newest checkpoint that is old enough to go, and all that follows it.
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def maintain(home: Home, names: Iterable[str] = SCHEMAS, *, most: int = MOST_FILES) -> list[str]:
-    """Tidy up those of the tables with more than `most` data files, those no longer read included; returns their names.
+    """Tidy up those of the tables with more than `most` data files that are read, or that can go; returns their names.
 
     A table that cannot be written, or that another process is tidying up, is left for later: what was done before this
     is done.
@@ -40,7 +41,7 @@ def maintain(home: Home, names: Iterable[str] = SCHEMAS, *, most: int = MOST_FIL
     done = []
     for name in names:
         try:
-            if sum(1 for _ in home.table(name).glob("*.parquet")) > most:
+            if _untidy(home.table(name), Tables(home), name, most):
                 with exclusive(home.table(name).with_name(f".{name}.tidy.lock"), wait=False) as mine:
                     if mine:
                         _tidy(home.table(name), Tables(home), name, most)
@@ -48,6 +49,16 @@ def maintain(home: Home, names: Iterable[str] = SCHEMAS, *, most: int = MOST_FIL
         except (DeltaError, OSError, LLMAgentOSError) as error:
             log.warning("table %s could not be tidied up: %s", name, error)
     return done
+
+
+def _untidy(folder: Path, tables: Tables, name: str, most: int) -> bool:
+    files = list(folder.glob("*.parquet"))
+    if len(files) <= most:
+        return False
+    read = {Path(uri).name for uri in tables.load(name).file_uris()}
+    # What was replaced a while ago only: of a hundred commits in an hour each would else look through all the others' files.
+    before = time.time() - KEEP_HOURS * 3600
+    return len(read) > most or sum(f.name not in read and f.stat().st_mtime <= before for f in files) > most
 
 
 def _tidy(folder: Path, tables: Tables, name: str, most: int) -> None:

@@ -89,6 +89,16 @@ def test_only_the_tables_that_are_named_are_tidied_up_and_by_one_at_a_time(home:
     assert maintain(home, ["quarantine"], most=4) == ["quarantine"]
 
 
+def test_what_was_replaced_just_now_is_left_until_it_can_go(home: Home):
+    tables = Tables(home)
+    for k in range(6):
+        tables.overwrite("leases", [{"name": "cycle", "beat": k}], expect={"lease/cycle": k - 1})
+    assert maintain(home, most=4) == []
+    for path in home.table("leases").glob("*.parquet"):
+        os.utime(path, times=(time.time() - 7200,) * 2)
+    assert maintain(home, most=4) == ["leases"]
+
+
 def test_few_files_are_left_alone(home: Home):
     fill(home, 3)
     assert maintain(home, most=8) == []
