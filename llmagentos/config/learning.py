@@ -41,8 +41,9 @@ class ReplayConfig(Section):
     """Share of memory's tokens that goes to the rows that ask most like the new ones; 0 draws all alike."""
     general: float = Field(0.3, ge=0)
     """Share of the pinned general set in the mix, by tokens."""
-    general_rows: int = Field(6_000, ge=0)
-    """Rows of the pinned general set that one update draws from, others in each; 0 is all of them."""
+    general_rows: int = Field(24_000, ge=0)
+    """Rows of the pinned general set that one update draws from, others in each; 0 is all of them. About what three rounds ask:
+    a quarter of it, asked four times over, is learned by heart, and general skills lose up to four points."""
     need: float = Field(0.5, ge=0, le=1)
     """Power of the champion's loss on a general skill by which it is asked more often than others; 0 asks all alike."""
     wordings: int = Field(20, ge=0)
