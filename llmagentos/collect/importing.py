@@ -5,7 +5,6 @@ quarantine with their line; `strict` reads the whole file first, remembers its i
 """
 
 import codecs
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from llmagentos.config import Config
 from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.examples import dump_messages, row_id, to_example
 from llmagentos.core.hashing import digest
-from llmagentos.core.messages import Row, parse_row, unique_keys
+from llmagentos.core.messages import Row, read_row
 from llmagentos.core.records import TENANT, Feedback, Interaction, Tier, own_id
 from llmagentos.core.superseding import Superseded, is_superseded
 from llmagentos.storage import snapshots
@@ -278,25 +277,13 @@ def _next_line(stream: BinaryIO) -> tuple[bytes, bool]:
 
 
 def _parse(raw: bytes, number: int, whole: bool) -> Line:
-    start = raw[: quarantine.RAW_CHARACTERS].decode("utf-8", "replace").rstrip("\r\n")
     try:
         if not whole:
             raise InputError(f"the line is longer than {MAX_LINE_BYTES} bytes", line=number)
-        data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=unique_keys)
-        return Line(number, row=parse_row(data, line=number))
+        return Line(number, row=read_row(raw, line=number))
     except InputError as error:
+        start = raw[: quarantine.RAW_CHARACTERS].decode("utf-8", "replace").rstrip("\r\n")
         return Line(number, error=error, raw=start)
-    except UnicodeDecodeError as error:
-        message = f"not UTF-8: byte {error.start + 1} of the line is {raw[error.start]:#04x}"
-    except RecursionError:
-        message = "the JSON is nested too deeply"
-    except ValueError as error:
-        message = f"not JSON: {error}"
-    return Line(number, error=InputError(message, line=number), raw=start)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
 
 
 def _existing(path: Path) -> Path:

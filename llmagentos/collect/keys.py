@@ -15,11 +15,11 @@ What the vote leaves is held against what other keys, or none, know of the same 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llmagentos.core.messages import Message, normalise
 from llmagentos.core.records import Example
-from llmagentos.core.superseding import KEYLESS, Calls, Superseded, calls_of, takes_over
+from llmagentos.core.superseding import KEYLESS, Call, Calls, Superseded, calls_of, takes_over
 
 MINORITY = "minority_label"
 T = TypeVar("T")
@@ -146,10 +146,11 @@ def _vote_against_fact(
 
 def _vote_on_behaviour(key: str, rows: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution) -> None:
     winners = _vote_by_prompt(key, rows, known, rules, result)
-    calls = _changed_calls(winners, known, rules)
-    if calls is not None:
+    now, gone = _changed_calls(winners, known, rules)
+    if gone:
         entry = result.superseded.setdefault(key, _entry("behaviour"))
-        entry["calls"] = [[name, list(arguments)] for name, arguments in calls]
+        for which, calls in (("calls", now), ("gone", gone)):
+            entry[which] = [[tool, list(names)] for tool, names in sorted(calls)]
 
 
 def _vote_by_prompt(
@@ -208,15 +209,43 @@ def _most(answers: Mapping[str, Sequence[Example]]) -> str:
     return max(answers, key=lambda a: (sum(r.votes for r in answers[a]), max(r.seq for r in answers[a]), a))
 
 
-def _changed_calls(winners: Sequence[Example], known: Sequence[Known], rules: _Rules) -> Calls | None:
-    """Tool names and argument names that most rows of the key use now and no older one did."""
-    old = {k.calls for k in known if k.calls}
-    new = [(calls, r) for r in winners if (calls := calls_of(_answer(r)))]
-    texts = {repr(calls): calls for calls, _ in new}
-    best = majority(((repr(calls), r.votes) for calls, r in new), rules.share)
-    if not old or best is None or texts[best] in old:
-        return None
-    return texts[best] if _enough([r for calls, r in new if calls == texts[best]], rules) else None
+def _changed_calls(winners: Sequence[Example], known: Sequence[Known], rules: _Rules) -> tuple[set[Call], set[Call]]:
+    """Calls that most rows of their tool make now and no older one did, and the older ones that they take over from.
+
+    These are of the same tool with other arguments, unless by its schema it takes them too; or of the only tool that the key
+    had, unless it is offered still. A tool that is merely not used now is as good as before.
+    """
+    old = {call for k in known for call in k.calls}
+    tools = {tool for tool, _ in old}
+    uses = grouped(((call, r) for r in winners for call in calls_of(_answer(r))), lambda use: use[0][0])
+    now: set[Call] = set()
+    gone: set[Call] = set()
+    for tool, made in uses.items():
+        best = majority(((repr(call), r.votes) for call, r in made), rules.share)
+        call = next((call for call, _ in made if repr(call) == best), None)
+        rows = [r for c, r in made if c == call]
+        if call is None or call in old or not _enough(rows, rules):
+            continue
+        offered = _offered(rows)
+        if tool in tools:
+            over = {(name, names) for name, names in old if name == tool and not _takes(offered.get(tool), names)}
+        else:
+            over = {c for c in old if c[0] not in offered} if len(tools) == 1 and tools.isdisjoint(uses) else set()
+        if over:
+            now, gone = now | {call}, gone | over
+    return now, gone
+
+
+def _offered(rows: Sequence[Example]) -> dict[str, Mapping[str, Any]]:
+    """Tool -> its parameters' schema, of the tools at hand in some of the rows; what the latest says."""
+    functions = (tool.get("function") for row in sorted(rows, key=lambda r: r.seq) for tool in row.tools or ())
+    return {str(f.get("name")): f.get("parameters") or {} for f in functions if isinstance(f, dict)}
+
+
+def _takes(schema: Any, names: Collection[str]) -> bool:
+    """Whether a tool of this schema can be called with just these arguments; one that says nothing of them takes none."""
+    known, required = (schema.get(part) or () if isinstance(schema, dict) else () for part in ("properties", "required"))
+    return bool(known) and set(names) <= set(known) and set(required) <= set(names)
 
 
 def _enough(support: Collection[Example], rules: _Rules) -> bool:

@@ -5,9 +5,19 @@ import json
 import math
 import re
 import unicodedata
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import from_json
 
 from llmagentos.core.errors import InputError
@@ -80,6 +90,16 @@ class RowMetadata(_Open):
     def _names_something(cls, value: object) -> object:
         return filled(value) if isinstance(value, str) else value
 
+    @field_validator("timestamp")
+    @classmethod
+    def _is_in_the_calendar(cls, value: datetime | None) -> datetime | None:
+        try:
+            if value is not None:
+                value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("is beyond the calendar's first or last day in UTC") from None
+        return value
+
 
 class RowFeedback(_Open):
     """One judgement. `value` may be absent when there is a correction."""
@@ -117,6 +137,11 @@ class Row(_Open):
     tools: list[dict[str, Any]] | None = None
     metadata: RowMetadata = RowMetadata()
     feedback: list[RowFeedback] = []
+
+    @field_validator("metadata", "feedback", mode="before")
+    @classmethod
+    def _null_is_nothing(cls, value: object, info: ValidationInfo) -> object:
+        return value if value is not None else {} if info.field_name == "metadata" else []
 
     @field_validator("id")
     @classmethod
@@ -180,6 +205,23 @@ def parse_row(data: object, *, line: int | None = None) -> Row:
     return row
 
 
+def read_row(raw: bytes, *, line: int) -> Row:
+    """One line of a file of rows. Raises InputError that says what is wrong with it."""
+    try:
+        data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=unique_keys)
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8: byte {error.start + 1} of the line is {raw[error.start]:#04x}", line=line) from None
+    except RecursionError:
+        raise InputError("the JSON is nested too deeply", line=line) from None
+    except ValueError as error:
+        raise InputError(f"not JSON: {error}", line=line) from None
+    return parse_row(data, line=line)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
 def input_error(error: ValidationError, *, line: int | None = None, prefix: str = "") -> InputError:
     """The first complaint of pydantic as our InputError, with a dotted field path."""
     first = error.errors(include_url=False, include_context=False)[0]
@@ -220,7 +262,8 @@ def parsed_calls(message: Message) -> list[tuple[str, Any]]:
         arguments = function.get("arguments", "{}")
         if isinstance(arguments, str):
             with contextlib.suppress(ValueError):
-                arguments = from_json(arguments)  # which refuses to go deeper than our recursion could follow
+                # Who needs no arguments often gives none. It refuses to go deeper than our recursion could follow.
+                arguments = from_json(arguments) if arguments.strip() else {}
         calls.append((str(function.get("name", "")), arguments))
     return calls
 

@@ -5,7 +5,9 @@
      "answer":  new canonical answer of a fact, else null: every row of the key with another answer is superseded,
      "exact":   true where only its spelling is new (case, spaces): then another spelling is another answer,
      "prompts": {normalised prompt: new canonical answer}: rows of that prompt with another answer are superseded,
-     "calls":   [[tool name, [argument names]], ...] where these changed, else null: older calls are superseded}
+     "calls":   [[tool name, [argument names]], ...] that took over, else null,
+     "gone":    what they took over from, beside it: older answers with such a call are superseded; where an older release
+                said nothing of it, those with any other calls}
 """
 
 from collections.abc import Mapping
@@ -14,7 +16,8 @@ from typing import Any
 from llmagentos.core.messages import Message, answer_text, normalise, parsed_calls
 
 Superseded = dict[str, dict[str, Any]]
-Calls = tuple[tuple[str, tuple[str, ...]], ...]
+Call = tuple[str, tuple[str, ...]]
+Calls = tuple[Call, ...]
 
 KEYLESS = ""
 
@@ -48,7 +51,9 @@ def takes_over(
     new = new_answer(superseded, key=key, prompt=prompt)
     if new is not None:
         return answer != new if entry.get("exact") else normalise(answer) != normalise(new)
-    wanted = tuple((name, tuple(arguments)) for name, arguments in entry.get("calls") or ())
+    wanted, gone = (tuple((tool, tuple(arguments)) for tool, arguments in entry.get(which) or ()) for which in ("calls", "gone"))
+    if "gone" in entry:
+        return any(call in gone for call in calls)
     return bool(wanted) and bool(calls) and calls != wanted
 
 
@@ -65,4 +70,7 @@ def merge(older: Superseded, newer: Superseded) -> Superseded:
             "prompts": {**(before["prompts"] or {}), **(entry["prompts"] or {})} or None,
             "calls": entry["calls"] or before["calls"],
         }
+        if entry["calls"]:
+            stays = [call for call in before.get("gone", ()) if call not in entry["calls"]]
+            merged[key]["gone"] = [*stays, *(call for call in entry.get("gone", ()) if call not in stays)]
     return merged

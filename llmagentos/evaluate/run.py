@@ -1,18 +1,16 @@
 """Step 4: versions answer suites; the gate judges the challenger."""
 
-import json
+import codecs
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from llmagentos.config import Config
 from llmagentos.core.clean import clean
 from llmagentos.core.errors import ConfigError, InputError, NotFoundError
 from llmagentos.core.evaluation import Decision, EvalItem, EvalReport, Flip, Suite
 from llmagentos.core.hashing import digest
-from llmagentos.core.messages import Row, answer_text, input_error
+from llmagentos.core.messages import answer_text, read_row
 from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.agreement import measure_agreement
 from llmagentos.evaluate.ask import ask, ask_each
@@ -142,12 +140,9 @@ def read_suite(path: str | Path, name: str | None = None) -> Suite:
 
 def _item(line: bytes, number: int) -> EvalItem:
     try:
-        data = json.loads(line)
-        row = Row.model_validate(data)
-    except ValidationError as error:
-        raise input_error(error, line=number, prefix=f"line {number}") from None
-    except ValueError as error:
-        raise InputError(f"line {number} is not valid JSON: {error}.", line=number) from None
+        row = read_row(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, line=number)
+    except InputError as error:
+        raise InputError(f"line {number}: {error.message}.", field=error.field, line=number) from None
     messages = [m.model_dump(mode="json", exclude_none=True) for m in row.messages]
     if messages[-1]["role"] != "assistant":
         raise InputError(f"line {number}: the last message must be the assistant's.", field="messages", line=number)

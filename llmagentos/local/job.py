@@ -19,7 +19,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def main(made: argparse.ArgumentParser, run: Callable[[Config, argparse.Namespace], dict[str, Any]]) -> int:
     """Run a job. Returns the exit code: 0 done, 1 failed, 2 wrong usage or configuration."""
     made.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that go before the file's")
-    arguments = made.parse_args()
+    arguments = made.parse_intermixed_args()
     line = output.Line()
     try:
         line.write(run(load_config(arguments.config, arguments.overrides), arguments))

@@ -50,6 +50,8 @@ from llmagentos.storage.layout import Home
 
 logger = logging.getLogger(__name__)
 _UNLIMITED = 100_000
+_BEHIND = 1_000
+"""Requests beyond our own bounds that Serve lets through to be refused: it would do so itself in words that no client reads."""
 _GIL_SECONDS = 0.0005
 _CHECK_SECONDS = 1.0
 _CHECK_TIMEOUT_SECONDS = 2.0
@@ -210,7 +212,7 @@ def create_app(service: Service) -> Starlette:
     def route(
         path: str, handler: Handler, roles: tuple[Role, ...] = ADMIN, method: str = "GET", *, answers: bool = False
     ) -> Route:
-        access = Access(path, roles, answers)
+        access = Access(path.replace(":path", ""), roles, answers)
 
         async def endpoint(request: Request) -> Response:
             return await service.door.through(access, handler, request)
@@ -241,7 +243,7 @@ def create_app(service: Service) -> Starlette:
         route("/v1/models/{id}", operations.model, CHAT),
         post("/v1/feedback", operations.feedback, ANY),
         route("/v1/interactions:batch", batch, method="POST"),
-        route("/v1/interactions/{id}", operations.interaction, ANY),
+        route("/v1/interactions/{id:path}", operations.interaction, ANY),  # a row's own id may have a slash
         route("/v1/status", operations.status),
         route("/v1/versions", operations.versions),
         route("/v1/versions/{v}", operations.version),
@@ -328,13 +330,13 @@ def application(config: Config) -> serve.Application:
     key_hash = check_exposure(config)
     settings = config.serve
     # Waiting happens in the replica, which can say 429 in our own words; Serve's bounds stand behind it.
-    ongoing = _UNLIMITED if settings.max_queued < 0 else settings.max_ongoing + settings.max_queued + 64
+    ongoing = _UNLIMITED if settings.max_queued < 0 else settings.max_ongoing + settings.max_queued + _BEHIND
     deployment = serve.deployment(
         serve.ingress()(Agent),
         name="Agent",
         num_replicas=settings.replicas,
         max_ongoing_requests=ongoing,
-        max_queued_requests=-1 if settings.max_queued < 0 else settings.max_queued + 64,
+        max_queued_requests=-1 if settings.max_queued < 0 else settings.max_queued + _BEHIND,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         health_check_period_s=_CHECK_SECONDS,
         health_check_timeout_s=_CHECK_TIMEOUT_SECONDS,

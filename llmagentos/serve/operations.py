@@ -276,7 +276,7 @@ def _checked_id(id: str, tenant: str) -> str:
 
 def _name(request: Request) -> str:
     """A version's number or alias. Raises InputError for anything else, ApiError 404 for a number beyond all."""
-    name = request.path_params["v"]
+    name = request.path_params["v"].rpartition("@")[2]  # of "agent@7"
     if name.isascii() and name.isdigit() and len(name) >= 10:
         raise ApiError(404, f"there is no version {name[:20]}.", code="not_found")
     if not (name.isascii() and name.isalnum()):

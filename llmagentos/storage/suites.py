@@ -33,6 +33,8 @@ _ATTEMPTS = 10
 _PARSED = 4096
 """Suites whose items are kept in memory: those of five years of days."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_OURS = re.compile(r"stale$|(stale|heldout|recall)-")
+"""Names of suites that updates make."""
 _HELD_OUT = re.compile(r"held.?out|unseen", re.IGNORECASE)
 
 
@@ -46,6 +48,8 @@ def register(home: Home, name: str, kind: SuiteKind, items: Sequence[EvalItem], 
     InputError for a name that is no plain file name."""
     if not _NAME.fullmatch(name):
         raise InputError(f"{name!r} is no name for a suite.", field="name", hint="Use letters, digits, '.', '_' and '-'.")
+    if kind == "registered" and _OURS.match(name):
+        raise InputError(f"the name {name!r} is kept for the suites that updates make.", field="name", hint="Choose another one.")
     wanted = suite_hash(items)
 
     def rows(state: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -69,6 +69,10 @@ def test_equal_conversations_of_two_sessions_are_two_rows(config, write):
     assert (result["imported"], result["duplicates"]) == (2, 1)
 
 
+def test_what_may_be_left_out_may_be_null(config, write):
+    assert import_file(config, write([{**row("q"), "tools": None, "metadata": None, "feedback": None}]))["imported"] == 1
+
+
 def test_feedback_becomes_records_of_their_own(config, write):
     feedback = [{"name": "edit", "correction": "better", "source": "human", "comment": "c"},
                 {"name": "rating", "value": 5, "source": "judge"}]  # fmt: skip
@@ -114,6 +118,8 @@ BAD = [
     (b'{"messages": [{"role": "assistant", "content": "\xff"}]}', None, "not UTF-8"),
     (b'{"messages": [{"role": "assistant", "content": "\\ud800"}]}', "messages", "surrogate"),
     (b'{"messages": [{"role": "assistant", "content": "a"}], "metadata": {"timestamp": "yesterday"}}', "metadata.timestamp", ""),
+    (b'{"messages": [{"role": "assistant", "content": "a"}], "metadata": {"timestamp": "9999-12-31T23:59:59-12:00"}}',
+     "metadata.timestamp", "calendar"),
     (b'{"messages": [{"role": "assistant", "content": "a"}], "feedback": [{"name": "score", "value": NaN}]}', None, "NaN"),
     (b'{"messages": [{"role": "assistant", "content": "a"}], "feedback": [{"name": "rating", "value": 9}]}', "feedback.0", ""),
     (b"[" * 100_000, None, "nested"),

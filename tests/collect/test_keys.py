@@ -151,6 +151,54 @@ def test_a_renamed_argument_supersedes_the_older_calls_of_the_key():
     assert not is_superseded(superseded, key="k", prompt="user: hall", answer={"role": "assistant", "content": "Done."})
 
 
+HOUSE = [
+    *(known(call("power", room=r, state="on"), prompt=r, key="house") for r in ("hall", "attic")),
+    *(known(call("dim", room=r, level="3"), prompt=f"dim {r}", key="house") for r in ("hall", "attic")),
+]
+
+
+def told(name, tools=None, **arguments):
+    fields = {"prompt": f"now {name} {arguments}", "key": "house", "tier": "import"}
+    return example(1, call(name, **arguments), **fields).model_copy(update={"tools": tools})
+
+
+def schema(name, *names, required=()):
+    parameters = {"type": "object", "properties": {n: {"type": "string"} for n in names}, "required": list(required)}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def gone(row):
+    superseded = resolve([row], HOUSE).superseded
+    return {k.calls[0][0] for k in HOUSE if not k.holds(superseded)}
+
+
+def test_a_tool_that_comes_to_a_key_leaves_the_others_as_they_are():
+    assert gone(told("play", song="x")) == set()
+
+
+def test_a_renamed_argument_takes_over_from_its_own_tool_alone():
+    assert gone(told("dim", room="hall", brightness="4")) == {"dim"}
+    assert gone(told("dim", [schema("dim", "room", "brightness", required=["brightness"])], room="hall", brightness="4")) == {
+        "dim"
+    }
+
+
+def test_an_argument_that_may_be_left_out_takes_over_from_nothing():
+    wider = schema("dim", "room", "level", "speed", required=["room"])
+    assert gone(told("dim", [wider], room="hall", level="3", speed="fast")) == set()
+
+
+def test_the_only_tool_of_a_key_is_renamed_unless_it_is_offered_still():
+    old = [k for k in HOUSE if k.calls[0][0] == "dim"]
+    for tools, taken_over in (
+        (None, True),
+        ([schema("glow", "room")], True),
+        ([schema("glow", "room"), schema("dim", "room", "level")], False),
+    ):
+        superseded = resolve([told("glow", tools, room="hall")], old).superseded
+        assert [not k.holds(superseded) for k in old] == [taken_over, taken_over]
+
+
 def test_one_odd_call_is_no_renamed_argument():
     old = [known(call("light", room=r, state="on"), prompt=r) for r in ("hall", "attic", "cellar")]
     odd = [example(1, call("light", room="x", power="on"), prompt="x")]

@@ -108,6 +108,7 @@ def test_the_order_of_calls_counts():
 
 def test_arguments_that_are_no_json_stay_text():
     assert parsed_calls(call(arguments="{broken")) == [("track", "{broken")]
+    assert parsed_calls(call(arguments="")) == parsed_calls(call(arguments="{}")) == [("track", {})]
 
 
 TEXTS = st.text(max_size=20)

@@ -54,6 +54,16 @@ def test_changed_calls_supersede_calls_of_another_shape(answer, superseded):
     assert gone({"k": entry("behaviour", calls=[["light", ["power"]]])}, answer) is superseded
 
 
+def test_calls_that_were_taken_over_come_back_when_they_are_made_again():
+    renamed = entry("behaviour", calls=[["light", ["power"]]]) | {"gone": [["light", ["state"]]]}
+    assert gone({"k": renamed}, call("light", '{"state": 1}'))
+    assert not gone({"k": renamed}, call("heat", '{"state": 1}'))
+    back = entry("behaviour", calls=[["light", ["state"]]]) | {"gone": [["light", ["power"]]]}
+    merged = merge(merge({"k": renamed}, {"k": entry("behaviour", prompts={"q": "1"})}), {"k": back})
+    assert not gone(merged, call("light", '{"state": 1}'))
+    assert gone(merged, call("light", '{"power": 1}'))
+
+
 def test_the_shape_of_calls_ignores_values_and_order_of_arguments():
     assert calls_of(call("f", '{"b": 1, "a": {"c": 2}}')) == (("f", ("a", "b")),)
     assert calls_of(text("x")) == ()

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from llmagentos.core.clean import clean
+from llmagentos.core.errors import InputError
 from llmagentos.evaluate.run import read_suite
 
 
@@ -17,3 +20,19 @@ def test_the_answers_of_a_suite_are_cleaned_as_what_is_trained_on_is(tmp_path: P
     [item] = read_suite(path).items
     assert item.messages == [messages[0], *clean(messages[1:])]
     assert item.messages[-1]["content"] == "Grün"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"messages": [{"role": "assistant", "content": "\\ud800"}]}', "surrogate"),
+        (b"[" * 100_000, "nested"),
+        (b'{"messages": [{"role": "assistant", "content": "a"}], "messages": []}', "stands twice"),
+        (b'{"messages": [{"role": "user", "content": "q"}]}', "no assistant message"),
+    ],
+)
+def test_a_bad_line_of_a_suite_is_named(tmp_path: Path, line: bytes, said: str):
+    good = b'\xef\xbb\xbf{"messages": [{"role": "assistant", "content": "a"}]}\r\n'
+    (tmp_path / "exam.jsonl").write_bytes(good + line)
+    with pytest.raises(InputError, match=f"line 2: .*{said}"):
+        read_suite(tmp_path / "exam.jsonl")

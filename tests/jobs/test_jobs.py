@@ -33,6 +33,8 @@ def test_a_job_prints_one_line_and_ends_with_a_code(tmp_path):
     done = run(tmp_path / "home", "release", "--rollback")
     assert done.returncode == 1
     assert json.loads(done.stdout)["error"]["code"] == "no_previous_version"
+    done = run(tmp_path / "home", "benchmark", "days", "--option", "days=1", "bogus.key=1")
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, "config")
     done = run(tmp_path / "home", "cycle", "bogus.key=1")
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["code"] == "config"

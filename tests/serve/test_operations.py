@@ -74,6 +74,7 @@ def test_versions_and_models(local: Served):
     with local.client() as client:
         listed = client.get("/v1/versions").json()
         one = client.get("/v1/versions/champion").json()
+        assert client.get(f"/v1/versions/agent@{one['id']}").json() == one
         models = {m["id"] for m in client.get("/v1/models").json()["data"]}
         assert client.get("/v1/models/agent@student").json()["object"] == "model"
     assert listed["object"] == "list"
@@ -225,12 +226,12 @@ def test_a_version_without_weights_is_refused_and_not_asked_for_again(start):
 
 def test_rows_come_in_over_http(local: Served):
     pytest.importorskip("llmagentos.collect.importing")
-    row = {"id": "row-1", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    row = {"id": "shop/row-1", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     lines = f"{json.dumps(row)}\n{{broken\n"
     with local.client() as client:
         counted = client.post("/v1/interactions:batch", content=lines).json()
         again = client.post("/v1/interactions:batch", content=json.dumps(row)).json()
-        found = client.get("/v1/interactions/row-1").json()
+        found = client.get("/v1/interactions/shop%2Frow-1").json()
     assert (counted["imported"], counted["rejected"]) == (1, 1)
     assert (again["imported"], again["duplicates"]) == (0, 1)
     assert found["tier"] == "import"

@@ -40,8 +40,8 @@ def test_the_same_suite_twice_is_one_and_other_items_are_refused(home):
     assert [i.id for i in suites.live(home)[0].items] == ["1"]
 
 
-@pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "x" * 200])
-def test_a_name_that_is_a_path_is_refused(home, name):
+@pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "x" * 200, "stale", "stale-s1", "heldout-1", "recall-x"])
+def test_a_name_that_is_a_path_or_ours_is_refused(home, name):
     with pytest.raises(InputError, match="name"):
         suites.register(home, name, "registered", [item("1")])
 
