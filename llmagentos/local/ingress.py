@@ -23,6 +23,8 @@ HEALTH = {
 }
 """A dead ingress is missed after three checks, but one that starts beside other work has time; an unhealthy replica is
 killed, since one that hangs cannot end by itself."""
+WORDS = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llmagentos.serve.proxied:middlewares"}
+"""What Serve's own proxy says by itself is said in our words."""
 _BUFFER = 128 * 1024
 """Bytes; a request longer than this cannot be put to another replica."""
 _GRACE_SECONDS = 30
@@ -41,7 +43,7 @@ def environment(config: Config, home: Home, folder: Path) -> dict[str, str]:
     Raises ConfigError where HAProxy is asked for and not there.
     """
     if config.serve.ingress == "default":
-        return HEALTH
+        return {**HEALTH, **WORDS}
     patience = str(math.ceil(config.serve.request_seconds) + _GRACE_SECONDS)
     fallback, grpc = ports.free_ports(2, config.serve.host)
     first = ports.free_block(_PORTS, config.serve.host)

@@ -61,7 +61,9 @@ class Operations:
         elif (about := await self._own(about, tenant)) is None:
             raise NotFoundError(f"no interaction {asked.interaction_id!r} is known.")
         key = traffic.header(request.headers, "idempotency-key")
-        id = asked.id or (f"fb-{digest([tenant, key], length=32)}" if key else f"fb-{traffic.once(request.headers, tenant)}")
+        # A key that comes again with another judgement is no revision of the first.
+        once = digest([tenant, key, about, asked.name], length=32) if key else traffic.once(request.headers, tenant)
+        id = asked.id or f"fb-{once}"
         record = Feedback(
             id=_checked_id(id, tenant),
             interaction_id=about,

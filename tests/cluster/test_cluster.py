@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from llmagentos.local.ingress import HEALTH
+from llmagentos.local.ingress import HEALTH, WORDS
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -103,7 +103,7 @@ def test_the_image_is_pinned_rootless_and_gets_no_secret():
     ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     assert "*" in ignored
     assert {source.split("/")[0] for source in copied} <= {line.removeprefix("!") for line in ignored}
-    assert dict(re.findall(r"^ +(RAY_(?!USAGE)\w+)=(\S+)", last, re.MULTILINE)) == HEALTH
+    assert dict(re.findall(r"^ +(RAY_(?!USAGE)\w+)=(\S+)", last, re.MULTILINE)) == {**HEALTH, **WORDS}
 
 
 def test_vllms_script_holds_what_is_pinned():

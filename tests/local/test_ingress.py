@@ -18,7 +18,7 @@ def settings(home: Home, folder: Path, name: str) -> dict[str, str]:
 
 def test_the_default_is_serves_own_proxy_with_quick_checks(home: Home):
     found = settings(home, Path("/tmp/x"), "default")
-    assert found == ingress.HEALTH
+    assert found == {**ingress.HEALTH, **ingress.WORDS}
     assert found["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"] == "1"
 
 

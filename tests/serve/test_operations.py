@@ -66,8 +66,10 @@ def test_feedback_with_a_key_is_given_once(local: Served):
         answer = client.post("/v1/chat/completions", json=chat()).json()
         body = {"interaction_id": answer["id"], "name": "thumb", "value": True}
         ids = {client.post("/v1/feedback", json=body, headers={"Idempotency-Key": "fb"}).json()["feedback_id"] for _ in "ab"}
+        other = client.post("/v1/feedback", json=body | {"name": "note", "value": "x"}, headers={"Idempotency-Key": "fb"})
+        assert other.json()["feedback_id"] not in ids
     assert len(ids) == 1
-    assert len(judgements(local, answer["id"])) == 1
+    assert len(judgements(local, answer["id"])) == 2
 
 
 def test_versions_and_models(local: Served):
