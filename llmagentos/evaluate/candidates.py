@@ -1,4 +1,5 @@
-"""Choose the challenger among interpolated weights: of those that keep the old, the best on new and old together.
+"""Choose the challenger among interpolated weights: of those that keep the old and learn the new, the one with most right
+answers to both.
 
 The gate's own retention rule, on a forced pass without texts, for all candidates; the one chosen is then asked in full
 and judged as it is.
@@ -9,11 +10,16 @@ from dataclasses import asdict, dataclass, replace
 
 from llmagentos.config import Config
 from llmagentos.config.sections import GateConfig
-from llmagentos.core.evaluation import Candidate, EvalReport
+from llmagentos.core.evaluation import Candidate, EvalReport, Suite
 from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.ask import ask_each
 from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, accuracy_on, harmed, retention
+
+_NEW = 2
+"""Old items that a new one is worth."""
+_NEARLY = 0.03
+"""Share of the new items that may be given for old ones."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Standing:
     keeps: bool
     """Passes every retention test; an anchor with too few old items to tell has no say."""
     averaged: bool = False
+    right: int = 0
+    """Right answers: old ones, and new ones twice."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +84,12 @@ def stand(
     """The retention tests of the gate on one candidate's report."""
     facts = GateFacts(champion=champion, challenger=report, anchor=anchor, old=exam.old, new=exam.new)
     kept = retention(facts, config)
+    new, old = accuracy_on(report, exam.new), accuracy_on(report, exam.old)
     return Standing(
         alpha=alpha,
-        new=accuracy_on(report, exam.new),
-        old=accuracy_on(report, exam.old),
+        new=new,
+        old=old,
+        right=round(_NEW * new * _count(exam.new) + old * _count(exam.old)),
         lost=kept[0].lost if kept else 0,
         gained=kept[0].gained if kept else 0,
         bound=min((k.bound for k in kept), default=0.0),
@@ -87,10 +97,19 @@ def stand(
     )
 
 
-def prefer(standings: Sequence[Standing]) -> Standing:
-    """Of those that keep the old, else of all, the best on new and old together; then fewest lost, then the smallest step.
+def _count(suites: Sequence[Suite]) -> int:
+    return sum(len(s.items) for s in suites)
 
-    A new item gained by losing an old share of the same size is no gain: over a year the losses would add up.
+
+def prefer(standings: Sequence[Standing]) -> Standing:
+    """Of those that keep the old, and learn nearly as much of the new as any of these, the most right; then fewest lost, then
+    the smallest step. Where none keeps the old, the best on new and old together.
+
+    Items are counted, not shares: two new ones of a hundred are not worth thirteen old ones of two thousand, which over a year
+    would add up. A new one counts as two, since what is old is practised again and what is new may not be told again.
     """
-    pool = [s for s in standings if s.keeps] or standings
-    return max(pool, key=lambda s: (round(s.new + s.old, 9), -s.lost, -s.alpha))
+    pool = [s for s in standings if s.keeps]
+    if not pool:
+        return max(standings, key=lambda s: (round(s.new + s.old, 9), -s.lost, -s.alpha))
+    most = max(s.new for s in pool)
+    return max((s for s in pool if s.new >= most - _NEARLY), key=lambda s: (s.right, -s.lost, -s.alpha))

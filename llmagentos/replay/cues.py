@@ -1,8 +1,8 @@
 """Words that tell what is asked of somebody, where the name alone does not: "cost", "price" and "expensive" of a price.
 
-Wordings that are alike (naming.py) ask one kind of thing. A word that stands in one kind of wording only, and in one that was
-asked of several names, is a cue of that kind: with the name and a cue of it a question is still the same question, whatever
-else is left out. Pure.
+Wordings that are alike (naming.py) ask one kind of thing. A word that stands in one kind of wording only, but for a wrong label
+here or there, and in one that was asked of several names, is a cue of that kind: with the name and a cue of it a question is
+still the same question, whatever else is left out. Pure.
 """
 
 from collections import Counter, defaultdict
@@ -10,6 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from llmagentos.replay.naming import (
     ALIKE,
+    SURELY,
     Asked,
     Frame,
     Row,
@@ -29,8 +30,8 @@ def cues_of(
     `named` are the `shared_words` of each question, `places` its `whole_places`.
     """
     kinds = _kinds(places)
-    used: dict[str, set[Hashable]] = defaultdict(set)
-    standing: dict[str, Words] = {}
+    used: dict[str, Counter[Hashable]] = defaultdict(Counter)
+    standing: dict[str, tuple[Hashable, Words]] = {}
     for asked, rows in questions.items():
         frames = {
             head + name + tail: (head, tail) for name, found in sorted(places[asked].items()) for head, tail in sorted(found)
@@ -42,11 +43,18 @@ def cues_of(
             stands = frame is not None and frame in kinds
             kind: Hashable = kinds[frame] if frame is not None and stands else usual or asked
             for word in words:
-                used[word].add(kind)
+                used[word][kind] += 1
             if stands:
-                standing[text] = words
-    cues = frozenset(word for word, of in used.items() if len(of) == 1) if len(set(kinds.values())) > 1 else frozenset()
-    return {text: words & cues for text, words in standing.items()}, cues
+                standing[text] = kind, words
+    several = len(set(kinds.values())) > 1
+    cues = {word: kind for word, of in used.items() if several and (kind := _only(of)) is not None}
+    return {text: frozenset(w for w in words if cues.get(w) == kind) for text, (kind, words) in standing.items()}, frozenset(cues)
+
+
+def _only(kinds: Counter[Hashable]) -> Hashable | None:
+    """The one that nearly all are of."""
+    [(kind, count)] = kinds.most_common(1)
+    return kind if count > SURELY * (kinds.total() - count) else None
 
 
 def _kinds(places: Mapping[Asked, Mapping[str, set[Frame]]]) -> dict[Frame, Frame]:

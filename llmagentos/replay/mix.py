@@ -176,7 +176,7 @@ def mix_rows(
     reworded = functools.partial(_reworded, config, wanted=config.replay.wordings, held=held, seed=seed)
     some = functools.partial(_drawn, most=config.replay.general_rows, salt=snapshot.id)
     sources = {
-        "new": [*new, *reworded(new, beside=memory), *anew, *reworded(anew, beside=[*new, *memory])],
+        "new": [*new, *anew, *reworded([*new, *anew], beside=memory)],
         "memory": [*memory, *again(), *(row for row in told if row["key"] not in snapshot.superseded)],
         "general": _unchanged(buffer.rows("general", snapshot.superseded, some), [*memory, *examples, *told]),
     }

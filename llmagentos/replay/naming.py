@@ -180,9 +180,33 @@ def alike_frames(
     return alike
 
 
-def whole_places(rows: Sequence[Row]) -> dict[str, set[Frame]]:
-    """`places_of` of names that have all that the askings share."""
-    whole = shared_words(rows)
+def bare_names(questions: Mapping[Asked, Sequence[Row]], named: Mapping[Asked, Words]) -> dict[Asked, Words]:
+    """The questions whose shared words hold more than a name -> the name: what several others are named by and no more.
+
+    A warranty is asked with that word in whatever wording, and all askings of "Zorba" share both. What more stands beside the
+    name in half of them is a part of it, as in "Zorba Extra".
+    """
+    holders = Counter(named.values())
+    found = {}
+    for asked, words in named.items():
+        parts = (
+            (frozenset(p) for n in range(1, len(words)) for p in combinations(sorted(words), n)) if len(words) <= _WORDS else ()
+        )
+        shorter = [part for part in parts if holders[part] >= ALIKE and not _is_longer(questions[asked], part)]
+        if shorter:
+            found[asked] = max(shorter, key=lambda part: (len(part), sorted(part)))
+    return found
+
+
+def _is_longer(rows: Sequence[Row], name: Words) -> bool:
+    """Whether in half of the askings more of what all share stands beside the name."""
+    longer = {h + text + t for text, frames in places_of(rows).items() if name < folded(text) for h, t in frames}
+    return 2 * len(longer) >= len({said(row) for row in rows})
+
+
+def whole_places(rows: Sequence[Row], whole: Words | None = None) -> dict[str, set[Frame]]:
+    """`places_of` of names that have all that the askings share, or all these words."""
+    whole = shared_words(rows) if whole is None else whole
     if not 0 < len(whole) <= _WORDS:
         return {}
     return {name: frames for name, frames in places_of(rows).items() if folded(name) == whole}

@@ -20,6 +20,7 @@ from llmagentos.replay.naming import (
     Asked,
     Row,
     Words,
+    bare_names,
     made_row,
     nearly_held,
     questions_of,
@@ -60,7 +61,10 @@ def rewordings(
     everything = questions_of([*rows, *beside])
     named = {asked: shared_words(found) for asked, found in everything.items()}
     places = {asked: whole_places(found) for asked, found in everything.items()}
-    variants, (cues, telling) = variants_of(places), cues_of(everything, named, places)
+    variants = variants_of(places)
+    bare = bare_names(everything, named)
+    named, places = named | bare, places | {asked: whole_places(everything[asked], name) for asked, name in bare.items()}
+    cues, telling = cues_of(everything, named, places)
     clear = _named_alone(questions, named, variants)
     answers = Counter(key for key, _ in named)
     longer = (named[other] for _, other in variants)

@@ -42,8 +42,11 @@ def test_of_equals_the_one_that_lost_less_and_then_the_smaller_step():
     assert prefer([standing(1.0, 799, 38), standing(0.75, 799, 38)]).alpha == 0.75
 
 
-def test_a_little_more_of_the_new_does_not_pay_for_as_much_of_the_old():
-    assert prefer([standing(0.75, 799, 39), standing(1.0, 778, 40)]).alpha == 0.75  # +2.5 points of 40, −2.6 of 800
+def test_a_little_more_of_the_new_does_not_pay_for_more_of_the_old():
+    assert prefer([standing(0.75, 799, 39), standing(1.0, 795, 40)]).alpha == 0.75  # an item of 40, four of 800
+    assert prefer([standing(0.75, 797, 39), standing(1.0, 795, 40)]).alpha == 0.75
+    assert prefer([standing(0.75, 796, 39), standing(1.0, 795, 40)]).alpha == 1.0
+    assert prefer([standing(0.75, 799, 38), standing(1.0, 791, 40)]).alpha == 1.0  # more of the new than may be given
 
 
 def test_where_none_keeps_the_old_the_best_on_both_is_judged():

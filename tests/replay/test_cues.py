@@ -66,3 +66,42 @@ def test_what_others_were_asked_in_memory_tells_it_of_a_new_name():
     memory = [r for r in rows if not r["key"].startswith("Neu")]
     assert rewordings(new, 12, held={}) == []
     assert {r["key"] for r in rewordings(new, 12, held={}, beside=memory)} == {"Neu.preis", "Neu.farbe"}
+
+
+WARRANTY = {
+    **GERMAN,
+    "garantie": ("Wie lange gilt die Garantie auf {}?", "Garantie von {}?", "{} ging kaputt, habe ich Garantie?"),
+}
+
+
+def told_rightly(made: list[dict], frames: dict[str, tuple[str, ...]]) -> bool:
+    """Whether each made row names whom it asks of, and has a word that only its own kind of wording has."""
+    of = {a: {w.casefold() for f in fs for w in words_of(f.format(""))} for a, fs in frames.items()}
+    only = {a: words - set().union(*(of[other] for other in of if other != a)) for a, words in of.items()}
+    said = [({w.casefold() for w in words_of(r["messages"][-2]["content"])}, *r["key"].split(".")) for r in made]
+    return all(set(name.casefold().split()) <= words and words & only[attribute] for words, name, attribute in said)
+
+
+def test_a_word_that_all_askings_share_beside_the_name_is_a_cue():
+    rows = asked(WARRANTY, NAMES["de"])
+    made = rewordings(rows, 12, held={})
+    assert {r["key"] for r in made} == {r["key"] for r in rows}
+    assert told_rightly(made, WARRANTY)
+    garantie = [r["messages"][-2]["content"] for r in made if r["key"].endswith(".garantie")]
+    assert any("Garantie" not in text for text in garantie), "another cue of it tells it too"
+
+
+@pytest.mark.parametrize("kinds", [("preis", "farbe", "garantie"), ("farbe", "garantie"), ("garantie",)])
+def test_a_longer_name_beside_it_is_not_taken_for_the_shorter_one(kinds):
+    longer = asked({a: WARRANTY[a] for a in kinds}, ("Zorba Extra", "Mipul Extra"))
+    made = rewordings([*asked(WARRANTY, NAMES["de"]), *longer], 12, held={})
+    assert ("Zorba Extra.garantie" in {r["key"] for r in made}) is (len(kinds) > 2)  # by how its own name is known
+    assert told_rightly(made, WARRANTY)
+
+
+def test_a_wrong_label_makes_no_word_mean_two_things():
+    rows = asked(GERMAN, NAMES["de"])
+    wrong = row("Zorba.farbe", "Was kostet Zorba?", "farbe of Zorba")
+    told, cues = told_by([*rows, wrong])
+    assert "kostet" in cues
+    assert "kostet" in told["Was kostet Mipul?"]

@@ -181,6 +181,7 @@ def test_a_fact_that_changed_is_also_learned_as_it_used_to_be_asked(config, home
     def asked(snapshot, **options) -> dict[str, set[str]]:
         mix_rows(here, home, snapshot, tmp_path / "tiny", tmp_path / "rows.arrow", **options)
         rows, renderer = Rows(tmp_path / "rows.arrow"), load_renderer(tmp_path / "tiny")
+        assert len(set(rows.names)) == rows.count
         said = [(rows.sources[k], renderer.text(rows[k][0].tolist())) for k in range(rows.count)]
         return {source: {text for s, text in said if s == source and ("cost" in text or "price" in text)} for source, _ in said}
 
