@@ -128,7 +128,7 @@ OTHER_BAD = [
     ("POST", "/v1/feedback", {"interaction_id": "x", "name": "rating", "value": 9}, 400, "invalid_request"),
     ("POST", "/v1/feedback", {"interaction_id": "x", "name": "thumb"}, 400, "invalid_request"),
     ("GET", "/v1/interactions/nobody", None, 404, "not_found"),
-    ("GET", "/v1/interactions/..%2f..%2fetc%2fpasswd", None, 404, "unknown_url"),
+    ("GET", "/v1/interactions/..%2f..%2fetc%2fpasswd", None, 404, "not_found"),
     ("GET", "/v1/versions/99", None, 404, "not_found"),
     ("GET", "/v1/versions/999999999999999999999", None, 404, "not_found"),
     ("GET", "/v1/versions/nobody", None, 404, "not_found"),
