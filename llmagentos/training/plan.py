@@ -25,8 +25,8 @@ _TWICE = 2
 """Most times that the rows near to the new ones are asked in one pass over these."""
 _MADE = 0.5
 """How often a remembered question in a made wording is drawn, to one as it was said."""
-_NEAREST = 16
-"""Rows of memory that count as near to each new row."""
+_NEAREST = 48
+"""Rows of memory, in whatever wording, that count as near to each new row."""
 _FLOOR = 1 / 3
 """Least share of a skill, as a part of what it would have if all had the same: what is not practised fades."""
 
@@ -56,7 +56,7 @@ class Recipe:
     rounds: int = 1
     """How often all this is planned, each time drawn anew; the facts are those of the first time."""
     need: Mapping[str, float] = field(default_factory=dict)
-    """"source/skill" of the `even` sources -> how much more it is asked than others: what is held less firmly."""
+    """"source/skill" of memory and of the `even` sources -> how much more it is asked than others: what is held less firmly."""
     seed: int = 0
 
 
@@ -112,8 +112,7 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     members = {s: np.flatnonzero((sources == s) & (supervised > 0)) for s in recipe.shares}
     members[PREFERENCE] = np.arange(rows.count, len(items.rows))
     if recipe.near and "memory" in members:
-        new, memory = (members[s][~rows.made[members[s]]] for s in ("new", "memory"))
-        close = nearest(rows, new, memory, _NEAREST)
+        close = nearest(rows, members["new"][~rows.made[members["new"]]], members["memory"], _NEAREST)
         items = replace(items, close=close, near=recipe.near if len(close) else 0.0)
     shares = {s: w for s, w in recipe.shares.items() if w > 0 and len(members[s])}
     lead = next((s for s in ("new", PREFERENCE) if s in shares), None)
@@ -181,7 +180,8 @@ def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...], need: Map
     kinds, skill = np.unique(names, return_inverse=True)
     base = np.where(rows.made, _MADE, 1.0)
     said, weights = np.bincount(skill, weights=~rows.made), np.bincount(skill, weights=base)
-    rare = base * (np.sqrt(np.maximum(said, 1)) / weights)[skill]
+    needed = np.array([need.get(kind, 1.0) for kind in kinds.tolist()])
+    rare = base * (np.sqrt(np.maximum(said, 1)) / weights * _of_memory(kinds, needed))[skill]
     return _Items(
         parts=parts,
         rows=np.array([1] * rows.count + [len(p) for p in parts], dtype=np.int64),
@@ -189,9 +189,16 @@ def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...], need: Map
         tokens=np.append(lengths, [lengths[p].sum() for p in parts]).astype(np.int64),
         scarce=np.append(rare, np.ones(len(parts))),
         skill=skill,
-        need=np.array([need.get(kind, 1.0) for kind in kinds.tolist()]),
+        need=needed,
         even=even,
     )
+
+
+def _of_memory(kinds: np.ndarray, need: np.ndarray) -> np.ndarray:
+    """By how much a kind of remembered rows needs more than others, with a floor; 1 for whatever else there is."""
+    memory = np.char.startswith(kinds, "memory/")
+    usual = need[memory].mean() if memory.any() else 0.0
+    return np.where(memory & (usual > 0), np.maximum(need / (usual or 1.0), _FLOOR), 1.0)
 
 
 def _steps(recipe: Recipe, epoch_tokens: float) -> int:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ from llmagentos.update.rewarded import rewarded
 from llmagentos.update.strategies import strategy
 
 _ASKED = 32
-"""Rows of a general skill that tell how firmly the champion holds it."""
+"""Rows of a skill that tell how firmly the champion holds it."""
 _MOST_PASSES = 2.5
 """Times the usual passes that unfamiliar rows get, at most."""
 KNOWN = "The champion answers every new row already: there is nothing to learn."
@@ -138,29 +139,37 @@ class _Held:
     surprise: float
     """Mean −log p of its new answers' tokens, in nats."""
     need: dict[str, float]
-    """ "source/skill" of the general rows -> its mean loss on a few of them, to the power of `replay.need`."""
+    """ "source/skill" of the past -> its mean loss on a few of its rows, to the power of `replay.need`."""
 
 
 def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, replays: bool) -> _Held:
     """Kept in `path`: a run that goes on after a crash has the plan that it began with."""
     if path.exists():
         return _Held(**json.loads(path.read_text()))
-    general = defaultdict[str, list[int]](list)
-    practised = replays and config.replay.need and config.replay.general
-    for index, (source, stratum) in enumerate(zip(rows.sources, rows.strata, strict=True)):
-        if practised and source == "general" and len(general[f"{source}/{stratum}"]) < _ASKED:
-            general[f"{source}/{stratum}"].append(index)
+    past = _some_of_each_skill(rows, config.update.seed) if replays and config.replay.need else {}
     new = said_anew(rows, config.update.seed)
-    asked = [(str(index), *rows[index]) for index in itertools.chain(new, *general.values())]
+    asked = [(str(index), *rows[index]) for index in itertools.chain(new, *past.values())]
     losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens, gpus=config.evaluate.gpus) if asked else {}
 
     def mean(indices: Sequence[int]) -> float:
         return sum(losses[str(index)] for index in indices) / len(indices) if indices else 0.0
 
-    held = _Held(mean(new), {skill: mean(indices) ** config.replay.need for skill, indices in general.items()})
+    held = _Held(mean(new), {skill: mean(indices) ** config.replay.need for skill, indices in past.items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(vars(held)))
     return held
+
+
+def _some_of_each_skill(rows: Rows, seed: int) -> dict[str, list[int]]:
+    """ "source/skill" of what is practised again -> a few of its rows: of memory in made wordings, as far as there are any, for
+    what was said word for word is known long before it is understood."""
+    found = defaultdict[tuple[str, bool], list[int]](list)
+    for index, (source, stratum) in enumerate(zip(rows.sources, rows.strata, strict=True)):
+        if source in ("memory", "general"):
+            found[f"{source}/{stratum}", bool(rows.made[index])].append(index)
+    rng = random.Random(seed)
+    # Of a skill with made wordings these come second, and stay.
+    return {skill: rng.sample(indices, min(_ASKED, len(indices))) for (skill, _), indices in sorted(found.items())}
 
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:

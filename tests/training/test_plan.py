@@ -228,6 +228,23 @@ def test_a_skill_of_few_rows_has_its_share_where_skills_share_evenly(tmp_path: P
     assert small(("general",), small=0.0, large=0.0) == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(("need", "share"), [({}, 0.5), ({"weak": 3.0, "firm": 1.0}, 0.75), ({"weak": 1.0, "firm": 0.0}, 0.86)])
+def test_memory_that_is_held_loosely_is_drawn_more_often(tmp_path: Path, need: dict[str, float], share: float):
+    kinds = [("new", "s"), ("memory", "weak"), ("memory", "firm")]
+    made = [
+        {"id": f"{skill}{k}", "source": source, "stratum": skill, "ids": list(range(10)), "mask": [0] * 8 + [1] * 2}
+        for source, skill in kinds
+        for k in range(100 if source == "new" else 2000)
+    ]
+    write_arrow(tmp_path / "r", [record_batch(made, ROWS)], ROWS)
+    rows, wanted = Rows(tmp_path / "r"), {f"memory/{skill}": more for skill, more in need.items()}
+    recipe = Recipe({"new": 0.5, "memory": 0.5}, epochs=8, batch_tokens=250, max_steps=500, need=wanted)
+    make_plan(rows, recipe, tmp_path / "p")
+    counts = Plan(tmp_path / "p").counts()
+    drawn = {skill: sum(n for i, n in counts.items() if rows.strata[i] == skill) for skill in ("weak", "firm")}
+    assert drawn["weak"] / sum(drawn.values()) == pytest.approx(share, abs=0.06)
+
+
 def test_made_wordings_of_one_skill_take_nothing_from_another(tmp_path: Path):
     def row(name: str, source: str, stratum: str) -> dict[str, object]:
         return {"id": name, "source": source, "stratum": stratum, "ids": list(range(10)), "mask": [0] * 8 + [1] * 2}

@@ -23,9 +23,9 @@ from llmagentos.training.launch import launch
 from llmagentos.training.losses import answer_losses
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared
-from llmagentos.training.rows import Rows
+from llmagentos.training.rows import MADE, ROWS, Rows, record_batch, write_arrow
 from llmagentos.training.worker import run_phase
-from llmagentos.update.run import prepare, register
+from llmagentos.update.run import _some_of_each_skill, prepare, register
 from llmagentos.update.strategies import STRATEGIES
 from tests.replay.test_preference import row as judgement
 from tests.tiny import add_tiny, save_tiny
@@ -61,7 +61,7 @@ def prepared(day: tuple[Home, Snapshot], *overrides: str) -> Prepared:
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-def test_a_general_skill_is_asked_by_how_firmly_the_champion_holds_it(
+def test_a_skill_of_the_past_is_asked_by_how_firmly_the_champion_holds_it(
     day: tuple[Home, Snapshot], monkeypatch: pytest.MonkeyPatch, power: float
 ):
     plans: list[Recipe] = []
@@ -75,7 +75,28 @@ def test_a_general_skill_is_asked_by_how_firmly_the_champion_holds_it(
     home, _ = day
     losses = answer_losses(Path(made.start.dir), Buffer(home, load_config(environment={}).replay).rows("general"), max_length=512)
     mean = sum(losses.values()) / len(losses)
-    assert plans[0].need == ({"general/default": pytest.approx(mean**power, rel=1e-4)} if power else {})
+    assert plans[0].need.keys() == ({"general/default", "memory/default"} if power else set())
+    assert plans[0].need.get("general/default", 0.0) == (pytest.approx(mean**power, rel=1e-4) if power else 0.0)
+
+
+def test_what_is_remembered_is_asked_in_made_wordings_how_firmly_it_is_held(tmp_path: Path):
+    kinds = [
+        ("memory", "words", MADE),
+        ("memory", "words", "m"),
+        ("memory", "calls", "c"),
+        ("general", "sort", "g"),
+        ("new", "x", "n"),
+    ]
+    rows = [
+        {"id": f"{name}{k}", "source": source, "stratum": stratum, "ids": [1, 2], "mask": [0, 1]}
+        for source, stratum, name in kinds
+        for k in range(40)
+    ]
+    write_arrow(tmp_path / "r", [record_batch(rows, ROWS)], ROWS)
+    read = Rows(tmp_path / "r")
+    some = _some_of_each_skill(read, seed=0)
+    assert {skill: len(asked) for skill, asked in some.items()} == {"memory/words": 32, "memory/calls": 32, "general/sort": 32}
+    assert all(read.names[index].startswith(MADE) for index in some["memory/words"])
 
 
 def test_what_the_champion_finds_strange_gets_more_passes(day: tuple[Home, Snapshot], monkeypatch: pytest.MonkeyPatch):
