@@ -156,7 +156,8 @@ class UpdateConfig(Section):
     """Most rounds of an update that replays the past: another one follows where less than `learned` of the new answers are
     known by then and the round before helped. Of free text no model has every word, so sizes above tiny take one."""
     learned: float = Field(0.97, gt=0, le=1)
-    """Share of the new rows that are answered rightly, every token, with which an update has learned enough."""
+    """Share of the new rows that are answered rightly, every token, with which an update has learned enough: as they were said,
+    and in made wordings that are kept out of the training for it."""
     min_steps: int = Field(600, ge=1)
     """Fewest optimiser steps: a small increment is learned with its usual passes, and the past fills the rest."""
     min_epochs: float = Field(3.0, gt=0)

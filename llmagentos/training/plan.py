@@ -57,6 +57,8 @@ class Recipe:
     """How often all this is planned, each time drawn anew; the facts are those of the first time."""
     need: Mapping[str, float] = field(default_factory=dict)
     """"source/skill" of memory and of the `even` sources -> how much more it is asked than others: what is held less firmly."""
+    left_out: tuple[int, ...] = ()
+    """Rows that are not trained on."""
     seed: int = 0
 
 
@@ -109,7 +111,8 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     capacity = max(recipe.batch_tokens // (recipe.ranks * recipe.accumulation), 1)
     units = groups(rows, capacity // 2, rng, packed=recipe.packed) if recipe.shares.get(PREFERENCE) else []
     items = _items(rows, units, recipe.even, recipe.need)
-    members = {s: np.flatnonzero((sources == s) & (supervised > 0)) for s in recipe.shares}
+    planned = (supervised > 0) & ~np.isin(np.arange(rows.count), recipe.left_out)
+    members = {s: np.flatnonzero((sources == s) & planned) for s in recipe.shares}
     members[PREFERENCE] = np.arange(rows.count, len(items.rows))
     if recipe.near and "memory" in members:
         close = nearest(rows, members["new"][~rows.made[members["new"]]], members["memory"], _NEAREST)

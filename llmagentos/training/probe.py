@@ -13,6 +13,8 @@ from llmagentos.training.rows import Rows
 
 MOST = 256
 """Rows that are asked."""
+_KEPT_BACK = 12
+"""Made wordings for each one that is kept back."""
 _HELPED = 0.02
 """A round after which no more than this much further is known has not helped."""
 _TOKENS = 2048
@@ -23,6 +25,13 @@ def said_anew(rows: Rows, seed: int) -> list[int]:
     """At most `MOST` of the new rows, as they were said."""
     new = [index for index, source in enumerate(rows.sources) if source == "new" and not rows.made[index]]
     return random.Random(seed).sample(new, min(MOST, len(new)))
+
+
+def kept_back(rows: Rows, seed: int) -> list[int]:
+    """A few new rows in made wordings, which a plan of several rounds leaves out to ask them: what was said is known by heart
+    long before it is understood in other words."""
+    made = [index for index, source in enumerate(rows.sources) if source == "new" and rows.made[index]]
+    return random.Random(seed).sample(made, min(MOST // 2, len(made) // _KEPT_BACK))
 
 
 class Probe:

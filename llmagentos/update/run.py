@@ -30,7 +30,7 @@ from llmagentos.training.losses import answer_losses, rendered_losses
 from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
-from llmagentos.training.probe import said_anew
+from llmagentos.training.probe import MOST, kept_back, said_anew
 from llmagentos.training.rows import PREFERENCE, Rows
 from llmagentos.training.terms import make_terms
 from llmagentos.update import interpolate
@@ -68,6 +68,8 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         return None
     mix, usual = chosen.mix(config.replay, tokens), config.replay
     held = _held(config, rendered, champion, folder / "update" / "held.json", replays=chosen.replays)
+    rounds = update.rounds if chosen.replays else 1
+    apart = tuple(kept_back(rendered, update.seed)) if rounds > 1 else ()
     passes = update.epochs * min(_MOST_PASSES, max(1.0, held.surprise / update.unfamiliar))
     recipe = Recipe(
         shares=mix,
@@ -84,7 +86,8 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         by_size=chosen.by_size,
         ranks=training.ranks,
         accumulation=training.accumulation,
-        rounds=update.rounds if chosen.replays else 1,
+        rounds=rounds,
+        left_out=apart,
         seed=update.seed,
     )
     facts = make_plan(rendered, recipe, plan)
@@ -105,7 +108,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         weight_decay=update.weight_decay,
         clip=update.clip,
         round_steps=facts.steps,
-        probe=tuple(said_anew(rendered, update.seed)) if recipe.rounds > 1 else (),
+        probe=(*said_anew(rendered, update.seed)[: MOST - len(apart)], *apart) if rounds > 1 else (),
         enough=update.learned,
         noise=update.noise,
         ema=update.ema,

@@ -12,8 +12,8 @@ from llmagentos.training.beside import end, train_together
 from llmagentos.training.engine import schedule
 from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
-from llmagentos.training.probe import Probe
-from llmagentos.training.rows import Plan, Rows
+from llmagentos.training.probe import Probe, kept_back
+from llmagentos.training.rows import MADE, ROWS, Plan, Rows, record_batch, write_arrow
 from llmagentos.training.worker import run_phase
 from tests.training.test_worker import assert_same, prepare, weights
 
@@ -63,6 +63,25 @@ def test_what_is_known_ends_the_rounds(tmp_path: Path, monkeypatch: pytest.Monke
 def test_rounds_that_do_not_help_end(tmp_path: Path):
     phase = in_rounds(tmp_path, "a", learning_rate=1e-9)
     assert run_phase(phase)["steps"] == 2 * STEPS
+
+
+def test_wordings_that_are_kept_back_are_no_part_of_the_plan(tmp_path: Path):
+    kinds = [("new", MADE, 60), ("new", "n", 20), ("memory", MADE, 60), ("memory", "m", 20)]
+    made = [
+        {"id": f"{name}{source}{k}", "source": source, "stratum": "s", "ids": [1, 2, 3], "mask": [0, 0, 1]}
+        for source, name, count in kinds
+        for k in range(count)
+    ]
+    write_arrow(tmp_path / "r", [record_batch(made, ROWS)], ROWS)
+    rows = Rows(tmp_path / "r")
+    apart = kept_back(rows, seed=0)
+    assert len(set(apart)) == 5
+    assert all(rows.sources[k] == "new" and rows.made[k] for k in apart)
+    recipe = Recipe({"new": 0.5, "memory": 0.5}, epochs=9, batch_tokens=64, max_steps=500, left_out=tuple(apart))
+    make_plan(rows, recipe, tmp_path / "p")
+    trained = set(Plan(tmp_path / "p").counts())
+    assert not trained & set(apart)
+    assert {k for k, source in enumerate(rows.sources) if source == "new"} - trained == set(apart)
 
 
 def test_right_is_a_row_whose_every_token_comes_first(tmp_path: Path):
