@@ -49,6 +49,13 @@ def test_a_little_more_of_the_new_does_not_pay_for_more_of_the_old():
     assert prefer([standing(0.75, 799, 38), standing(1.0, 791, 40)]).alpha == 1.0  # more of the new than may be given
 
 
+def test_what_is_asked_by_heart_alone_says_nothing_of_a_smaller_step():
+    made = [standing(0.75, 799, 38), standing(0.9, 799, 40), standing(1.0, 797, 40)]
+    assert prefer(made).alpha == 0.9
+    assert prefer(made, understood=False).alpha == 1.0
+    assert prefer([*made[:2], standing(1.0, 740, 40)], understood=False).alpha == 0.9
+
+
 def test_where_none_keeps_the_old_the_best_on_both_is_judged():
     assert prefer([standing(0.5, 770, 10), standing(0.75, 740, 30), standing(1.0, 700, 40)]).alpha == 1.0
     assert prefer([standing(0.5, 770, 10), standing(1.0, 100, 20)]).alpha == 0.5
