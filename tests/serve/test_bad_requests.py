@@ -26,7 +26,7 @@ EXAMPLES = {
     ("GET", "/v1/models/{id}"): "/v1/models/agent",
     ("POST", "/v1/feedback"): "/v1/feedback",
     ("POST", "/v1/interactions:batch"): BATCH,
-    ("GET", "/v1/interactions/{id}"): "/v1/interactions/nobody",
+    ("GET", "/v1/interactions/{id:path}"): "/v1/interactions/nobody",
     ("GET", "/v1/status"): "/v1/status",
     ("GET", "/v1/versions"): "/v1/versions",
     ("GET", "/v1/versions/{v}"): "/v1/versions/champion",
