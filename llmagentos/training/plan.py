@@ -183,8 +183,7 @@ def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...], need: Map
     kinds, skill = np.unique(names, return_inverse=True)
     base = np.where(rows.made, _MADE, 1.0)
     said, weights = np.bincount(skill, weights=~rows.made), np.bincount(skill, weights=base)
-    needed = np.array([need.get(kind, 1.0) for kind in kinds.tolist()])
-    rare = base * (np.sqrt(np.maximum(said, 1)) / weights * _of_memory(kinds, needed))[skill]
+    rare = base * (np.sqrt(np.maximum(said, 1)) / weights * _of_memory(kinds, need))[skill]
     return _Items(
         parts=parts,
         rows=np.array([1] * rows.count + [len(p) for p in parts], dtype=np.int64),
@@ -192,16 +191,17 @@ def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...], need: Map
         tokens=np.append(lengths, [lengths[p].sum() for p in parts]).astype(np.int64),
         scarce=np.append(rare, np.ones(len(parts))),
         skill=skill,
-        need=needed,
+        need=np.array([need.get(kind, 1.0) for kind in kinds.tolist()]),
         even=even,
     )
 
 
-def _of_memory(kinds: np.ndarray, need: np.ndarray) -> np.ndarray:
-    """By how much a kind of remembered rows needs more than others, with a floor; 1 for whatever else there is."""
-    memory = np.char.startswith(kinds, "memory/")
-    usual = need[memory].mean() if memory.any() else 0.0
-    return np.where(memory & (usual > 0), np.maximum(need / (usual or 1.0), _FLOOR), 1.0)
+def _of_memory(kinds: np.ndarray, need: Mapping[str, float]) -> np.ndarray:
+    """By how much a kind of remembered rows needs more than the mean of those that were asked, with a floor; 1 for the others."""
+    asked = [need[kind] for kind in kinds.tolist() if kind in need and kind.startswith("memory/")]
+    usual = sum(asked) / max(len(asked), 1)
+    lift = {kind: max(more / usual, _FLOOR) for kind, more in need.items() if usual > 0 and kind.startswith("memory/")}
+    return np.array([lift.get(kind, 1.0) for kind in kinds.tolist()])
 
 
 def _steps(recipe: Recipe, epoch_tokens: float) -> int:

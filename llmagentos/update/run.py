@@ -164,15 +164,14 @@ def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, rep
 
 
 def _some_of_each_skill(rows: Rows, seed: int) -> dict[str, list[int]]:
-    """ "source/skill" of what is practised again -> a few of its rows: of memory in made wordings, as far as there are any, for
-    what was said word for word is known long before it is understood."""
-    found = defaultdict[tuple[str, bool], list[int]](list)
+    """ "source/skill" of what is practised again -> a few of its rows: of memory those in made wordings, for what was said is
+    known word for word long before it is understood, and would seem to need nothing."""
+    found = defaultdict[str, list[int]](list)
     for index, (source, stratum) in enumerate(zip(rows.sources, rows.strata, strict=True)):
-        if source in ("memory", "general"):
-            found[f"{source}/{stratum}", bool(rows.made[index])].append(index)
+        if source == "general" or (source == "memory" and rows.made[index]):
+            found[f"{source}/{stratum}"].append(index)
     rng = random.Random(seed)
-    # Of a skill with made wordings these come second, and stay.
-    return {skill: rng.sample(indices, min(_ASKED, len(indices))) for (skill, _), indices in sorted(found.items())}
+    return {skill: rng.sample(indices, min(_ASKED, len(indices))) for skill, indices in sorted(found.items())}
 
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:

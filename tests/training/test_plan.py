@@ -228,7 +228,10 @@ def test_a_skill_of_few_rows_has_its_share_where_skills_share_evenly(tmp_path: P
     assert small(("general",), small=0.0, large=0.0) == pytest.approx(0.5, abs=0.02)
 
 
-@pytest.mark.parametrize(("need", "share"), [({}, 0.5), ({"weak": 3.0, "firm": 1.0}, 0.75), ({"weak": 1.0, "firm": 0.0}, 0.86)])
+@pytest.mark.parametrize(
+    ("need", "share"),
+    [({}, 0.5), ({"weak": 3.0, "firm": 1.0}, 0.75), ({"weak": 1.0, "firm": 0.0}, 0.86), ({"weak": 9.0}, 0.5)],  # of one alone
+)
 def test_memory_that_is_held_loosely_is_drawn_more_often(tmp_path: Path, need: dict[str, float], share: float):
     kinds = [("new", "s"), ("memory", "weak"), ("memory", "firm")]
     made = [
