@@ -82,10 +82,4 @@ def _sample(suite: Suite, size: int) -> Suite:
 
 def _stale(home: Home, snapshot: Snapshot) -> Suite | None:
     """Superseded items, those of this snapshot included."""
-    items = {i.id: i for part in store.stale_parts(home) for i in part.items}
-    for entry in snapshot.retired:
-        if entry.get("stale"):
-            item = EvalItem.model_validate(entry["stale"])
-            items[item.id] = item
-    listed = list(items.values())
-    return Suite(name=store.STALE, kind="stale", hash=store.suite_hash(listed), items=listed) if listed else None
+    return store.stale(home, (EvalItem.model_validate(entry["stale"]) for entry in snapshot.retired if entry.get("stale")))

@@ -5,6 +5,7 @@ name with `retired` takes items out of retention. Superseded items live on in su
 answer counts as the wrong one. What a snapshot registered and retired does not count while that is rolled back.
 """
 
+import itertools
 import json
 import os
 import re
@@ -80,9 +81,10 @@ def live(home: Home) -> list[Suite]:
     return [suite for suite in _load(home) if suite.kind != "stale" and suite.items]
 
 
-def stale(home: Home) -> Suite | None:
-    """Items whose key was superseded: the new answer is right, the old one wrong."""
-    items = [item for suite in stale_parts(home) for item in suite.items]
+def stale(home: Home, more: Iterable[EvalItem] = ()) -> Suite | None:
+    """Items whose key was superseded, and `more` of them: the new answer is right, the old one wrong."""
+    kept = (item for suite in stale_parts(home) for item in suite.items)
+    items = list({item.id: item for item in itertools.chain(kept, more)}.values())
     return Suite(name=STALE, kind="stale", hash=suite_hash(items), items=items) if items else None
 
 
