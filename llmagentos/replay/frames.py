@@ -13,7 +13,8 @@ deterministic.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llmagentos.core.hashing import fraction
@@ -28,13 +29,17 @@ from llmagentos.replay.naming import (
     made_row,
     nearly_held,
     places_of,
+    prompts_of,
     questions_of,
+    single_of,
     unlike_frames,
 )
 
 _BEGINNINGS, _FRAMES = 8, 64
 """Most system messages and frames in which one question is asked."""
 _NONE = "[]"
+_NOWHERE = ("", "")
+"""The frame of what is itself a whole wording."""
 _READ = 6000
 """Most rows that are looked at."""
 
@@ -48,7 +53,8 @@ def framed(
     beside: Sequence[Row] = (),
 ) -> list[dict[str, Any]]:
     """Made rows: each question of `rows` (one key with one answer) in frames that are known to ask the same, until it is
-    asked in `wanted` wordings.
+    asked in `wanted` wordings. What has no key, or one of several answers, is a question of its own, which keeps its wording
+    and is asked behind other system messages alone.
 
     Frames are learned from `beside` too. A prompt that two answers could be given to is not made, nor one that is said
     already, `held` out (key -> normalised prompts) or nearly that.
@@ -57,27 +63,54 @@ def framed(
         return []
     taken = {row["prompt"] for row in (*rows, *beside)}.union(*held.values())
     rows = _some(rows, _READ, seed)
-    beside = _some(beside, _READ - len(rows), seed)
-    mine, everything = questions_of(rows), questions_of([*rows, *beside])
-    answers = Counter(key for key, _ in everything)
-    every = {asked: places_of(found) for asked, found in everything.items()}
-    places = {asked: of for asked, of in every.items() if answers[asked[0]] == 1}
-    alike, beginnings = alike_frames(places, unlike_frames(every)), _alike_beginnings(everything)
+    beside = _some(beside, _READ - len(rows), f"{seed} beside")
+    questions, beginnings = _questions(rows, [*rows, *beside])
     made: dict[str, tuple[Asked, list[Message]] | None] = {}
-    for asked in sorted((asked for asked in mine if asked in places), key=str):
-        for prompt, messages in _carried(everything[asked], places[asked], alike, beginnings):
+    for asked, question in sorted(questions.items()):
+        for prompt, messages in _carried(question, beginnings):
             known = made.get(prompt, (asked, messages))
             made[prompt] = (asked, messages) if known and known[0] == asked else None
-    room = {asked: wanted - len({row["prompt"] for row in found}) for asked, found in mine.items()}
+    room = {asked: wanted - question.mine for asked, question in questions.items()}
     kept: list[dict[str, Any]] = []
     for prompt in sorted(made.keys() - taken, key=lambda prompt: fraction(prompt, salt=str(seed))):
         found = made[prompt]
         if found and room[found[0]] > 0:
-            row = made_row(everything[found[0]][0], found[1])
+            row = made_row(questions[found[0]].rows[0], found[1])
             if not nearly_held(row, held):
                 room[found[0]] -= 1
                 kept.append(row)
     return kept
+
+
+@dataclass(frozen=True)
+class _Question:
+    rows: Sequence[Row]
+    mine: int
+    """Prompts in which it is asked in the rows that it is to be carried over for."""
+    places: Mapping[str, set[Frame]]
+    alike: Mapping[Frame, set[Frame]]
+
+
+def _questions(rows: Sequence[Row], every: Sequence[Row]) -> tuple[dict[Asked, _Question], dict[str, set[str]]]:
+    """The questions of `rows`, with all that `every` knows of them; and which system messages make no difference."""
+    mine, everything = questions_of(rows), questions_of(every)
+    answers = Counter(key for key, _ in everything)
+    places = {asked: places_of(found) for asked, found in everything.items()}
+    whole = {asked: of for asked, of in places.items() if answers[asked[0]] == 1}
+    alike = alike_frames(whole, unlike_frames(places))
+    found = {
+        asked: _Question(everything[asked], prompts_of(rows), whole[asked], alike)
+        for asked, rows in mine.items()
+        if asked in whole
+    }
+    keys = {key for key, _ in whole}
+    single, told = single_of(rows, keys), single_of(every, keys)
+    texts = Counter(text for text, _ in told)
+    for asked, some in single.items():
+        if texts[asked[0]] == 1:
+            found[asked] = _Question(told[asked], prompts_of(some), {asked[0]: {_NOWHERE}}, {})
+    unkeyed = (item for item in told.items() if item[1][0]["key"] is None)
+    return found, _alike_beginnings([*everything.items(), *unkeyed])
 
 
 def _some(rows: Sequence[Row], most: int, seed: int | str) -> list[Row]:
@@ -87,11 +120,11 @@ def _some(rows: Sequence[Row], most: int, seed: int | str) -> list[Row]:
     return sorted(rows, key=lambda row: fraction(row["key"] or row["prompt"], salt=str(seed)))[: max(0, most)]
 
 
-def _alike_beginnings(questions: Mapping[Asked, Sequence[Row]]) -> dict[str, set[str]]:
+def _alike_beginnings(questions: Iterable[tuple[Asked, Sequence[Row]]]) -> dict[str, set[str]]:
     """A system message before a question (as JSON), and none -> the other, where it makes no difference: as many keys as
     `ALIKE` have one answer behind both, `SURELY` times as many as have another one. Two of them never stand for one another."""
     answers: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for (key, answer), rows in questions.items():
+    for (key, answer), rows in questions:
         for row in rows:
             answers[key][_before(row)].add(answer)
     same, other = Counter[str](), Counter[str]()
@@ -106,17 +139,12 @@ def _before(row: Row) -> str:
     return json.dumps(row["messages"][:-2], ensure_ascii=False, sort_keys=True)
 
 
-def _carried(
-    rows: Sequence[Row],
-    places: Mapping[str, set[Frame]],
-    alike: Mapping[Frame, set[Frame]],
-    beginnings: Mapping[str, set[str]],
-) -> Iterator[tuple[str, list[Message]]]:
+def _carried(question: _Question, beginnings: Mapping[str, set[str]]) -> Iterator[tuple[str, list[Message]]]:
     """Prompts and their messages of one question."""
-    own = {_before(row) for row in rows}
-    *_, question, answer = rows[0]["messages"]
+    own = {_before(row) for row in question.rows}
+    *_, asking, answer = question.rows[0]["messages"]
     for before in sorted(own.union(*(beginnings.get(one, ()) for one in own)))[:_BEGINNINGS]:
-        for name, frames in sorted(places.items()):
-            for head, tail in sorted(frames.union(*(alike.get(frame, ()) for frame in frames)))[:_FRAMES]:
-                messages = [*json.loads(before), {**question, "content": head + name + tail}, answer]
+        for name, frames in sorted(question.places.items()):
+            for head, tail in sorted(frames.union(*(question.alike.get(frame, ()) for frame in frames)))[:_FRAMES]:
+                messages = [*json.loads(before), {**asking, "content": head + name + tail}, answer]
                 yield normalised_prompt(messages), messages

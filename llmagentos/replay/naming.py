@@ -56,6 +56,20 @@ def questions_of(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
     return found
 
 
+def single_of(rows: Iterable[Row], keys: Collection[str]) -> dict[Asked, list[Row]]:
+    """(what is said, answer) -> its rows, of the questions that are of none of `keys`: each wording for itself."""
+    found: dict[Asked, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["key"] not in keys and asks_once(row) and _is_short(said(row)):
+            found[(said(row), row["answer"])].append(row)
+    return found
+
+
+def prompts_of(rows: Iterable[Row]) -> int:
+    """In how many wordings something is asked."""
+    return len({row["prompt"] for row in rows})
+
+
 def _is_short(text: Any) -> bool:
     """The characters first: the words of long texts are not to be kept in mind."""
     return isinstance(text, str) and len(text) <= _CHARACTERS and len(words_of(text)) <= LONGEST

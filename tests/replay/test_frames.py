@@ -149,3 +149,21 @@ def test_of_very_many_rows_some_are_looked_at_and_nothing_said_is_made(monkeypat
     for seed in range(10):
         made = prompts(framed(rows, 20, held={}, seed=seed, beside=said_elsewhere))
         assert not set(made) & {*left, *prompts(rows)}
+
+
+def test_what_has_no_key_of_its_own_keeps_its_wording_and_comes_behind_other_system_messages():
+    facts = [row(f"{n}.price", ENGLISH["price"][0].format(n), n) for n in ("Zorba", "Mipul", "Katan")]
+    known = [*facts, *(behind("You help.", r) for r in facts)]
+
+    def unkeyed(text: str, answer: str, key: str | None = None) -> dict:
+        return {**row("-", text, answer), "key": key}
+
+    codes = [unkeyed("What does N50 mean?", "It is stuck."), unkeyed("Fault R7?", "It is warm.")]
+    labels = [unkeyed("My train is late", "delay", "queue"), unkeyed("I lost a hat", "lost property", "queue")]
+    twice = [unkeyed("Hello", "Good day."), unkeyed("Hello", "Hi.")]
+    made = framed([*codes, *labels, *twice], 9, held={}, beside=known)
+    assert {(r["messages"][0]["content"], r["messages"][1]["content"], r["answer"]) for r in made} == {
+        ("You help.", r["messages"][0]["content"], r["answer"]) for r in (*codes, *labels)
+    }
+    assert {r["key"] for r in made} == {None, "queue"}
+    assert framed(codes, 9, held={}) == []  # nothing tells that it makes no difference
