@@ -152,7 +152,7 @@ class UpdateConfig(Section):
     a form or a language that it never met, so much more is to be learned."""
     max_steps: int = Field(720, ge=1)
     """Most optimiser steps of one round; `min_epochs` can ask for more."""
-    rounds: int = Field(3, ge=1)
+    rounds: int = Field(5, ge=1)
     """Most rounds of an update that replays the past: another one follows where less than `learned` of the new answers are
     known by then and the round before helped. Of free text no model has every word, so sizes above tiny take one."""
     learned: float = Field(0.97, gt=0, le=1)

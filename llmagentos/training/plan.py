@@ -1,10 +1,10 @@
 """The plan of a training run, made from row lengths alone before anything is trained.
 
-Counts first: each pass holds every new row once, and memory and general rows sampled so that the tokens stand in the
-recipe's ratio; an empty source is left out and the others' shares are renormalised. Rows are grouped by length in
-shuffled pools (little padding; left as they come where they will be packed), cut into micro-batches, shuffled again and
-dealt to steps and ranks. Judged rows are planned in groups (units.py) that are never cut apart; where there is nothing
-new, they take its place.
+Counts first: each pass asks what is new, each question as often as it was said, whether in these or in made wordings, and
+memory and general rows sampled so that the tokens stand in the recipe's ratio; an empty source is left out and the
+others' shares are renormalised. Rows are grouped by length in shuffled pools (little padding; left as they come where
+they will be packed), cut into micro-batches, shuffled again and dealt to steps and ranks. Judged rows are planned in
+groups (units.py) that are never cut apart; where there is nothing new, they take its place.
 """
 
 import math
@@ -77,6 +77,8 @@ class _Items:
     need: np.ndarray
     """By that number: how much more than others a skill is asked."""
     even: tuple[str, ...] = ()
+    turns: np.ndarray = field(default_factory=lambda: np.ones(0))
+    """How often each item is due in a pass over those of its source; below 1 in some passes only."""
     close: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Rows of memory that are nearest to the new ones."""
     near: float = 0.0
@@ -123,11 +125,12 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
         raise TrainingError("no new row has a supervised token: there is nothing to update on.")
     if lead == "new":
         members["new"] = _fitting(members["new"], rows.made, items.tokens, recipe, shares["new"] / sum(shares.values()), rng)
+        items = items if recipe.by_size else replace(items, turns=_turns(rows, members["new"], items.tokens))
     lead_tokens = float(items.tokens[members[lead]].sum())
     # Passes are counted over what was said: made wordings take the place of a row's repetitions.
     plain = lead == "new" and not recipe.by_size
-    said = float(items.tokens[members[lead][~rows.made[members[lead]]]].sum()) / lead_tokens if plain else 1.0
-    recipe = replace(recipe, epochs=recipe.epochs * said, min_epochs=recipe.min_epochs * said)
+    part = float(items.tokens[members[lead][~rows.made[members[lead]]]].sum()) / lead_tokens if plain else 1.0
+    recipe = replace(recipe, epochs=recipe.epochs * part, min_epochs=recipe.min_epochs * part)
     if lead == "new":
         shares = _filled(shares, recipe, lead_tokens)
     else:  # a thumb says which way to go, not how far: alone, judged rows are passed over once
@@ -141,7 +144,8 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     while len(micro) < recipe.rounds * steps * size:
         micro += _epoch(members, shares, lead, items, capacity, rng, at_least=1, packed=recipe.packed)
     micro = micro[: recipe.rounds * steps * size]
-    _require_new(micro, members[lead], steps, recipe)
+    said = members[lead] if lead != "new" else members[lead][~rows.made[members[lead]]]
+    _require_new(micro, said, steps, recipe)
     # A mismatched row is read for an estimate, not trained on.
     counted = np.where((sources == PREFERENCE) & (rows.labels == 0), 0, supervised)
     batches = _deal([items.expanded(m) for m in micro], counted, recipe)
@@ -159,6 +163,29 @@ def _fitting(
         return new
     drawn = rng.permutation(wordings)
     return np.sort(np.append(said, drawn[np.cumsum(tokens[drawn]) <= room]))
+
+
+def _turns(rows: Rows, new: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """How often each new row is due in a pass, so that a question comes as often as it was said, in however many wordings.
+
+    A question without made wordings would else come once for twenty times that another does. Questions of a skill that have one
+    answer count as one; what was said comes in every pass. The passes stay as long as if each row came once.
+    """
+    said = ~rows.made[new]
+    answers = [(rows.strata[i], ids[mask > 0].tobytes()) for i in new.tolist() for ids, mask in (rows[i],)]
+    numbers = {answer: number for number, answer in enumerate(dict.fromkeys(answers))}
+    group = np.array([numbers[answer] for answer in answers])
+    due = (np.maximum(np.bincount(group, weights=said), 1) / np.bincount(group))[group]
+    turns = np.ones(len(tokens))
+    turns[new] = np.maximum(due * tokens[new].sum() / (due * tokens[new]).sum(), said)
+    return turns
+
+
+def _in_turn(members: np.ndarray, items: _Items, rng: np.random.Generator) -> np.ndarray:
+    """The members that are due in this pass, some several times."""
+    if not len(items.turns):
+        return members
+    return np.repeat(members, np.floor(items.turns[members] + rng.random(len(members))).astype(np.int64))
 
 
 def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict[str, float]:
@@ -222,7 +249,7 @@ def _epoch(
     at_least: int,
     packed: bool,
 ) -> list[np.ndarray]:
-    picked = [members[lead]]
+    picked = [_in_turn(members[lead], items, rng)]
     lead_tokens = items.tokens[members[lead]].sum()
     for source, share in shares.items():
         wanted = lead_tokens * share / shares[lead]
