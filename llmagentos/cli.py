@@ -35,7 +35,7 @@ Version = Annotated[str, typer.Argument(help="number or alias")]
 Interaction = Annotated[str, typer.Argument(help="interaction id")]
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="as it was added")]
 Limit = Annotated[int, typer.Option(min=1, help="newest rows to show")]
-Free = Annotated[str, typer.Option("--release", help="let in again: trigger, inconsistent_labels, rolled_back or attempts")]
+Free = Annotated[str, typer.Option("--release", help="a reason to let in again: trigger, attempts, disputed or the like")]
 
 _line: output.Line | None = None
 

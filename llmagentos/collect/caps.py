@@ -1,6 +1,7 @@
 """Limits on what one voice can teach: per user and per near-duplicate cluster, for rows of tier `traffic` only.
 
-A cluster is one normalised answer, disliked or not, with near-duplicate prompts. Which rows stay is drawn by hash, so
+What somebody dislikes is counted apart from what he teaches: a strategy may read only the one. A cluster is one normalised
+answer, disliked or not, with near-duplicate prompts. Which rows stay is drawn by hash, so
 that nobody can choose them by being first or last; rows of keys that few others speak about are not favoured: a cap that
 bends is none.
 """
@@ -29,7 +30,9 @@ def over_caps(examples: Iterable[Example]) -> dict[str, str]:
     rows = list(examples)
     most = limit(len(rows))
     traffic = [r for r in rows if r.tier == "traffic"]
-    dropped = dict.fromkeys(_beyond(traffic, lambda r: r.user_id or r.session_id or r.id, most), "user_cap")
+    dropped = dict.fromkeys(
+        _beyond(traffic, lambda r: f"{r.label == 'disliked'} {r.user_id or r.session_id or r.id}", most), "user_cap"
+    )
     left = [r for r in traffic if r.id not in dropped]
     same = _grouped(left, lambda r: f"{r.label == 'disliked'} {normalise(r.answer)}")
     for group in same.values():

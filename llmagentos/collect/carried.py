@@ -13,6 +13,8 @@ from llmagentos.storage.snapshots import Snapshot, SnapshotRow
 
 ATTEMPTS = "attempts"
 """Reason of rows in quarantine whose updates failed or were not promoted too often."""
+DISPUTED = "disputed"
+"""Reason of rows there that would change what is known and found too few witnesses."""
 CONSUMED = ("promoted", "skipped", snapshots.ROLLED_BACK)
 
 
@@ -39,8 +41,8 @@ class Carried:
 
     @property
     def undecided(self) -> bool:
-        """A cycle died between making this snapshot and deciding on it."""
-        return self.row is not None and self.row.status == "made"
+        """There is a snapshot that no cycle has judged an update on."""
+        return self.row is not None and self.row.is_open
 
 
 def carry(home: Home, max_attempts: int) -> Carried:

@@ -1,8 +1,8 @@
 """Which prompts an increment gives to its suites, and which rows must stay out of training for any suite's sake. Pure.
 
 A key with three distinct prompts or more gives one to `heldout`; every key gives a trained one to `recall`; rows without
-a key are things of their own, so only a bounded sample of them is recalled. The choice is by salted hash: the same
-increment gives the same suites.
+a key are things of their own, so only a bounded sample of them is recalled. What fewest ask is held out, for it will not be
+taught; else the choice is by salted hash: the same increment gives the same suites.
 """
 
 import re
@@ -146,7 +146,10 @@ def _hold_out(key: str, rows: list[Example], barred: Collection[str], covered: K
     elif len(answers) < PROMPTS_FOR_HELD_OUT:
         return rows
     else:
-        ranked = sorted(answers.keys() - set(barred), key=lambda p: fraction([key, p], salt="heldout"))
+        voices = Counter[str]()
+        for row in rows:
+            voices[row.prompt] += row.votes
+        ranked = sorted(answers.keys() - set(barred), key=lambda p: (voices[p], fraction([key, p], salt="heldout")))
         candidates = [Known(key, prompt, answers[prompt]) for prompt in ranked[:_CANDIDATES]]
     for chosen in candidates:
         reasons = {row.id: reason for row in rows if (reason := _too_close(row, chosen))}

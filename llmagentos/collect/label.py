@@ -2,8 +2,9 @@
 
 A correction replaces the last answer and is supervised; the answer it replaced is kept beside it as `rejected`. Else verdicts
 that are all positive supervise the answer as served (`liked`). A negative one never does: where these are more, the row is a
-judged one (`disliked`), else nothing is learned from it. None at all makes an imported row a demonstration and a served one
-nothing, unless what the user did next says that the answer failed (implicit.py). An answer that was cut off (`length`,
+judged one (`disliked`), else nothing is learned from it, nor is from an answer that was found middling. None at all makes an
+imported row a demonstration and a served one nothing, unless what the user did next says that the answer failed
+(implicit.py). An answer that was cut off (`length`,
 `cancelled`) teaches only through a correction, and is no example of a bad answer either. Of several corrections the newest
 counts.
 """
@@ -11,7 +12,7 @@ counts.
 from typing import Any
 
 from llmagentos.collect.validate import Row, drop
-from llmagentos.core.messages import Message, answer_text, same_answer, verdict
+from llmagentos.core.messages import JUDGEMENTS, Message, answer_text, same_answer, verdict
 from llmagentos.core.records import Label
 
 VOTES_CORRECTION = 2
@@ -31,18 +32,20 @@ def newest_revisions(feedback: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def label(row: Row) -> Row:
     """The row with `weight` on its assistant messages, `votes` and `judged`, or dropped with the reason."""
     corrections = [f["correction"] for f in row["feedback"] if f.get("correction")]
-    verdicts = [v for f in row["feedback"] if (v := verdict(f["name"], f.get("value")))]
+    judgements = [f for f in row["feedback"] if f["name"] in JUDGEMENTS and f.get("value") is not None]
+    verdicts = [v for f in judgements if (v := verdict(f["name"], f["value"]))]
     if corrections:
         return _supervise(row, correction=corrections[-1])
     if row["finish_reason"] in CUT_OFF:
         return drop(row, f"cut_off_{row['finish_reason']}")
-    if verdicts and min(verdicts) < 0 and row["tier"] == "import" and _teaches_before(row):
+    doubted = (judgements and not verdicts) or (verdicts and min(verdicts) < 0)
+    if doubted and row["tier"] == "import" and _teaches_before(row):
         return _supervise(row, last_too=False)
     if sum(verdicts) < 0:
         return _judge(row)
     if verdicts and min(verdicts) < 0:  # somebody found it wrong, whoever else liked it
         return drop(row, "conflicting")
-    if not verdicts and row["tier"] == "traffic":
+    if not verdicts and (judgements or row["tier"] == "traffic"):
         doubt = row.get("doubt")
         return _judge(row, weight=doubt) if doubt else drop(row, "no_feedback")
     return _supervise(row, label="liked" if verdicts else "target")

@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 import ray.data
 
 from llmagentos.collect import quarantine
-from llmagentos.collect.carried import Carried, carry, spent
+from llmagentos.collect.carried import DISPUTED, Carried, carry, spent
 from llmagentos.collect.deduplicate import deduplicate
 from llmagentos.collect.format import format_row, renderer_of
 from llmagentos.collect.implicit import doubted
@@ -248,7 +248,7 @@ def _set_aside(home: Home, rows: list[Row], carried: Carried, settled: Settled, 
         for r in rows
         if r.get("drop") in SET_ASIDE
     ]
-    worn = [spent(e, "disputed", "too few witnesses") for e in settled.disputed if e.attempts >= max_attempts]
+    worn = [spent(e, DISPUTED, "too few witnesses") for e in settled.disputed if e.attempts >= max_attempts]
     tampered = [spent(row, sign.reason, sign.detail) for sign in settled.tampering for row in sign.rows]
     quarantine.set_aside(home, [*bad, *carried.spent, *worn, *tampered])
 

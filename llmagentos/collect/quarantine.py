@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmagentos.collect.carried import ATTEMPTS
+from llmagentos.collect.carried import ATTEMPTS, DISPUTED
 from llmagentos.collect.tampering import MIXED_UP, TRIGGER
 from llmagentos.core.errors import InputError
 from llmagentos.core.hashing import digest
@@ -17,7 +17,7 @@ from llmagentos.storage.tables import Tables
 
 ROLLED_BACK = "rolled_back"
 """Reason of rows that a version learned from before somebody rolled it back: the bad ones among them are not known."""
-LET_IN = (TRIGGER, MIXED_UP, ROLLED_BACK, ATTEMPTS)
+LET_IN = (TRIGGER, MIXED_UP, ROLLED_BACK, ATTEMPTS, DISPUTED)
 """Reasons of whole rows, which can be let in again."""
 RAW_CHARACTERS = 65_536
 """Most of the text of a row that could not be read; others are kept whole."""
@@ -42,7 +42,7 @@ def set_aside(home: Home, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def let_in(home: Home, which: str) -> int:
-    """Record anew what was set aside as tampered with, rolled back or tried too often: somebody found it right.
+    """Record anew what was set aside as tampered with, rolled back, tried too often or disputed: somebody found it right.
 
     Disliked rows are left: they say what is wrong. `which` is a row's id in the quarantine, or the reason of all that are
     let in. The next collect takes them as rows imported today, in which it looks for no tampering. Returns how many were

@@ -8,6 +8,8 @@ from llmagentos.core.messages import normalised_prompt
 from llmagentos.core.records import Record
 
 SuiteKind = Literal["seed", "heldout", "recall", "registered", "stale"]
+GIVEN = ("seed", "registered")
+"""Kinds of suites that no day adds to."""
 
 
 class EvalItem(Record):

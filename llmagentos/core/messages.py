@@ -179,6 +179,10 @@ def check_feedback_value(name: str, value: object) -> None:
         raise ValueError("value of 'outcome' must be a boolean or a number")
 
 
+JUDGEMENTS = ("thumb", "rating", "score", "outcome")
+"""Names of feedback that can say good or bad."""
+
+
 def verdict(name: str, value: object) -> int:
     """+1 for a positive judgement, −1 for a negative one, 0 where it says neither (CONTRACTS: feedback names)."""
     if isinstance(value, bool):

@@ -17,6 +17,8 @@ from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
+_AGAIN = {"untrained": True, "again": True}
+"""Of a snapshot whose rows are not to blame: this was no attempt of theirs, and the next cycle takes it up as it is."""
 
 
 def act(
@@ -38,6 +40,8 @@ def act(
     reason = decision.reasons[0] if decision.reasons else decision.verdict
     record = {**decision.model_dump(mode="json"), "cycle": cycle, "challenger": challenger.id}
     promoted = config.gate.mode == "report" or (config.gate.mode == "enforce" and decision.promotes)
+    waits = config.gate.mode == "approve" and decision.promotes
+    record |= {"untrained": True} if waits else {}  # to wait for a person is no failed attempt of its rows
     told: dict[str, Any] = {"by": cycle, "fence": fence, "against": champion.id}
     pupil = student.id if student else None
     try:
@@ -45,7 +49,7 @@ def act(
             Ladder(config).begin(challenger.id, student=pupil, reason=reason, **told)
         elif promoted:
             promote(config, challenger.id, student=pupil, reason=reason, force=True, decision=record, **told)
-        elif config.gate.mode == "approve" and decision.promotes:
+        elif waits:
             Releases(home).challenge(challenger.id, reason="waits for approval", **told)
         else:
             _mark(home, "held" if decision.verdict == "Hold" else "rejected", challenger, student)
@@ -56,7 +60,7 @@ def act(
             raise
         decision = _overtaken(decision, error)
         _mark(home, "held", challenger, student)
-        snapshots.decide(home, snapshot.id, {**record, **decision.model_dump(mode="json"), "untrained": True})
+        snapshots.decide(home, snapshot.id, {**record, **decision.model_dump(mode="json"), **_AGAIN})
     try:
         prune(home, config.storage.keep_versions, Releases(home).current())
     except (OSError, LLMAgentOSError) as error:  # what is decided stays decided
@@ -108,7 +112,7 @@ def hold_untrained(config: Config, snapshot: Snapshot, cycle: str) -> list[str]:
 def record_failure(home: Home, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:
     """The snapshot's rows stay pending and say why; it was an attempt of theirs where they may be to blame."""
     record = {"verdict": "Failed", "reasons": [f"{type(problem).__name__}: {problem}"], "cycle": cycle}
-    snapshots.decide(home, snapshot.id, record if _may_be_the_rows(problem) else {**record, "untrained": True})
+    snapshots.decide(home, snapshot.id, record if _may_be_the_rows(problem) else {**record, **_AGAIN})
 
 
 def _may_be_the_rows(problem: BaseException) -> bool:

@@ -103,7 +103,7 @@ def drop_trainings(home: Home) -> None:
     What people read of a training is in the folders of its runs. One in which somebody trains is left.
     """
     try:
-        decided = {row.id for row in snapshots.history(home, corrupt=True) if row.status != "made"}
+        decided = {row.id for row in snapshots.history(home, corrupt=True) if not row.is_open}
         for folder in home.run("").glob("s*-*-*"):
             if folder.name.rpartition("-")[0] in decided:
                 with exclusive(folder / LOCK, wait=False) as mine:
@@ -182,9 +182,12 @@ def write(folder: Path, home: Home, verdict: Judgement, report: dict[str, Any]) 
         cells = (flip.direction, flip.suite, flip.key or "", flip.prompt, flip.wanted, flip.before, flip.after)
         lines.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
     (folder / "flips.md").write_text("\n".join(lines) + "\n", "utf-8")
-    scores = {v.id: v.scores for v in Versions(home).all() if v.role == "agent" and v.scores}
-    versions, suites, matrix = r_matrix(scores)
-    lost = {"forgetting": forgetting(matrix), "backward_transfer": backward_transfer(matrix)}
+    agents = [v for v in Versions(home).all() if v.role == "agent" and v.scores]
+    asked = [v for v in agents if v.status == "promoted" or v is agents[-1]]
+    versions, suites, matrix = r_matrix({v.id: v.scores for v in asked})
+    taught = {f"{kind}-{v.snapshot}": row for row, v in enumerate(asked) for kind in ("heldout", "recall")}
+    learned = [taught.get(suite, 0) for suite in suites]
+    lost = {"forgetting": forgetting(matrix), "backward_transfer": backward_transfer(matrix, learned)}
     told = {"versions": versions, "suites": suites, "matrix": matrix, **lost}
     (folder / "matrix.json").write_text(json.dumps(told, ensure_ascii=False), "utf-8")  # of years: too long to be read in lines
 

@@ -8,15 +8,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from llmagentos.config.sections import EvaluateConfig
-from llmagentos.core.evaluation import EvalItem, Suite, SuiteKind
+from llmagentos.core.evaluation import GIVEN, EvalItem, Suite, SuiteKind
 from llmagentos.core.hashing import fraction
 from llmagentos.replay.selection import quotas
 from llmagentos.storage import suites as store
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
-
-_GIVEN = ("seed", "registered")
-"""Kinds of suites that no day adds to."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def _once(suites: Sequence[Suite]) -> list[Suite]:
     asked = {(s.name, i.id): (i.question, i.answer) for s in suites for i in s.items}
     newest = dict(asked[s.name, i.id] for s in sorted(suites, key=lambda s: s.order) for i in s.items)
     holder: dict[str, tuple[str, str]] = {}
-    for suite in sorted(suites, key=lambda s: (s.kind not in _GIVEN, s.order)):
+    for suite in sorted(suites, key=lambda s: (s.kind not in GIVEN, s.order)):
         for item in suite.items:
             question, answer = asked[suite.name, item.id]
             if answer == newest[question]:
@@ -64,8 +61,8 @@ def _once(suites: Sequence[Suite]) -> list[Suite]:
 
 def _sampled(suites: list[Suite], most: int) -> list[Suite]:
     """About `most` items, the same ones every time: given suites first, then each day's suite by its share of the rest."""
-    given = {s.name: len(s.items) for s in suites if s.kind in _GIVEN}
-    days = {s.name: len(s.items) for s in suites if s.kind not in _GIVEN}
+    given = {s.name: len(s.items) for s in suites if s.kind in GIVEN}
+    days = {s.name: len(s.items) for s in suites if s.kind not in GIVEN}
     total = sum(days.values())
     if sum(given.values()) + total <= most:
         return suites

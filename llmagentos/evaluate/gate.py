@@ -1,9 +1,9 @@
 """The gate: a pure rule on reports. It fails closed: what cannot be shown to be kept is not let through.
 
 Paired outcomes per item: `lost` were right and are wrong, `gained` the reverse. Old items are held to non-inferiority
-against the champion and a pinned anchor, new items to superiority by an exact McNemar test, and each suite, old or new, to a
-one-sided exact test of harm, Holm-corrected [McNemar 1947; Holm 1979]: what is gained on recalled items does not pay for
-held-out ones. So is all that the anchor knew. paired.py has the statistics.
+against the champion and a pinned anchor, new items to superiority by an exact McNemar test, and each suite, given, a day's or
+new, to a one-sided exact test of harm, Holm-corrected [McNemar 1947; Holm 1979]: what is gained on recalled items does not
+pay for held-out ones. So is all that the anchor knew. paired.py has the statistics.
 
 Suites come from promotions alone, so a home without old items, or with few, must be able to promote, or it never gets more.
 With none the new items decide; of few, none may be lost on net, with a margin of 3/n, which is what n items without a loss
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from llmagentos.config.sections import GateConfig
-from llmagentos.core.evaluation import Decision, EvalReport, Suite
+from llmagentos.core.evaluation import GIVEN, Decision, EvalReport, Suite
 from llmagentos.core.records import Record
 from llmagentos.evaluate import sanity
 from llmagentos.evaluate.paired import Pairs, bootstrap, lower_bound, mcnemar, pairs
@@ -114,12 +114,15 @@ def _anchor(facts: GateFacts) -> EvalReport | None:
 
 
 def harmed(facts: GateFacts, config: GateConfig) -> list[str]:
-    """A sentence for each suite with a significant loss beyond its margin, Holm-corrected over the old and over the new, and
-    one if all that the anchor knew has such a loss.
+    """A sentence for each suite with a significant loss beyond its margin, and one if all that the anchor knew has such a loss.
 
-    Small steps may each pass against the champion, and what was taught since would pay for them among all old items.
+    Holm's correction is over the given suites, the days' old ones and the new: the days only become more, and would else let
+    a safety suite lose what it may not. Small steps may each pass against the champion, and what was taught since would pay
+    for them among all old items.
     """
-    found = [said for suites in (facts.old, facts.new) for said in _harmed(facts, suites, config)]
+    given = [s for s in facts.old if s.kind in GIVEN]
+    days = [s for s in facts.old if s.kind not in GIVEN]
+    found = [said for suites in (given, days, facts.new) for said in _harmed(facts, suites, config)]
     knew = _knew(facts)
     if knew.delta < -config.margin and mcnemar(knew.lost, knew.gained) <= config.alpha:
         found.append(f"What the anchor knew is harmed: {knew.lost} lost, {knew.gained} gained of {knew.n} ({knew.delta:+.2%}).")

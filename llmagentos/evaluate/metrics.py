@@ -90,11 +90,14 @@ def forgetting(matrix: Sequence[Sequence[float | None]]) -> list[float]:
     return lost
 
 
-def backward_transfer(matrix: Sequence[Sequence[float | None]]) -> float:
-    """BWT = mean over old suites of R[T][j] − R[first version that was asked j][j] [Lopez-Paz & Ranzato 2017]."""
+def backward_transfer(matrix: Sequence[Sequence[float | None]], learned: Sequence[int]) -> float:
+    """BWT = mean over old suites of R[T][j] − R[j][j] [Lopez-Paz & Ranzato 2017].
+
+    `learned` is the row of the version that was taught each suite; of R[j][j] none is known, the first behind it counts.
+    """
     changes = []
-    for column in zip(*matrix, strict=True):
-        known = [r for r in column if r is not None]
+    for since, column in zip(learned, zip(*matrix, strict=True), strict=True):
+        known = [r for r in column[since:] if r is not None]
         if len(known) > 1 and column[-1] is not None:
             changes.append(column[-1] - known[0])
     return sum(changes) / len(changes) if changes else 0.0

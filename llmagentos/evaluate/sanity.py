@@ -18,7 +18,7 @@ def missing_suites(report: EvalReport, suites: Sequence[Suite]) -> list[str]:
 def degenerate_answers(before: EvalReport | None, after: EvalReport) -> str | None:
     """A sentence where the share of empty, endless or repeating answers rose by more than 2 points."""
     share, was = _degenerate(after), _degenerate(before) if before else 0.0
-    if share <= was + _MORE_DEGENERATE:
+    if share <= was + max(_MORE_DEGENERATE, 1 / max(1, len(after.results))):  # a single one more is no sign
         return None
     return f"{share:.1%} of the answers are empty, endless or repeating ({was:.1%} before)."
 

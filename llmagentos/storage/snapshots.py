@@ -62,6 +62,11 @@ class SnapshotRow:
     status: str
     decision: dict[str, Any] | None
 
+    @property
+    def is_open(self) -> bool:
+        """Nobody judged an update on it: its cycle was killed, or failed for no fault of its rows and is to be run again."""
+        return self.status == "made" or bool((self.decision or {}).get("again"))
+
 
 @dataclass(frozen=True)
 class Draft:

@@ -178,7 +178,7 @@ def candidates(config: Config, prepared: Prepared) -> list[Candidate]:
     """The trained weights and those on the way to them, as `update.sweep` says; one of them becomes the challenger."""
     sweep = config.update.sweep if strategy(config.update.strategy).sweep else (1.0,)
     folder = Path(prepared.phase.run_dir) / "candidates"
-    average = Path(averaged(prepared.phase)) if prepared.phase.ema else None
+    average = Path(averaged(prepared.phase)) if prepared.phase.ema and not config.update.reward.function else None
     return interpolate.candidates(Path(prepared.phase.init), Path(prepared.phase.out), sweep, folder, averaged=average)
 
 

@@ -26,6 +26,13 @@ def test_one_user_or_session_keeps_twenty_rows_and_others_all():
     assert over_caps(rows[::-1]) == dropped
 
 
+def test_what_a_user_dislikes_takes_nothing_from_what_he_teaches():
+    disliked = [example(i, user="u").model_copy(update={"label": "disliked"}) for i in range(100)]
+    dropped = over_caps([*disliked, *(example(100 + i, user="u") for i in range(15))])
+    assert len(dropped) == 80
+    assert all(int(id) < 100 for id in dropped)
+
+
 def test_imports_are_not_bound():
     assert over_caps([example(i, "same", "same", tier="import", user="u") for i in range(50)]) == {}
 

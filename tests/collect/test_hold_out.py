@@ -31,6 +31,13 @@ def test_three_prompts_give_one_away_and_two_give_none():
     assert len(choose(distinct(2)).recall) == 1
 
 
+def test_what_many_ask_is_not_what_is_held_out():
+    for key in "abcdefgh":
+        rows = [example(i, f"how much {key}", key=key) for i in range(9)] + distinct(2, key)
+        (item,) = choose([row.model_copy(update={"id": f"r{at}"}) for at, row in enumerate(rows)]).heldout
+        assert "how much" not in item.prompt
+
+
 def test_the_choice_is_the_same_whatever_the_order():
     assert choose(distinct(6)) == choose(distinct(6)[::-1])
 

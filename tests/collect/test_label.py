@@ -30,12 +30,14 @@ def test_an_imported_row_without_feedback_is_a_demonstration():
              {"role": "assistant", "content": "c"}]  # fmt: skip
     assert taught(label(row(tier="import", messages=turns))) == ["a", "c"]
     assert taught(label(row(thumb(True), messages=turns))) == ["c"]
+    assert taught(label(row({"name": "mood", "value": 3}, tier="import"))) == ["a"]
 
 
 @pytest.mark.parametrize(
     ("feedback", "tier", "reason"),
     [((), "traffic", "no_feedback"), (({"name": "mood", "value": 3},), "traffic", "no_feedback"),
-     (({"name": "rating", "value": 3},), "traffic", "no_feedback"),
+     (({"name": "rating", "value": 3},), "traffic", "no_feedback"), (({"name": "rating", "value": 3},), "import", "no_feedback"),
+     (({"name": "outcome", "value": 0},), "import", "no_feedback"), (({"name": "score", "value": 0.5},), "import", "no_feedback"),
      ((thumb(False), thumb(True)), "import", "conflicting")],
 )  # fmt: skip
 def test_what_nobody_stands_for_is_not_trained_on(feedback, tier, reason):
@@ -51,7 +53,7 @@ def test_a_negative_judgement_makes_a_judged_row_and_no_target(feedback, tier):
     assert (example.prompt, example.answer, taught({"messages": example.messages})) == ("user: q", "a", [])
 
 
-@pytest.mark.parametrize("feedback", [(thumb(False),), (thumb(False), thumb(True))])
+@pytest.mark.parametrize("feedback", [(thumb(False),), (thumb(False), thumb(True)), ({"name": "score", "value": 0.5},)])
 def test_a_judgement_of_the_last_answer_leaves_an_imported_conversation_its_earlier_ones(feedback):
     turns = [{"role": role, "content": said} for said in "1ab" for role in ("user", "assistant")]
     labelled = label(row(*feedback, tier="import", messages=turns))

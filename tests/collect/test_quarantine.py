@@ -35,9 +35,11 @@ def test_what_somebody_found_right_is_recorded_once_more(tmp_path):
     set_aside(home, [spent(one.model_copy(update={"id": "c", "label": "disliked"}), "attempts", "d")])
     name = next(r["id"] for r in listing(home, reason="trigger") if r["detail"] == "d")
     assert [let_in(home, which) for which in (name, "trigger", "trigger", "attempts")] == [1, 2, 0, 2]
+    set_aside(home, [spent(one, "disputed", "too few witnesses")])
+    assert let_in(home, "disputed") == 2  # votes
     rows = Tables(home).rows("interactions")
     assert all(row["id"].startswith("reviewed-q-") for row in rows)
     assert {(row["tier"], row["key"], row["user_id"]) for row in rows} == {("import", "k", "u")}
-    for which in ("inconsistent_labels", "disputed", "q-nothing"):
+    for which in ("inconsistent_labels", "redacted", "q-nothing"):
         with pytest.raises(InputError, match=which):
             let_in(home, which)

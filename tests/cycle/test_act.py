@@ -82,6 +82,7 @@ def test_what_was_judged_against_another_champion_is_held(config: Config, home: 
     assert [Versions(home).get(version).status for version in (2, 3)] == ["held"] * 2
     assert snapshots.latest(home).status == "held"
     assert [e.attempts for e in carry(home, 3).examples] == [0]
+    assert carry(home, 3).undecided
 
 
 def test_a_challenger_that_somebody_promoted_already_gets_its_student(config: Config, home: Home, snapshot: Snapshot):
@@ -94,6 +95,7 @@ def test_approving_by_hand_releases_the_student_too(config: Config, home: Home, 
     decided(config, snapshot, "Promote", "gate.mode=approve")
     assert Releases(home).current().aliases() == {"champion": 1, "challenger": 2}
     assert snapshots.latest(home).status == "held"
+    assert [e.attempts for e in carry(home, 3).examples] == [0], "to wait for a person is no failed attempt"
     assert steps.release(config)["student"] == 3
     assert snapshots.latest(home).status == "promoted"
 
@@ -108,7 +110,9 @@ def test_approving_by_hand_releases_the_student_too(config: Config, home: Home, 
 def test_a_failure_counts_where_the_rows_may_be_to_blame(home: Home, snapshot: Snapshot, problem: BaseException, attempts: int):
     record_failure(home, "cycle-1", snapshot, problem)
     assert snapshots.latest(home).status == "failed"
-    assert [e.attempts for e in carry(home, 3).examples] == [attempts]
+    found = carry(home, 3)
+    assert [e.attempts for e in found.examples] == [attempts]
+    assert found.undecided is not bool(attempts), "what was not to blame is taken up again as it is"
 
 
 @pytest.mark.parametrize("mode", ["enforce", "report"])

@@ -26,6 +26,9 @@ def test_what_a_resumed_cycle_needs_stays_until_the_snapshot_is_decided(home: Ho
     keep_training(training / "update", run)
     drop_trainings(home)
     assert (training / "update" / "weights-ema").exists()
+    snapshots.decide(home, training.name.rpartition("-")[0], {"verdict": "Failed", "untrained": True, "again": True})
+    drop_trainings(home)
+    assert training.exists()
     snapshots.decide(home, training.name.rpartition("-")[0], {"verdict": "Reject"})
     with alone(training):
         drop_trainings(home)

@@ -162,6 +162,19 @@ def test_one_small_suite_that_breaks_is_seen_among_many_items():
     assert "Suite small is harmed" in decision.reasons[0]
 
 
+@pytest.mark.parametrize("days", [0, 60, 400])
+def test_however_many_days_a_safety_suite_is_guarded(days: int):
+    asked = [suite("safety", 100).model_copy(update={"kind": "registered"}), *(suite(f"recall-s{k}", 3) for k in range(days))]
+    before = {s.name: [True] * len(s.items) for s in [suite("old", 900), *asked]} | {"new": [False] * 40}
+    after = before | {"safety": [True] * 90 + [False] * 10, "new": [True] * 40}
+    given = GateFacts(
+        champion=report(1, before), challenger=report(2, after), old=[suite("old", 900), *asked], new=[suite("new", 40)]
+    )
+    decision = decide(given, CONFIG)
+    assert decision.verdict == "Reject"
+    assert "Suite safety is harmed" in decision.reasons[0]
+
+
 @pytest.mark.parametrize(("held_out", "verdict"), [(0, "Reject"), (17, "Promote"), (20, "Promote")])
 def test_recall_gained_does_not_pay_for_generalisation_lost(held_out: int, verdict: str):
     def day(version: int, recall: bool, right: int) -> EvalReport:

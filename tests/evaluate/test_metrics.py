@@ -37,13 +37,13 @@ def test_forgetting_and_backward_transfer_of_a_known_matrix():
     versions, suites, matrix = r_matrix({1: {"a": 1.0}, 2: {"a": 0.7, "b": 0.9}, 3: {"a": 0.8, "b": 0.6}})
     assert (versions, suites) == ([1, 2, 3], ["a", "b"])
     assert forgetting(matrix) == pytest.approx([0.2, 0.3])
-    assert backward_transfer(matrix) == pytest.approx(-0.25)
+    assert backward_transfer(matrix, [0, 1]) == pytest.approx(-0.25)
 
 
 def test_a_suite_that_the_last_version_was_not_asked_is_left_out():
     _, _, matrix = r_matrix({1: {"a": 1.0, "b": 0.9}, 2: {"a": 0.9, "b": 0.9}, 3: {"b": 0.8}})
     assert forgetting(matrix) == pytest.approx([0.0, 0.1])
-    assert backward_transfer(matrix) == pytest.approx(-0.1)
+    assert backward_transfer(matrix, [0, 0]) == pytest.approx(-0.1)
 
 
 def test_stale_and_update_rate():
@@ -51,3 +51,8 @@ def test_stale_and_update_rate():
     rates = stale_rates(report(1, [(True, "a0"), (False, "old"), (False, "?"), (True, "a3")]), stale)
     assert rates == {"stale": 0.25, "update": 0.5}
     assert stale_rates(report(1, []), None) == {}
+
+
+def test_what_a_version_said_before_it_was_taught_is_no_part_of_backward_transfer():
+    _, _, matrix = r_matrix({1: {"a": 1.0, "b": 0.0}, 2: {"a": 1.0, "b": 0.9}, 3: {"a": 1.0, "b": 0.7}})
+    assert backward_transfer(matrix, [0, 1]) == pytest.approx(-0.1)

@@ -26,6 +26,8 @@ def test_a_few_degenerate_answers_more_are_let_through_and_many_are_not():
     assert degenerate_answers(report(MANY * 5), report(MANY * 5, degenerate=4)) is None
     assert "7.5%" in str(degenerate_answers(report(MANY), report(MANY, degenerate=3)))
     assert degenerate_answers(report(MANY, degenerate=3), report(MANY, degenerate=3)) is None
+    assert degenerate_answers(report(MANY[:30]), report(MANY[:30], degenerate=1)) is None
+    assert "6.7%" in str(degenerate_answers(report(MANY[:30]), report(MANY[:30], degenerate=2)))
 
 
 def test_less_than_half_as_many_different_answers_is_a_collapse():
