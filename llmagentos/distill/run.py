@@ -19,7 +19,7 @@ from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
 from llmagentos.training.launch import alone, launch
 from llmagentos.training.phase import Annotation, Phase
-from llmagentos.training.plan import Recipe, make_plan
+from llmagentos.training.plan import Recipe, least_steps, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
 from llmagentos.training.probe import said_anew
 from llmagentos.training.rows import Rows
@@ -52,7 +52,8 @@ def prepare(
         packed=training.packing == "packed",
         even=("general",),
         max_steps=settings.max_steps,
-        min_steps=settings.min_steps,
+        min_steps=least_steps(Rows(rows), settings.min_steps, settings.epochs, training.batch_tokens),
+        min_epochs=min(config.update.min_epochs, settings.epochs),
         ranks=training.ranks,
         accumulation=training.accumulation,
         rounds=settings.rounds,

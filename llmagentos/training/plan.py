@@ -27,6 +27,8 @@ _MADE = 0.5
 """How often a remembered question in a made wording is drawn, to one as it was said."""
 _NEAREST = 48
 """Rows of memory, in whatever wording, that count as near to each new row."""
+_REPEATS = 4
+"""Times the passes that the least number of steps may make of them."""
 _FLOOR = 1 / 3
 """Least share of a skill, as a part of what it would have if all had the same: what is not practised fades."""
 
@@ -151,6 +153,15 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     batches = _deal([items.expanded(m) for m in micro], counted, recipe)
     write_arrow(path, [record_batch(batches, PLAN)], PLAN)
     return _facts(batches[: steps * size], sources, lengths, steps, float(steps * recipe.batch_tokens / epoch_tokens))
+
+
+def least_steps(rows: Rows, usual: int, passes: float, batch_tokens: int) -> int:
+    """The least steps of an update: `usual`, where all that was said, new and old, is worth them.
+
+    A model that brings no past would else be taught thirty rows six hundred times.
+    """
+    said = ~rows.made & np.isin(rows.sources, ("new", "memory", "general"))
+    return max(1, min(usual, math.ceil(_REPEATS * passes * float(rows.lengths[said].sum()) / batch_tokens)))
 
 
 def _fitting(

@@ -28,7 +28,7 @@ from llmagentos.training.annotate import annotation_for
 from llmagentos.training.launch import alone, launch
 from llmagentos.training.losses import answer_losses, rendered_losses
 from llmagentos.training.phase import Phase, averaged
-from llmagentos.training.plan import Recipe, make_plan
+from llmagentos.training.plan import Recipe, least_steps, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
 from llmagentos.training.probe import MOST, kept_back, said_anew
 from llmagentos.training.rows import PREFERENCE, Rows
@@ -81,8 +81,8 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         need=held.need,
         near=config.replay.near if chosen.replays else 0.0,
         max_steps=update.max_steps,
-        min_steps=1 if chosen.by_size else update.min_steps,
-        min_epochs=update.min_epochs,
+        min_steps=1 if chosen.by_size else least_steps(rendered, update.min_steps, passes, training.batch_tokens),
+        min_epochs=min(update.min_epochs, passes),
         by_size=chosen.by_size,
         ranks=training.ranks,
         accumulation=training.accumulation,

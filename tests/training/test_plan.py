@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmagentos.core.errors import TrainingError
-from llmagentos.training.plan import Recipe, make_plan
+from llmagentos.training.plan import Recipe, least_steps, make_plan
 from llmagentos.training.rows import MADE, ROWS, Plan, Rows, record_batch, write_arrow
 
 MIX = {"new": 0.5, "memory": 0.4, "general": 0.1}
@@ -281,3 +282,10 @@ def test_a_question_comes_as_often_as_it_was_said_in_however_many_wordings(tmp_p
     assert first / second == pytest.approx(1, abs=0.15)
     assert second / third == pytest.approx(2, abs=0.2)
     assert all(counts.get(i, 0) > 0 for i in range(23))
+
+
+def test_a_home_without_a_past_is_not_taught_a_few_rows_hundreds_of_times(tmp_path: Path):
+    alone, seeded = (write_rows(tmp_path / n, c) for n, c in (("a", {"new": 10, MADE: 90}), ("s", {"new": 10, "general": 900})))
+    said = int(alone.lengths[:10].sum())
+    assert least_steps(alone, 600, passes=8, batch_tokens=256) == math.ceil(32 * said / 256)
+    assert least_steps(seeded, 600, passes=8, batch_tokens=256) == 600
