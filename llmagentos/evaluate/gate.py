@@ -79,6 +79,7 @@ def decide(facts: GateFacts, config: GateConfig) -> Decision:
         checks.append(_first(facts))
     else:
         checks += _kept(facts, config, figures)
+        checks += _graded(facts, config, figures)
         checks += _harm(facts, config, figures)
         checks.append(_learned(facts, config, figures))
         checks += _drifted(facts, config)
@@ -156,9 +157,9 @@ def _by_suite(facts: GateFacts, suites: Sequence[Suite]) -> dict[str, Pairs]:
 
 
 def accuracy_on(report: EvalReport, suites: Sequence[Suite]) -> float:
-    """Share of right answers over the items of `suites`, 0 for none."""
+    """Share of right answers over the items of `suites`, free texts by their grades; 0 for none."""
     wanted = {(s.name, i.id) for s in suites for i in s.items}
-    results = [report.at[k].right for k in wanted if k in report.at]
+    results = [report.at[k].grade for k in wanted if k in report.at]
     return sum(results) / len(results) if results else 0.0
 
 
@@ -201,6 +202,21 @@ def _kept(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list
         )
         checks.append(_Check(found.passed, reason))
     return checks
+
+
+def _graded(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list[_Check]:
+    """The old free texts: no model has all their words, so what is kept shows in their grades."""
+    assert facts.champion is not None
+    graded = {at for at, result in facts.champion.at.items() if result.score is not None}
+    texts = [s.model_copy(update={"items": [i for i in s.items if (s.name, i.id) in graded]}) for s in facts.old]
+    drawn = bootstrap(facts.champion, facts.challenger, texts)
+    if drawn.clusters < _FEW_CLUSTERS:
+        return []
+    passed = drawn.bound > -config.margin or (False if drawn.delta <= -config.margin else None)
+    figures["free_text"] = {"clusters": drawn.clusters, "delta": drawn.delta, "bound": drawn.bound}
+    word = {True: "within", False: "not within", None: "too few to show it within"}[passed]
+    said = f"Old free texts: grades {drawn.delta:+.2%}, at worst {drawn.bound:+.2%} over {drawn.clusters} keys"
+    return [_Check(passed, f"{said}; {word} −{config.margin:.1%}.")]
 
 
 def _nothing_old(facts: GateFacts) -> _Check:

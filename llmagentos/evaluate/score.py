@@ -4,14 +4,19 @@ For a fixed right answer, "every answer token is the teacher-forced argmax" is t
 answer: one batched forward pass settles the right ones, and only the rest is generated. Results are cached by the
 version's weights and the item, so a version is asked a question once; the forced pass and the generated answers are
 cached apart, since a generated answer may be right in other words (a call with its arguments in another order).
+
+Of a long free text no model has every word, so it is graded too: by the geometric mean of the probabilities that the forced
+pass gives to the right answer's tokens.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from llmagentos.core.degenerate import is_degenerate
 from llmagentos.core.evaluation import EvalItem, ItemResult, Suite
@@ -25,20 +30,25 @@ from llmagentos.training.rows import MicroBatch
 
 Answer = tuple[bool, str, bool]
 """Right, what was said, degenerate."""
+Forced = tuple[bool, float | None]
+"""Right, and the grade of a long free text."""
+_FREE = 160
+"""Characters from which an answer is free text."""
 
 
 class ScoreCache:
-    """Outcomes of one version: forced.jsonl of (item hash, right), answers.jsonl of (item hash, right, answer, degenerate)."""
+    """Outcomes of one version: forced.jsonl of (item hash, right, grade), answers.jsonl of (hash, right, answer, degenerate)."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.forced: dict[str, bool] = {key: right for key, right in read_lines(folder / "forced.jsonl")}
+        forced = read_lines(folder / "forced.jsonl")
+        self.forced: dict[str, Forced] = {key: (right, grade[0] if grade else None) for key, right, *grade in forced}
         self.answers: dict[str, Answer] = {key: (right, *said) for key, right, *said in read_lines(folder / "answers.jsonl")}
 
-    def keep_forced(self, found: dict[str, bool]) -> None:
+    def keep_forced(self, found: dict[str, Forced]) -> None:
         """Remember outcomes of the forced pass."""
         self.forced |= found
-        add_lines(self._folder / "forced.jsonl", ([key, right] for key, right in found.items()))
+        add_lines(self._folder / "forced.jsonl", ([key, *values] for key, values in found.items()))
 
     def keep_answers(self, found: dict[str, Answer]) -> None:
         """Remember what was said."""
@@ -69,11 +79,10 @@ def score(
         loaded[:] = loaded or [load()]
         return loaded[0]
 
-    unforced = {k: i for k, i in unknown.items() if k not in cache.forced}
+    unforced = {k: i for k, i in items.items() if k not in cache.forced and (k in unknown or _is_free(i))}
     if unforced:
-        right = _forced(*model(), list(unforced.values()), batch_tokens)
-        cache.keep_forced(dict(zip(unforced, right, strict=True)))
-    wrong = {k: i for k, i in unknown.items() if not cache.forced[k]}
+        cache.keep_forced(dict(zip(unforced, _forced(*model(), list(unforced.values()), batch_tokens), strict=True)))
+    wrong = {k: i for k, i in unknown.items() if not cache.forced[k][0]}
     found = {k: (True, answer_text(i.messages[-1]), False) for k, i in unknown.items() if k not in wrong}
     if wrong and generate:
         said = _generated(*model(), list(wrong.values()), batch_tokens, max_new_tokens)
@@ -81,19 +90,26 @@ def score(
     if generate:
         cache.keep_answers(found)
     outcomes = {**dict.fromkeys(wrong, (False, "", False)), **known, **found}
-    return [_result(s, i, outcomes[i.content]) for s in suites for i in s.items]
+    grades = {k: cache.forced[k][1] for k in items if k in cache.forced}
+    return [_result(s, i, outcomes[i.content], grades.get(i.content)) for s in suites for i in s.items]
 
 
-def _result(suite: Suite, item: EvalItem, outcome: Answer) -> ItemResult:
+def _result(suite: Suite, item: EvalItem, outcome: Answer, grade: float | None) -> ItemResult:
     right, answer, degenerate = outcome
-    return ItemResult(item_id=item.id, suite=suite.name, right=right, answer=answer, degenerate=degenerate)
+    return ItemResult(item_id=item.id, suite=suite.name, right=right, answer=answer, degenerate=degenerate, score=grade)
+
+
+def _is_free(item: EvalItem) -> bool:
+    last = item.messages[-1]
+    return not last.get("tool_calls") and len(answer_text(last)) >= _FREE
 
 
 @torch.inference_mode()
-def _forced(model: Any, renderer: Renderer, items: Sequence[EvalItem], batch_tokens: int) -> list[bool]:
-    """For each item: is every token of its last answer the model's first choice?"""
+def _forced(model: Any, renderer: Renderer, items: Sequence[EvalItem], batch_tokens: int) -> list[Forced]:
+    """For each item: is every token of its last answer the model's first choice? And the grade of a free text."""
     rows = [renderer.example(_only_last(i.messages), i.tools, keep=True) for i in items]
-    right = [True] * len(items)
+    right, grades = [True] * len(items), [None] * len(items)
+    free = {k for k, item in enumerate(items) if _is_free(item)}
     logits_of_batch = logits_of(model)
     order = sorted(range(len(rows)), key=lambda k: len(rows[k].ids), reverse=True)
     while order:
@@ -101,10 +117,13 @@ def _forced(model: Any, renderer: Renderer, items: Sequence[EvalItem], batch_tok
         chunk, order = order[:size], order[size:]
         ids, mask = ([np.asarray(getattr(rows[k], name)) for k in chunk] for name in ("ids", "mask"))
         batch = collate(MicroBatch(0, chunk, ids, mask, ["old"] * len(chunk), 1), renderer.pad_id, model.device)
-        missed = logits_of_batch(batch).argmax(dim=-1) != batch.targets
-        for row in batch.row_of[missed].unique().tolist():
+        logits = logits_of_batch(batch)
+        for row in batch.row_of[logits.argmax(dim=-1) != batch.targets].unique().tolist():
             right[chunk[row]] = False
-    return right
+        for row in (row for row, k in enumerate(chunk) if k in free):
+            its = batch.row_of == row
+            grades[chunk[row]] = math.exp(-float(F.cross_entropy(logits[its], batch.targets[its])))
+    return list(zip(right, grades, strict=True))
 
 
 def _generated(

@@ -284,3 +284,15 @@ def test_grades_decide_where_there_are_grades():
     assert decide(better, CONFIG).verdict == "Promote"
     worse = facts(GOOD_OLD, wrong, champion=graded(before, 0.5), challenger=graded(after, 0.2))
     assert decide(worse, CONFIG).verdict == "Reject"
+
+
+@pytest.mark.parametrize(("change", "verdict"), [(0.0, "Promote"), (-0.019, "Hold"), (-0.2, "Reject")])
+def test_old_free_texts_are_kept_by_their_grades(change: float, verdict: str):
+    def graded(base: EvalReport, by: float) -> EvalReport:
+        texts = [r.model_copy(update={"right": False, "score": 0.5 + by * (int(r.item_id) % 3)}) for r in base.results[:60]]
+        return base.model_copy(update={"results": [*texts, *base.results[60:]]})
+
+    old = [True] * 800
+    before, after = report(1, {"old": old, "new": LEARNED[0]}), report(2, {"old": old, "new": LEARNED[1]})
+    decision = decide(facts((old, old), LEARNED, champion=graded(before, 0.0), challenger=graded(after, change)), CONFIG)
+    assert (decision.verdict, "free_text" in decision.checks) == (verdict, True)

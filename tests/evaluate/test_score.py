@@ -1,6 +1,8 @@
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from llmagentos.core.evaluation import EvalItem, Suite
 from llmagentos.core.messages import answer_text
@@ -98,3 +100,15 @@ def test_an_answer_cut_off_is_degenerate_where_the_right_one_would_have_fitted(
     results = score(lambda: seed, [wanting(wanted)], cache=ScoreCache(tmp_path), batch_tokens=2048, max_new_tokens=2)
     assert not any(r.right for r in results)
     assert all(r.degenerate is endless for r in results)
+
+
+def test_a_long_free_text_is_graded_by_the_probability_of_its_tokens(seed: tuple, tmp_path: Path):
+    suite, (model, renderer) = wanting("1 2 3 4 5 6 7 8 9 " * 12), seed
+    results = score(lambda: seed, [suite], cache=ScoreCache(tmp_path / "long"), generate=False, **LIMITS)
+    row = renderer.example(suite.items[0].messages, suite.items[0].tools)
+    with torch.inference_mode():
+        logps = model(torch.tensor([row.ids])).logits[0].log_softmax(-1)
+    told = [float(logps[at - 1, row.ids[at]]) for at, counts in enumerate(row.mask) if counts]
+    assert results[0].score == pytest.approx(math.exp(sum(told) / len(told)), rel=1e-3)
+    assert score(lambda: seed, [suite], cache=ScoreCache(tmp_path / "long"), generate=False, **LIMITS) == results
+    assert score(lambda: seed, [wanting("twelve")], cache=ScoreCache(tmp_path / "short"), **LIMITS)[0].score is None
