@@ -37,14 +37,14 @@ class Wait(NamedTuple):
 def decide(facts: TriggerFacts, config: TriggerConfig) -> Run | Wait:
     """Run for enough rows, a row that waited too long, an alarm, or the schedule; in that order.
 
-    Too few rows for an increment are tried once in the time that a row may wait.
+    What an increment could not take is tried once in the time that a row may wait.
     """
     tried = facts.since_cycle_hours is not None and facts.since_cycle_hours < config.max_wait_hours
     if facts.new_rows < facts.least_rows and (tried or facts.oldest_hours < config.max_wait_hours or not facts.new_rows):
         return Wait(f"{facts.new_rows} new rows wait; an increment needs {facts.least_rows}.")
     if facts.new_rows >= config.min_rows:
         return Run(f"{facts.new_rows} new rows wait ({config.min_rows} are enough).")
-    if facts.oldest_hours >= config.max_wait_hours:
+    if facts.oldest_hours >= config.max_wait_hours and not tried:
         return Run(f"A new row has waited {facts.oldest_hours:.1f} hours ({config.max_wait_hours:g} at most).")
     if facts.alarms:
         return Run(facts.alarms[0])

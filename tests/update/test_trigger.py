@@ -18,7 +18,8 @@ CONFIG = TriggerConfig(min_rows=100, max_wait_hours=12, every_hours=24)
         (TriggerFacts(new_rows=3, oldest_hours=99, least_rows=8, since_cycle_hours=12), Run, "waited 99.0 hours"),
         (TriggerFacts(new_rows=3, oldest_hours=99, least_rows=8), Run, "waited 99.0 hours"),
         (TriggerFacts(new_rows=100, since_cycle_hours=1), Run, "100 new rows"),
-        (TriggerFacts(new_rows=9, oldest_hours=12.5, since_cycle_hours=1), Run, "waited 12.5 hours"),
+        (TriggerFacts(new_rows=9, oldest_hours=12.5, since_cycle_hours=12), Run, "waited 12.5 hours"),
+        (TriggerFacts(new_rows=9, oldest_hours=12.5, since_cycle_hours=1), Wait, "9 of 100 new rows"),  # it could not be taken
         (TriggerFacts(new_rows=9, since_cycle_hours=1, alarms=("Inputs shifted: a.",)), Run, "Inputs shifted"),
         (TriggerFacts(new_rows=9, since_cycle_hours=24), Run, "schedule of 24 hours"),
         (TriggerFacts(new_rows=9), Run, "schedule"),
