@@ -1,8 +1,9 @@
 """Which prompts an increment gives to its suites, and which rows must stay out of training for any suite's sake. Pure.
 
-A key with three distinct prompts or more gives one to `heldout`; every key gives a trained one to `recall`; rows without
-a key are things of their own, so only a bounded sample of them is recalled. What fewest ask is held out, for it will not be
-taught; else the choice is by salted hash: the same increment gives the same suites.
+A key with three distinct prompts or more gives one to `heldout`; every key gives a trained one to `recall`. Where a key has
+several answers, it is a behaviour, and each answer that was given twice does so, else each: one question tells nothing of
+twenty labels. Rows without a key are things of their own, so only a bounded sample of them is recalled. What fewest ask is
+held out, for it will not be taught; else the choice is by salted hash: the same increment gives the same suites.
 """
 
 import re
@@ -21,6 +22,8 @@ from llmagentos.core.similarity import near
 PROMPTS_FOR_HELD_OUT = 3
 _CANDIDATES = 8
 """Most prompts of a key that are tried: each is held against all its rows."""
+BEHAVIOUR_ANSWERS = 50
+"""Most answers of one behaviour that are asked."""
 KEYLESS_RECALL = 200
 """Most rows without a key that one snapshot gives to recall, over all skills."""
 
@@ -116,11 +119,11 @@ def _earlier(row: Example) -> list[tuple[str, str]]:
     return [(normalised_prompt(row.messages[: i + 1]), answer_text(row.messages[i])) for i in turns]
 
 
-def choose(examples: Sequence[Example], *, trained: Collection[str] = (), covered: Mapping[str, Known] | None = None) -> HoldOut:
+def choose(examples: Sequence[Example], *, trained: Collection[str] = (), covered: Iterable[Known] = ()) -> HoldOut:
     """Make the suites of an increment.
 
-    `trained` are prompts that replay holds: they cannot be held out any more. `covered` maps a key to what an earlier
-    attempt at this increment already held out for it: such a key gives no second one.
+    `trained` are prompts that replay holds: they cannot be held out any more. `covered` is what an earlier attempt at this
+    increment already held out: its key, or that answer of it, gives no second one.
     """
     result = HoldOut()
     by_key: dict[str | None, list[Example]] = defaultdict(list)
@@ -130,12 +133,29 @@ def choose(examples: Sequence[Example], *, trained: Collection[str] = (), covere
         for prompt in supervised_prompts(row):
             owners[prompt].add(row.key)
     barred = {*trained, *(prompt for prompt, keys in owners.items() if len(keys) > 1)}
+    given = {what: known for known in covered for what in (known.key, (known.key, normalise(known.answer)))}
     for key in sorted(k for k in by_key if k is not None):
-        left = _hold_out(key, by_key[key], barred, (covered or {}).get(key), result)
-        chosen = min(left, key=lambda r: (fraction([key, r.prompt], salt="recall"), -r.seq, r.id))
-        result.recall.append(item_of(chosen))
+        parts, left = _answers(by_key[key]), {}
+        for answer, rows in parts.items():
+            left[answer] = _hold_out(key, rows, barred, given.get((key, answer) if len(parts) > 1 else key), result)
+        if left == parts and len(parts) > 1:  # no answer had prompts enough
+            whole = {row.id for row in _hold_out(key, by_key[key], barred, given.get(key), result)}
+            left = {answer: [row for row in rows if row.id in whole] for answer, rows in parts.items()}
+        for rows in filter(None, left.values()):
+            chosen = min(rows, key=lambda r: (fraction([key, r.prompt], salt="recall"), -r.seq, r.id))
+            result.recall.append(item_of(chosen))
     result.recall += [item_of(row) for row in _sample(by_key.get(None, []))]
     return result
+
+
+def _answers(rows: Sequence[Example]) -> dict[str, list[Example]]:
+    """What is asked of a key by itself: its one answer, or of a behaviour at most `BEHAVIOUR_ANSWERS`; with their rows."""
+    by_answer: dict[str, list[Example]] = defaultdict(list)
+    for row in rows:
+        by_answer[normalise(row.answer)].append(row)
+    several = {a: some for a, some in by_answer.items() if len({r.prompt for r in some}) > 1} or by_answer
+    ranked = sorted(several, key=lambda a: fraction([rows[0].key, a], salt="answers"))
+    return {answer: several[answer] for answer in ranked[:BEHAVIOUR_ANSWERS]}
 
 
 def _hold_out(key: str, rows: list[Example], barred: Collection[str], covered: Known | None, result: HoldOut) -> list[Example]:

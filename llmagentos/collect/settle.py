@@ -105,7 +105,7 @@ def settle(
     kept = [e for e in kept if e.id not in dropped]
 
     trained = {k.prompt for k in past.trained if k.holds(superseded)}
-    covered = {item.key: item_known(item) for item in waiting if item.key is not None}
+    covered = [item_known(item) for item in waiting if item.key is not None]
     held = choose(kept, trained=trained, covered=covered)
     dropped |= held.dropped
     chosen = {item.prompt for item in held.heldout}

@@ -9,7 +9,7 @@ from llmagentos.collect import hold_out
 from llmagentos.collect.hold_out import choose, silence, withhold
 from llmagentos.collect.keys import Known
 from llmagentos.core.examples import supervised_prompts, to_example
-from llmagentos.core.messages import normalised_prompt
+from llmagentos.core.messages import answer_text, normalised_prompt
 
 
 def example(id, prompt, answer="a", key="k", skill="default", earlier=()):
@@ -87,8 +87,22 @@ def test_prompts_that_replay_or_another_key_asks_are_not_held_out():
 
 
 def test_a_key_that_gave_a_prompt_before_gives_no_second_one():
-    held = choose(distinct(5), covered={"k": Known("k", "user: something else entirely", "a")})
+    held = choose(distinct(5), covered=[Known("k", "user: something else entirely", "a")])
     assert (held.heldout, held.dropped) == ([], {})
+
+
+def test_each_answer_of_a_behaviour_is_asked_and_a_lone_one_where_there_is_no_other():
+    asked = [(f"{word} my parcel {label}", label) for label in "xyz" for word in ("broken", "late", "lost", "dear")]
+    labels = [example(at, prompt, answer=label) for at, (prompt, label) in enumerate(asked)]
+    odd = example(99, "what a day", answer="odd")
+    held = choose([*labels, odd])
+    answers = [[answer_text(item.messages[-1]) for item in suite] for suite in (held.heldout, held.recall)]
+    assert [sorted(of) for of in answers] == [["x", "y", "z"], ["x", "y", "z"]]
+    again = choose([*labels, odd], covered=[Known("k", "user: something", "x")])
+    assert sorted(answer_text(item.messages[-1]) for item in again.heldout) == ["y", "z"]
+    talk = choose([example(i, f"tell me of {i}", answer=f"it is {i}") for i in range(80)])
+    assert len(talk.heldout) == 1, "a key of three prompts gives one"
+    assert 49 <= len(talk.recall) <= 50
 
 
 def test_rows_without_a_key_are_sampled_evenly_over_skills(monkeypatch):
