@@ -29,8 +29,9 @@ _NEAREST = 48
 """Rows of memory, in whatever wording, that count as near to each new row."""
 _REPEATS = 4
 """Times the passes that the least number of steps may make of them."""
-_FLOOR = 1 / 3
-"""Least share of a skill, as a part of what it would have if all had the same: what is not practised fades."""
+_FLOOR, _LOOSEST = 1 / 3, 4
+"""Least share of a skill or a remembered question, and the most of a question, as a part of what it would have if all had the
+same: what is not practised fades."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Recipe:
     rounds: int = 1
     """How often all this is planned, each time drawn anew; the facts are those of the first time."""
     need: Mapping[str, float] = field(default_factory=dict)
-    """"source/skill" of memory and of the `even` sources -> how much more it is asked than others: what is held less firmly."""
+    """"source/skill" of the `even` sources -> how much more it is asked than others: what is held less firmly."""
+    loose: Mapping[int, float] = field(default_factory=dict)
+    """A row of each question in memory -> the same, for all rows of its question."""
     left_out: tuple[int, ...] = ()
     """Rows that are not trained on."""
     seed: int = 0
@@ -114,7 +117,7 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     lengths, supervised = rows.lengths, rows.supervised
     capacity = max(recipe.batch_tokens // (recipe.ranks * recipe.accumulation), 1)
     units = groups(rows, capacity // 2, rng, packed=recipe.packed) if recipe.shares.get(PREFERENCE) else []
-    items = _items(rows, units, recipe.even, recipe.need)
+    items = _items(rows, units, recipe)
     planned = (supervised > 0) & ~np.isin(np.arange(rows.count), recipe.left_out)
     members = {s: np.flatnonzero((sources == s) & planned) for s in recipe.shares}
     members[PREFERENCE] = np.arange(rows.count, len(items.rows))
@@ -179,13 +182,10 @@ def _fitting(
 def _turns(rows: Rows, new: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """How often each new row is due in a pass, so that a question comes as often as it was said, in however many wordings.
 
-    A question without made wordings would else come once for twenty times that another does. Questions of a skill that have one
-    answer count as one; what was said comes in every pass. The passes stay as long as if each row came once.
+    A question without made wordings would else come once for twenty times that another does. What was said comes in every
+    pass. The passes stay as long as if each row came once.
     """
-    said = ~rows.made[new]
-    answers = [(rows.strata[i], ids[mask > 0].tobytes()) for i in new.tolist() for ids, mask in (rows[i],)]
-    numbers = {answer: number for number, answer in enumerate(dict.fromkeys(answers))}
-    group = np.array([numbers[answer] for answer in answers])
+    said, group = ~rows.made[new], rows.questions(new)
     due = (np.maximum(np.bincount(group, weights=said), 1) / np.bincount(group))[group]
     turns = np.ones(len(tokens))
     turns[new] = np.maximum(due * tokens[new].sum() / (due * tokens[new]).sum(), said)
@@ -214,14 +214,14 @@ def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict
     return {s: fresh.get(s, (1 - sum(fresh.values())) * w / past) for s, w in shares.items()}
 
 
-def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...], need: Mapping[str, float]) -> _Items:
+def _items(rows: Rows, parts: list[np.ndarray], recipe: Recipe) -> _Items:
     lengths = rows.lengths
     # A skill's share is the root of what was said of it, so that one of few rows is not drowned, nor one without made wordings.
     names = np.array([f"{source}/{stratum}" for source, stratum in zip(rows.sources, rows.strata, strict=True)])
     kinds, skill = np.unique(names, return_inverse=True)
     base = np.where(rows.made, _MADE, 1.0)
     said, weights = np.bincount(skill, weights=~rows.made), np.bincount(skill, weights=base)
-    rare = base * (np.sqrt(np.maximum(said, 1)) / weights * _of_memory(kinds, need))[skill]
+    rare = base * (np.sqrt(np.maximum(said, 1)) / weights)[skill] * _loosely(rows, recipe.loose)
     return _Items(
         parts=parts,
         rows=np.array([1] * rows.count + [len(p) for p in parts], dtype=np.int64),
@@ -229,17 +229,22 @@ def _items(rows: Rows, parts: list[np.ndarray], even: tuple[str, ...], need: Map
         tokens=np.append(lengths, [lengths[p].sum() for p in parts]).astype(np.int64),
         scarce=np.append(rare, np.ones(len(parts))),
         skill=skill,
-        need=np.array([need.get(kind, 1.0) for kind in kinds.tolist()]),
-        even=even,
+        need=np.array([recipe.need.get(kind, 1.0) for kind in kinds.tolist()]),
+        even=recipe.even,
     )
 
 
-def _of_memory(kinds: np.ndarray, need: Mapping[str, float]) -> np.ndarray:
-    """By how much a kind of remembered rows needs more than the mean of those that were asked, with a floor; 1 for the others."""
-    asked = [need[kind] for kind in kinds.tolist() if kind in need and kind.startswith("memory/")]
-    usual = sum(asked) / max(len(asked), 1)
-    lift = {kind: max(more / usual, _FLOOR) for kind, more in need.items() if usual > 0 and kind.startswith("memory/")}
-    return np.array([lift.get(kind, 1.0) for kind in kinds.tolist()])
+def _loosely(rows: Rows, loose: Mapping[int, float]) -> np.ndarray:
+    """By how much each remembered row needs more than the mean of the questions that were asked, within bounds; 1 for others."""
+    weights, usual = np.ones(rows.count), sum(loose.values()) / max(len(loose), 1)
+    if usual > 0:
+        memory = np.flatnonzero(np.array(rows.sources) == "memory")
+        question = rows.questions(memory)
+        lift = np.ones(question.max() + 1)
+        asked = question[np.searchsorted(memory, np.array(list(loose)))]
+        lift[asked] = np.clip(np.array(list(loose.values())) / usual, _FLOOR, _LOOSEST)
+        weights[memory] = lift[question]
+    return weights
 
 
 def _steps(recipe: Recipe, epoch_tokens: float) -> int:

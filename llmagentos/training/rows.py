@@ -117,6 +117,12 @@ class Rows:
         ids, mask = self[index]
         return f"{self.names[index]}:{hashlib.sha256(ids.tobytes() + mask.tobytes()).hexdigest()[:16]}"
 
+    def questions(self, indices: np.ndarray) -> np.ndarray:
+        """A number for what each of these rows asks: those of a skill with one answer count as one question."""
+        answers = [(self.strata[i], ids[mask > 0].tobytes()) for i in indices.tolist() for ids, mask in (self[i],)]
+        numbers = {answer: number for number, answer in enumerate(dict.fromkeys(answers))}
+        return np.array([numbers[answer] for answer in answers], dtype=np.int64)
+
     def tokens(self) -> dict[str, int]:
         """Tokens of each source, rows that supervise nothing left out."""
         sources, trainable = np.array(self.sources), self.supervised > 0

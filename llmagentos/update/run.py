@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError, TrainingError
 from llmagentos.core.evaluation import Candidate
@@ -37,8 +39,8 @@ from llmagentos.update import interpolate
 from llmagentos.update.rewarded import rewarded
 from llmagentos.update.strategies import strategy
 
-_ASKED = 32
-"""Rows of a skill that tell how firmly the champion holds it."""
+_ASKED, _QUESTIONS = 32, 4000
+"""Rows of a skill, and most remembered questions, that tell how firmly the champion holds them."""
 _MOST_PASSES = 2.5
 """Times the usual passes that unfamiliar rows get, at most."""
 KNOWN = "The champion answers every new row already: there is nothing to learn."
@@ -79,6 +81,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         packed=training.packing == "packed",
         even=("general",),
         need=held.need,
+        loose={int(row): more for row, more in held.loose.items()},
         near=config.replay.near if chosen.replays else 0.0,
         max_steps=update.max_steps,
         min_steps=1 if chosen.by_size else least_steps(rendered, update.min_steps, passes, training.batch_tokens),
@@ -142,36 +145,49 @@ class _Held:
     surprise: float
     """Mean −log p of its new answers' tokens, in nats."""
     need: dict[str, float]
-    """ "source/skill" of the past -> its mean loss on a few of its rows, to the power of `replay.need`."""
+    """ "general/skill" -> its mean loss on a few of its rows, to the power of `replay.need`."""
+    loose: dict[str, float]
+    """A row of each question in memory -> its loss, to the same power."""
 
 
 def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, replays: bool) -> _Held:
     """Kept in `path`: a run that goes on after a crash has the plan that it began with."""
     if path.exists():
         return _Held(**json.loads(path.read_text()))
-    past = _some_of_each_skill(rows, config.update.seed) if replays and config.replay.need else {}
-    new = said_anew(rows, config.update.seed)
-    asked = [(str(index), *rows[index]) for index in itertools.chain(new, *past.values())]
+    seed, past, questions = config.update.seed, dict[str, list[int]](), list[int]()
+    if replays and config.replay.need:
+        past, questions = _some_of_each_skill(rows, seed), _one_of_each_question(rows, seed)
+    new = said_anew(rows, seed)
+    asked = [(str(index), *rows[index]) for index in itertools.chain(new, questions, *past.values())]
     losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens, gpus=config.evaluate.gpus) if asked else {}
 
     def mean(indices: Sequence[int]) -> float:
         return sum(losses[str(index)] for index in indices) / len(indices) if indices else 0.0
 
-    held = _Held(mean(new), {skill: mean(indices) ** config.replay.need for skill, indices in past.items()})
+    need = {skill: mean(indices) ** config.replay.need for skill, indices in past.items()}
+    held = _Held(mean(new), need, {str(index): mean([index]) ** config.replay.need for index in questions})
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(vars(held)))
     return held
 
 
 def _some_of_each_skill(rows: Rows, seed: int) -> dict[str, list[int]]:
-    """ "source/skill" of what is practised again -> a few of its rows: of memory those in made wordings, for what was said is
-    known word for word long before it is understood, and would seem to need nothing."""
+    """ "general/skill" -> a few of its rows."""
     found = defaultdict[str, list[int]](list)
     for index, (source, stratum) in enumerate(zip(rows.sources, rows.strata, strict=True)):
-        if source == "general" or (source == "memory" and rows.made[index]):
+        if source == "general":
             found[f"{source}/{stratum}"].append(index)
     rng = random.Random(seed)
     return {skill: rng.sample(indices, min(_ASKED, len(indices))) for skill, indices in sorted(found.items())}
+
+
+def _one_of_each_question(rows: Rows, seed: int) -> list[int]:
+    """A remembered row of each question, at most `_QUESTIONS`, in a made wording: what was said is known word for word long
+    before it is understood, and would seem to need nothing."""
+    made = np.flatnonzero((np.array(rows.sources) == "memory") & rows.made)
+    drawn = np.random.default_rng(seed).permutation(made)
+    _, first = np.unique(rows.questions(drawn), return_index=True)
+    return sorted(drawn[np.sort(first)[:_QUESTIONS]].tolist())
 
 
 def candidates(config: Config, prepared: Prepared) -> list[Candidate]:

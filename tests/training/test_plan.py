@@ -230,22 +230,27 @@ def test_a_skill_of_few_rows_has_its_share_where_skills_share_evenly(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("need", "share"),
-    [({}, 0.5), ({"weak": 3.0, "firm": 1.0}, 0.75), ({"weak": 1.0, "firm": 0.0}, 0.86), ({"weak": 9.0}, 0.5)],  # of one alone
-)
-def test_memory_that_is_held_loosely_is_drawn_more_often(tmp_path: Path, need: dict[str, float], share: float):
-    kinds = [("new", "s"), ("memory", "weak"), ("memory", "firm")]
-    made = [
-        {"id": f"{skill}{k}", "source": source, "stratum": skill, "ids": list(range(10)), "mask": [0] * 8 + [1] * 2}
-        for source, skill in kinds
-        for k in range(100 if source == "new" else 2000)
-    ]
+    ("loose", "share"),
+    [({}, 0.5), ({"weak": 3.0, "firm": 1.0}, 0.75), ({"weak": 1.0, "firm": 0.0}, 0.86), ({"weak": 9.0}, 0.5),  # of one alone
+     ({"weak": 0.0, "firm": 0.0}, 0.5)],
+)  # fmt: skip
+@pytest.mark.parametrize("apart", ["skill", "answer"])
+def test_what_is_remembered_loosely_is_drawn_more_often(tmp_path: Path, loose: dict[str, float], share: float, apart: str):
+    """Two questions, of two skills or of one, which are told apart by their answers."""
+
+    def row(name: str, k: int, source: str, answer: int) -> dict[str, object]:
+        skill = name if apart == "skill" or source == "new" else "both"
+        return {"id": f"{name}{k}", "source": source, "stratum": skill, "ids": [*range(9), answer], "mask": [0] * 9 + [1]}
+
+    kinds = [("n", "new", 7, 100), ("weak", "memory", 8, 2000), ("firm", "memory", 9, 2000)]
+    made = [row(name, k, source, answer) for name, source, answer, count in kinds for k in range(count)]
     write_arrow(tmp_path / "r", [record_batch(made, ROWS)], ROWS)
-    rows, wanted = Rows(tmp_path / "r"), {f"memory/{skill}": more for skill, more in need.items()}
-    recipe = Recipe({"new": 0.5, "memory": 0.5}, epochs=8, batch_tokens=250, max_steps=500, need=wanted)
+    rows = Rows(tmp_path / "r")
+    wanted = {rows.names.index(f"{name}7"): more for name, more in loose.items()}
+    recipe = Recipe({"new": 0.5, "memory": 0.5}, epochs=8, batch_tokens=250, max_steps=500, loose=wanted)
     make_plan(rows, recipe, tmp_path / "p")
     counts = Plan(tmp_path / "p").counts()
-    drawn = {skill: sum(n for i, n in counts.items() if rows.strata[i] == skill) for skill in ("weak", "firm")}
+    drawn = {name: sum(n for i, n in counts.items() if rows.names[i].startswith(name)) for name in ("weak", "firm")}
     assert drawn["weak"] / sum(drawn.values()) == pytest.approx(share, abs=0.06)
 
 
