@@ -18,7 +18,7 @@ from llmagentos.evaluate.gate import GateFacts, accuracy_on, harmed, retention
 
 _NEW = 2
 """Old items that a new one is worth."""
-_NEARLY = 0.03
+_NEARLY = 0.04
 """Share of the new items that may be given for old ones."""
 
 
