@@ -45,8 +45,8 @@ class ReplayConfig(Section):
     """Rows of the pinned general set that one update draws from, others in each; 0 is all of them. About what three rounds ask:
     a quarter of it, asked four times over, is learned by heart, and general skills lose up to four points."""
     need: float = Field(0.5, ge=0, le=1)
-    """Power of the champion's loss on a skill, a general or a remembered one, by which it is asked more often than others; 0 asks
-    all alike."""
+    """Power of the champion's loss on a general skill, or on a remembered question in other words, by which it is asked more
+    often than others; 0 asks all alike."""
     wordings: int = Field(20, ge=0)
     """Wordings in which each new question is trained on: those that traffic lacks are made; 0 makes none."""
     frames: bool = True
