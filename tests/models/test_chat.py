@@ -68,6 +68,15 @@ def test_what_is_far_too_long_is_rendered_once(renderer: Renderer, monkeypatch: 
     assert len(rendered) == 2
 
 
+@pytest.mark.parametrize("beginning", ["", " " * 20_000])
+def test_of_plain_text_that_is_far_too_long_the_beginning_is_tokenised(renderer: Renderer, monkeypatch, beginning: str):
+    encode, tokenised = renderer._encode, []
+    monkeypatch.setattr(renderer, "_encode", lambda text: tokenised.append(len(text)) or encode(text))
+    assert len(renderer.plain(beginning + "7" * 300_000, longest=16)) > 16
+    assert sum(tokenised) < 3 * (len(beginning) + 1000)
+    assert renderer.plain("The lamp costs 12.", longest=16) == encode("The lamp costs 12.")
+
+
 def test_equal_renderers_keep_what_they_rendered_for_one_another(renderer: Renderer, tmp_path: Path):
     shutil.copytree(renderer.folder, tmp_path / "same")
     shutil.copytree(renderer.folder, tmp_path / "other")
