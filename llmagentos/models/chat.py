@@ -201,8 +201,10 @@ class Renderer:
             raise InputError(f"the chat template refuses these messages: {error}.", field="messages") from None
 
     def _clean(self, message: Message) -> Message:
-        """Content as text that cannot forge a turn, and arguments of tool calls as values."""
-        clean: Message = {"role": message["role"], "content": self._defuse(text_of(message))}
+        """Content as text that cannot forge a turn, and arguments of tool calls as values. Many templates, Qwen's too, know
+        no developer and would leave out what one says."""
+        role = "system" if message["role"] == "developer" else message["role"]
+        clean: Message = {"role": role, "content": self._defuse(text_of(message))}
         if message.get("tool_calls"):
             clean["tool_calls"] = [_call_values(c, self._defuse) for c in message["tool_calls"]]
         for extra in ("name", "tool_call_id"):
@@ -254,20 +256,25 @@ def parse_answer(text: str) -> Message:
 
 def _own_call(text: str) -> dict[str, str] | None:
     name, brace, rest = text.strip().partition("{")
-    try:
-        arguments = from_json(brace + rest) if brace else {}
-    except ValueError:
-        return None
-    return {"name": name.strip(), "arguments": _compact(arguments)} if _NAME.fullmatch(name.strip()) else None
+    return _made_call(name.strip(), brace + rest or {})
 
 
 def _hermes_call(text: str) -> dict[str, str] | None:
     try:
         call = from_json(text)
-        name = str(call["name"])
-        return {"name": name, "arguments": _compact(call.get("arguments", {}))} if _NAME.fullmatch(name) else None
+        return _made_call(str(call["name"]), call.get("arguments", {}))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _made_call(name: str, arguments: object) -> dict[str, str] | None:
+    """A call of arguments that are an object or the text of one; None where a client could not read it."""
+    try:
+        value = from_json(arguments) if isinstance(arguments, str) else arguments
+        written = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return None
+    return {"name": name, "arguments": written} if _NAME.fullmatch(name) and isinstance(value, dict) else None
 
 
 def _call_values(call: dict[str, Any], defuse: Any) -> dict[str, Any]:
@@ -279,10 +286,6 @@ def _call_values(call: dict[str, Any], defuse: Any) -> dict[str, Any]:
         except ValueError:
             arguments = defuse(arguments)
     return {"type": "function", "function": {"name": defuse(str(function.get("name", ""))), "arguments": arguments}}
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
