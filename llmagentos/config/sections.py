@@ -66,8 +66,8 @@ class ServeConfig(Section):
     ingress: Literal["default", "haproxy"] = "default"
     """What takes requests in: Ray Serve's proxy, or HAProxy, which puts a request to another replica where one dies."""
     hung_seconds: float = Field(5.0, gt=0)
-    """An engine with requests under way that makes no step for so long hangs. Its process is replaced, or the replica where
-    it has none of its own."""
+    """An engine with requests under way that makes no step for so long, and for five times what a full one takes on a CPU,
+    hangs. Its process is replaced, or the replica where it has none of its own."""
     api_key_env: str = "LLMAGENTOS_API_KEY"
     """Environment variable with the API key; unset means loopback only, without a key."""
 
