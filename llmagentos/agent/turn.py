@@ -100,7 +100,7 @@ class PlainText:
         return len(self.text)
 
     def prompt(self, engine: Engine, longest: int) -> list[int]:
-        return list(engine.renderer.tokenizer.encode(self.text, add_special_tokens=False).ids)
+        return engine.renderer.plain(self.text, longest)
 
     def sampling(self, engine: Engine, asked: Sampling) -> Sampling:
         return asked

@@ -50,8 +50,8 @@ class ServeConfig(Section):
     max_ongoing: int = Field(64, ge=1)
     """Requests a replica works on at once."""
     max_queued: int = Field(32, ge=-1)
-    """Requests that may wait; beyond it 429 with Retry-After. Half of `max_ongoing` keeps whoever is let in within twice the
-    time that an answer takes at capacity."""
+    """Requests that may wait, one of `n` choices counted `n` times; beyond it 429 with Retry-After. Half of `max_ongoing`
+    keeps whoever is let in within twice the time that an answer takes at capacity."""
     memory_mb: int = Field(0, ge=0)
     """MB that the engines of one replica may take, weights and cache blocks; 0 is no limit. A newer champion is loaded
     beside the old one, so it must hold both."""
@@ -66,8 +66,8 @@ class ServeConfig(Section):
     ingress: Literal["default", "haproxy"] = "default"
     """What takes requests in: Ray Serve's proxy, or HAProxy, which puts a request to another replica where one dies."""
     hung_seconds: float = Field(5.0, gt=0)
-    """An engine with requests under way that makes no step for so long hangs. Its process is replaced, or the replica where
-    it has none of its own."""
+    """An engine with requests under way that makes no step for so long, and for five times what a full one takes on a CPU,
+    hangs. Its process is replaced, or the replica where it has none of its own."""
     api_key_env: str = "LLMAGENTOS_API_KEY"
     """Environment variable with the API key; unset means loopback only, without a key."""
 

@@ -49,10 +49,10 @@ def load(ref: VersionRef, config: EngineConfig, dtype: str, hurry: bool) -> "Apa
 
     Raises what it raised, and EngineFailedError where it died.
     """
-    end, (max_length, pid, modules) = _begin(("load", ref, config, dtype, hurry), f"load version {ref.id}")
+    end, (max_length, step_seconds, pid, modules) = _begin(("load", ref, config, dtype, hurry), f"load version {ref.id}")
     try:
         _forks.preload(modules)
-        return ApartEngine(ref, _renderer(ref), max_length, pid, end)
+        return ApartEngine(ref, _renderer(ref), max_length, step_seconds, pid, end)
     except BaseException:
         end.close()
         raise
@@ -103,8 +103,10 @@ def _renderer(ref: VersionRef) -> Renderer:
 class ApartEngine:
     """One version's weights in a process of its own. It belongs to one event loop at a time."""
 
-    def __init__(self, ref: VersionRef, renderer: Renderer, max_length: int, pid: int, end: socket.socket) -> None:
-        self.ref, self.renderer, self.max_length = ref, renderer, max_length
+    def __init__(
+        self, ref: VersionRef, renderer: Renderer, max_length: int, step_seconds: float, pid: int, end: socket.socket
+    ) -> None:
+        self.ref, self.renderer, self.max_length, self.step_seconds = ref, renderer, max_length, step_seconds
         self.pid = pid
         """The process that generates."""
         self._end = end

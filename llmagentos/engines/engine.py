@@ -101,6 +101,8 @@ class Engine(Protocol):
     renderer: Renderer
     max_length: int
     """Longest prompt plus answer the engine can hold, in tokens."""
+    step_seconds: float
+    """About what a full step takes where nothing else computes; 0 where nobody timed it."""
 
     def generate(
         self, request_id: str, prompt_ids: list[int], sampling: Sampling, *, stream: bool = True

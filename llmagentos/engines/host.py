@@ -91,18 +91,19 @@ class Host:
     async def _load(self, ref: VersionRef, config: EngineConfig, dtype: str, hurry: bool) -> None:
         known = set(sys.modules)
 
-        def prepare() -> tuple[Any, Any]:
+        def prepare() -> tuple[Any, Any, float]:
             verify(Path(ref.dir), ref.manifest_hash)
             return read(ref, config, dtype)
 
         try:
-            manager, renderer = await (asyncio.to_thread(prepare) if hurry else in_background(prepare))
-            self._engine = TransformersEngine(ref, manager, renderer, config)
+            parts = await (asyncio.to_thread(prepare) if hurry else in_background(prepare))
+            self._engine = TransformersEngine(ref, *parts, config)
         except Exception as error:  # noqa: BLE001  the process's edge: handed to whoever waits for the engine
             self._wire.send(_portable(error, f"version {ref.id} cannot be loaded"))
             self._left.set()
             return
-        self._wire.send((self._engine.max_length, os.getpid(), sorted(set(sys.modules) - known)))
+        modules = sorted(set(sys.modules) - known)
+        self._wire.send((self._engine.max_length, self._engine.step_seconds, os.getpid(), modules))
 
     async def _call(self, function: str, arguments: tuple[Any, ...]) -> None:
         try:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _STOP_SECONDS = 5.0
 _FEW, _HAND_OVER_SECONDS = 4, 0.0003
+_PART = 4
+"""Of a full step this part is timed, once the weights are loaded."""
 _PROBE = [{"role": "user", "content": "Hello 你好 123"}]
 
 
@@ -47,15 +49,17 @@ def load(ref: VersionRef, config: EngineConfig, dtype: str) -> "TransformersEngi
     return TransformersEngine(ref, *read(ref, config, dtype), config)
 
 
-def read(ref: VersionRef, config: EngineConfig, dtype: str) -> tuple[Any, Renderer]:
-    """What an engine is made of: a manager with weights and cache that does not run yet, and the renderer. Raises as `load`."""
+def read(ref: VersionRef, config: EngineConfig, dtype: str) -> tuple[Any, Renderer, float]:
+    """What an engine is made of: a manager with weights and cache that does not run yet, the renderer, and the seconds of a
+    full step. Raises as `load`."""
     torch.set_num_threads(config.threads)
     _settle()
     model, renderer = load_model(ref.dir, dtype), load_renderer(ref.dir)
     if torch.cuda.is_available():
         model = model.to("cuda")  # type: ignore[arg-type]
     _check_finite(model, renderer, ref)
-    return _manager(model, config), renderer
+    step_seconds = _step_seconds(model, config)
+    return _manager(model, config), renderer, step_seconds
 
 
 @lru_cache(maxsize=1)
@@ -69,11 +73,9 @@ def _settle() -> None:
 class TransformersEngine:
     """One version's weights and its continuous batch."""
 
-    def __init__(self, ref: VersionRef, manager: Any, renderer: Renderer, config: EngineConfig) -> None:
-        self.ref = ref
-        self.renderer = renderer
-        positions = getattr(manager.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-        self.max_length = min(positions, config.num_blocks * config.page_size)
+    def __init__(self, ref: VersionRef, manager: Any, renderer: Renderer, step_seconds: float, config: EngineConfig) -> None:
+        self.ref, self.renderer, self.step_seconds = ref, renderer, step_seconds
+        self.max_length = min(_positions(manager.model), config.num_blocks * config.page_size)
         self._numbers = itertools.count()
         self._active: dict[str, dict[int, asyncio.Queue[Any]]] = {}
         self._manager = manager
@@ -259,6 +261,22 @@ def _stop_all() -> None:
     for manager in list(_started):
         if manager.is_running():
             manager.stop(block=True, timeout=_STOP_SECONDS, hard_stop=True)
+
+
+def _positions(model: "PreTrainedModel") -> int:
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+
+def _step_seconds(model: "PreTrainedModel", config: EngineConfig) -> float:
+    """Seconds of a step of as many tokens as one may hold, by CPU time: what serves meanwhile takes most of the clock's. A GPU
+    is quick, and not timed."""
+    if model.device.type != "cpu":
+        return 0.0
+    tokens = min(config.max_batch_tokens // _PART, _positions(model))
+    began = time.process_time()
+    with torch.inference_mode():
+        model.base_model(input_ids=torch.arange(tokens)[None] % model.config.get_text_config().vocab_size)
+    return (time.process_time() - began) / config.threads * config.max_batch_tokens / tokens
 
 
 def _check_finite(model: "PreTrainedModel", renderer: Renderer, ref: VersionRef) -> None:

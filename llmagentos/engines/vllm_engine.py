@@ -79,6 +79,8 @@ def _on_cpu(config: EngineConfig) -> dict[str, Any]:
 class VllmEngine:
     """One version's weights in a vLLM engine. It belongs to the event loop that first generates with it."""
 
+    step_seconds = 0.0
+
     def __init__(self, ref: VersionRef, engine: Any) -> None:
         self.ref = ref
         self.renderer = load_renderer(ref.dir)

@@ -29,7 +29,7 @@ _NAME = re.compile(r".{1,256}")
 _FAR = 2
 """Times that a text must exceed a length to do so in pieces, too: tokenised apart they may have fewer tokens."""
 _BEGINNING = 32
-"""Characters a token that are looked at to tell so."""
+"""Characters a token that are looked at, and again, to tell so."""
 _SHORT = 2000
 """Characters of the longest conversation that is kept in mind once it was rendered."""
 _KEPT = 4096
@@ -99,6 +99,10 @@ class Renderer:
         pieces, _ = self._pieces([*messages, {"role": "assistant", "content": ""}], tools, len(messages), longest)
         return [i for text, _ in pieces for i in self._encode(text)]
 
+    def plain(self, text: str, longest: int) -> list[int]:
+        """Ids of text as it stands; of one that is far longer than `longest` tokens, more than that many."""
+        return self._encode(self._beginning(text, longest) or text)
+
     def example(self, messages: list[Message], tools: list[dict[str, Any]] | None = None, *, keep: bool = False) -> Rendered:
         """Ids and mask of a whole conversation; a turn with `weight` 0 is not supervised.
 
@@ -155,6 +159,15 @@ class Renderer:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def _beginning(self, text: str, longest: int) -> str:
+        """What of a text is enough to tell that it is far longer than `longest` tokens; empty where it is not."""
+        step, tokens = _BEGINNING * longest, 0
+        for at in range(0, len(text) if len(text) > _FAR * longest else 0, step):
+            tokens += len(self._encode(text[at : at + step]))
+            if tokens > _FAR * longest:
+                return text[: at + step]
+        return ""
+
     def _pieces(
         self, messages: list[Message], tools: list[dict[str, Any]] | None, until: int | None, longest: int | None = None
     ) -> tuple[list[tuple[str, bool]], str]:
@@ -162,10 +175,8 @@ class Renderer:
         clean = [self._clean(m) for m in messages]
         stop = len(clean) if until is None else until
         whole = self._render(clean[:stop], tools, until is not None)
-        if longest is not None and len(whole) > _FAR * longest:
-            beginning = whole[: _BEGINNING * longest]
-            if len(self._encode(beginning)) > _FAR * longest:
-                return [(beginning, False)], whole
+        if longest is not None and (beginning := self._beginning(whole, longest)):
+            return [(beginning, False)], whole
         pieces: list[tuple[str, bool]] = []
         at = 0
         for i in range(stop):
@@ -190,8 +201,10 @@ class Renderer:
             raise InputError(f"the chat template refuses these messages: {error}.", field="messages") from None
 
     def _clean(self, message: Message) -> Message:
-        """Content as text that cannot forge a turn, and arguments of tool calls as values."""
-        clean: Message = {"role": message["role"], "content": self._defuse(text_of(message))}
+        """Content as text that cannot forge a turn, and arguments of tool calls as values. Many templates, Qwen's too, know
+        no developer and would leave out what one says."""
+        role = "system" if message["role"] == "developer" else message["role"]
+        clean: Message = {"role": role, "content": self._defuse(text_of(message))}
         if message.get("tool_calls"):
             clean["tool_calls"] = [_call_values(c, self._defuse) for c in message["tool_calls"]]
         for extra in ("name", "tool_call_id"):
@@ -243,20 +256,25 @@ def parse_answer(text: str) -> Message:
 
 def _own_call(text: str) -> dict[str, str] | None:
     name, brace, rest = text.strip().partition("{")
-    try:
-        arguments = from_json(brace + rest) if brace else {}
-    except ValueError:
-        return None
-    return {"name": name.strip(), "arguments": _compact(arguments)} if _NAME.fullmatch(name.strip()) else None
+    return _made_call(name.strip(), brace + rest or {})
 
 
 def _hermes_call(text: str) -> dict[str, str] | None:
     try:
         call = from_json(text)
-        name = str(call["name"])
-        return {"name": name, "arguments": _compact(call.get("arguments", {}))} if _NAME.fullmatch(name) else None
+        return _made_call(str(call["name"]), call.get("arguments", {}))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _made_call(name: str, arguments: object) -> dict[str, str] | None:
+    """A call of arguments that are an object or the text of one; None where a client could not read it."""
+    try:
+        value = from_json(arguments) if isinstance(arguments, str) else arguments
+        written = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return None
+    return {"name": name, "arguments": written} if _NAME.fullmatch(name) and isinstance(value, dict) else None
 
 
 def _call_values(call: dict[str, Any], defuse: Any) -> dict[str, Any]:
@@ -268,10 +286,6 @@ def _call_values(call: dict[str, Any], defuse: Any) -> dict[str, Any]:
         except ValueError:
             arguments = defuse(arguments)
     return {"type": "function", "function": {"name": defuse(str(function.get("name", ""))), "arguments": arguments}}
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

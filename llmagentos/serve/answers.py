@@ -80,7 +80,7 @@ class Answers:
         self._config, self._residents, self._recorder, self._metrics = config, residents, recorder, metrics
         self._trial = trial
         self._slots = asyncio.Semaphore(config.serve.max_ongoing)
-        self._under_way = 0
+        self._under_way = 0  # choices, for each is work of its own
         self._answers: set[Answer] = set()
         self._keyed: dict[str, Answer] = {}
         self._claims = Claims(recorder.home)
@@ -155,9 +155,9 @@ class Answers:
         most, waiting = self._config.serve.max_queued, self._under_way - self._config.serve.max_ongoing
         if 0 <= most <= waiting:
             self._claims.release(question.id)
-            raise ApiError(429, f"{waiting} requests are waiting already.", code="rate_limit_exceeded")
+            raise ApiError(429, f"{waiting} answers are waiting already.", code="rate_limit_exceeded")
         answer = Answer(question)
-        self._under_way += 1
+        self._under_way += question.asked.choices
         answer.task = asyncio.ensure_future(self._run(answer))
         answer.task.add_done_callback(lambda _: self._end(answer))
         self._answers.add(answer)
@@ -168,7 +168,7 @@ class Answers:
     def _end(self, answer: Answer) -> None:
         """The task is over; also one that was cancelled before its first step."""
         assert answer.task is not None
-        self._under_way -= 1
+        self._under_way -= answer.question.asked.choices
         self._answers.discard(answer)
         if answer.question.keyed:
             self._keyed.pop(answer.question.id, None)

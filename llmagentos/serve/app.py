@@ -183,6 +183,7 @@ class Service:
         """Figures in a thread, once those are set that nobody counts."""
         self.metrics.version.set(self.residents.version or 0)
         self.metrics.unflushed.set(self.recorder.unflushed)
+        await asyncio.to_thread(self.metrics.forget_all_but, self.residents.resident())
         return await asyncio.to_thread(figures, self.home)
 
     async def _again(self, look: Callable[[], Awaitable[object]], period: float) -> None:

@@ -22,7 +22,7 @@ from llmagentos.serve.shadow import Mirror, Outcome, says_nothing
 from llmagentos.storage.layout import Home
 
 _PATIENCE = 60.0
-"""Seconds that one answer may take wherever the champion's took less."""
+"""Seconds that one answer may take wherever the champion's take less."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Trial:
         self._home, self._residents, self._replica = home, residents, replica
         self._ladder = Ladder(config)
         self._slower = config.release.max_latency_ratio
-        self._mirror = Mirror(residents, self._mirrored, config.model.max_length)
+        self._mirror = Mirror(residents, self._mirrored, config.model.max_length, self._slower)
         self._sheet = Sheet(stage=-1)
         self._kept = self._sheet
         self._under_way: list[tuple[int, float]] = []  # version, when it was asked on the monotonic clock
@@ -96,11 +96,16 @@ class Trial:
         await self._mirror.close()
 
     def _stuck(self) -> str | None:
-        """A sentence where the version on trial is on an answer for much longer than any that the champion gave."""
-        longest = self._sheet.of(self._residents.version).quantile(1.0) or 0.0
-        limit, trial = max(_PATIENCE, longest * self._slower), self._residents.on_trial()
-        waited = max((time.monotonic() - began for version, began in self._under_way if version == trial), default=0.0)
-        return f"version {trial} has been on one answer for {waited:.0f} s" if waited > limit else None
+        """A sentence where the version on trial is on an answer for much longer than the champion is or was on any."""
+        champion, trial = self._residents.version, self._residents.on_trial()
+        longest = max(self._sheet.of(champion).quantile(1.0) or 0.0, self._waited(champion))
+        waited = self._waited(trial)
+        stuck = waited > max(_PATIENCE, longest * self._slower)
+        return f"version {trial} has been on one answer for {waited:.0f} s" if stuck else None
+
+    def _waited(self, version: int | None) -> float:
+        """Seconds that a version has been on the oldest answer that it has under way."""
+        return max((time.monotonic() - began for asked, began in self._under_way if asked == version), default=0.0)
 
     def _stage(self, name: str) -> Stage | None:
         stage = self._residents.release.stage

@@ -1,7 +1,8 @@
 """Whether the engines of a replica get on: a thread that hangs answers nothing and dies of nothing.
 
-An engine counts its steps. Requests under way and no further step for `serve.hung_seconds` is a hang, and stays one
-until there is a step again, so that giving up its requests does not make it look idle.
+An engine counts its steps. Requests under way and no further step for `serve.hung_seconds`, or for several times what a
+full one takes where that is longer, is a hang, and stays one until there is a step again, so that giving up its requests
+does not make it look idle.
 """
 
 import time
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 
 from llmagentos.engines import Engine
 
+_STEPS = 5
+"""Full steps that one may take as long as: others may compute meanwhile, and what comes before a token makes it dearer."""
 LOOK_SECONDS = 0.5
 """How often to look."""
 _LONGEST = 2 * LOOK_SECONDS
@@ -39,13 +42,17 @@ class Health:
         now = self._clock()
         passed, self._at = min(now - self._at, _LONGEST), now
         self._seen = {engine.ref.id: self._look(engine, passed) for engine in engines}
-        self.hung = [version for version, seen in self._seen.items() if seen.stuck >= self._seconds]
+        self.hung = [version for version, seen in self._seen.items() if seen.stuck >= self._patience(seen.engine)]
         return self.hung
 
     def _look(self, engine: Engine, passed: float) -> _Seen:
         steps, seen = engine.steps(), self._seen.get(engine.ref.id)
         if seen is None or seen.engine is not engine or steps is None or steps != seen.steps:
             return _Seen(engine, steps or 0)
-        if engine.busy() and seen.stuck < self._seconds:
+        hung = seen.stuck >= self._patience(engine)
+        if engine.busy() and not hung:
             return _Seen(engine, steps, seen.stuck + passed)
-        return seen if seen.stuck >= self._seconds else _Seen(engine, steps)
+        return seen if hung else _Seen(engine, steps)
+
+    def _patience(self, engine: Engine) -> float:
+        return max(self._seconds, _STEPS * engine.step_seconds)

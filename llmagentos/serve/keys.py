@@ -136,7 +136,7 @@ class Keyring:
         self._stored = stored(home)
 
     def refresh(self) -> None:
-        """Read the file again if it changed. One that cannot be read leaves the keys as they were."""
+        """Read the file again if it changed. One that cannot be read leaves the keys as they were, and is read again."""
         mark = self._look_at_file()
         if mark == self._mark:
             return
@@ -144,6 +144,7 @@ class Keyring:
             self._stored = stored(self._home)
         except ConfigError as error:
             logger.error("the keys stay as they were: %s", error)
+            return
         self._mark = mark
 
     @property

@@ -23,6 +23,8 @@ _TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 
 _LIVE_SECONDS = 15.0
 """Figures that are older are a dead replica's, or a hanging one's."""
+_GONE_SECONDS = 3600.0
+"""For how long the series of a version outlive its engine: scrapes must see its last figures."""
 LEAVE_SECONDS = 5.0
 """How often a replica leaves its figures."""
 
@@ -33,6 +35,7 @@ class Metrics:
     def __init__(self, replica: str) -> None:
         self._replica, self._leaving = replica, threading.Lock()
         self._registry = CollectorRegistry()
+        self._served: dict[str, float] = {}  # version -> when it was last loaded, on the monotonic clock
         self.requests = self._counter("requests", "Requests by route and status", "route", "status")
         self.request_seconds = self._histogram("request_seconds", "Time of a request to its last byte", _SECONDS, "route")
         self.seconds = self._histogram("answer_seconds", "Time of a whole answer", _SECONDS)
@@ -62,6 +65,17 @@ class Metrics:
             visit.queued = False
             self.queue.dec()
             self.queue_seconds.labels(visit.route).observe(time.perf_counter() - visit.began)
+
+    def forget_all_but(self, versions: Iterable[int]) -> None:
+        """Remove the series of versions that were not among those that are loaded for long: every day brings another one."""
+        with self._leaving:
+            now = time.monotonic()
+            self._served |= {str(version): now for version in versions}
+            for family in (self.first_token_seconds, self.token_seconds, self.answers):
+                for version in {sample.labels["version"] for metric in family.collect() for sample in metric.samples}:
+                    if now - self._served.setdefault(version, now) > _GONE_SECONDS:
+                        family.remove_by_labels({"version": version})
+            self._served = {version: at for version, at in self._served.items() if now - at <= _GONE_SECONDS}
 
     def text(self) -> str:
         """The exposition of this replica alone."""

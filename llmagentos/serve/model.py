@@ -73,23 +73,36 @@ class Residents:
         """Serve the newest release. Never raises for a bad version: the old one goes on and `error` says why."""
         async with self._refreshing:
             if self.version is not None and not self.healthy():
-                await self._switch(self.release, [self.version])
-            stamp = self._tables.stamp("releases")
-            if stamp == self._stamp and self.error is None:
-                return
-            wanted = await asyncio.to_thread(self._releases.current)
-            self._stamp = stamp
-            epoch, failed_at = self._failed
-            waiting = epoch == wanted.epoch and time.monotonic() - failed_at < _RETRY_SECONDS
-            if wanted.champion is None or waiting or (wanted.epoch == self.release.epoch and self.error is None):
-                return
-            candidates = [wanted.champion]
-            if self.version is None:  # a replica that starts takes the newest of the history that is whole
-                candidates += [v for v in [*reversed(wanted.history), wanted.anchor] if v not in (None, wanted.champion)]
-            await self._switch(wanted, list(dict.fromkeys(candidates)))
+                self._serve(self.release, *await self._first_that_loads([self.version]))
+                self._stamp = -1  # a newer release may have failed before, and is to be tried again
+            while not await self._follow():
+                pass
 
-    async def _switch(self, wanted: Release, candidates: list[int]) -> None:
-        problems = []
+    async def _follow(self) -> bool:
+        """Serve the newest release; False where there is another by the time that its version is loaded."""
+        stamp = self._tables.stamp("releases")
+        if stamp == self._stamp and self.error is None:
+            return True
+        wanted = await asyncio.to_thread(self._releases.current)
+        epoch, failed_at = self._failed
+        if epoch == wanted.epoch and time.monotonic() - failed_at < _RETRY_SECONDS:
+            return True
+        if wanted.champion is None or (wanted.epoch == self.release.epoch and self.error is None):
+            self._stamp = stamp
+            return True
+        candidates = [wanted.champion]
+        if self.version is None:  # a replica that starts takes the newest of the history that is whole
+            candidates += [v for v in [*reversed(wanted.history), wanted.anchor] if v not in (None, wanted.champion)]
+        loaded = await self._first_that_loads(list(dict.fromkeys(candidates)))
+        if (await asyncio.to_thread(self._releases.current)).epoch != wanted.epoch:  # it may have been rolled back
+            return False
+        self._stamp = stamp
+        self._serve(wanted, *loaded)
+        return True
+
+    async def _first_that_loads(self, candidates: list[int]) -> tuple[int | None, list[str]]:
+        """The first version that can be served, and what is wrong with those before it."""
+        problems: list[str] = []
         for version in candidates:
             try:
                 await self._engine(version, leads=True)
@@ -97,12 +110,16 @@ class Residents:
                 logger.error("version %s cannot be served: %s", version, error)
                 problems.append(f"version {version}: {error}")
                 continue
-            self.version = version
-            break
+            return version, problems
+        return None, problems
+
+    def _serve(self, wanted: Release, version: int | None, problems: list[str]) -> None:
+        """Switch to a version that is loaded; with none, what serves goes on."""
         self.error = "; ".join(problems) or None
         if problems:
             self._failed = (wanted.epoch, time.monotonic())
-        if version == self.version:  # else every candidate failed, and what served goes on
+        if version is not None:
+            self.version = version
             self.release = wanted if not problems else wanted.model_copy(update={"epoch": self.release.epoch})
         stage = self.release.stage
         if stage is not None and stage.epoch != self._tried:
@@ -194,14 +211,13 @@ class Residents:
         if version in self._engines and self._engines[version].healthy():
             return self._engines[version]
         if version not in self._loading:
-            self._loading[version] = asyncio.ensure_future(self._load(version, leads))
+            self._loading[version] = task = asyncio.ensure_future(self._load(version, leads))
+            task.add_done_callback(lambda _: self._loading.pop(version))  # also where nobody waits for it any more
         self._uses[version] += 1  # else it could be retired between its loading and its first use
         try:
             return await asyncio.shield(self._loading[version])
         finally:
             self._uses[version] -= 1
-            if (task := self._loading.get(version)) and task.done():
-                del self._loading[version]
 
     async def _load(self, version: int, leads: bool) -> Engine:
         found = await asyncio.to_thread(self._versions.get, version)

@@ -6,9 +6,18 @@ but is not supported is refused rather than ignored.
 
 import json
 import re
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import from_json
 
 from llmagentos.agent.form import Form
@@ -25,6 +34,17 @@ _FUNCTION = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _JSON_NAMES = {str: "a string", dict: "a JSON schema", bool: "true or false"}
 _INSTEAD = {"functions": "tools", "function_call": "tool_choice"}
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def _only(*neutral: object) -> AfterValidator:
+    """For a field of other servers that is not supported here: none but the values that change nothing."""
+
+    def check(asked: Any) -> Any:
+        if asked is not None and asked not in neutral:
+            raise ValueError("is not supported; leave it out")
+        return asked
+
+    return AfterValidator(check)
 
 
 class _Body(BaseModel):
@@ -54,6 +74,18 @@ class _Generation(_Body):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = Field(None, max_length=_MOST_BIASES)
     top_k: int | None = None
+    min_p: Annotated[Any, _only(0)] = None
+    min_tokens: Annotated[Any, _only(0)] = None
+    repetition_penalty: Annotated[Any, _only(1)] = None
+    length_penalty: Annotated[Any, _only(1)] = None
+    use_beam_search: Annotated[Any, _only(False)] = None
+    ignore_eos: Annotated[Any, _only(False)] = None
+    stop_token_ids: Annotated[Any, _only([])] = None
+    structured_outputs: Annotated[Any, _only()] = None
+    guided_json: Annotated[Any, _only()] = None
+    guided_choice: Annotated[Any, _only()] = None
+    guided_regex: Annotated[Any, _only()] = None
+    guided_grammar: Annotated[Any, _only()] = None
 
     @field_validator("top_k")
     @classmethod
@@ -163,6 +195,14 @@ class ChatRequest(_Generation):
     functions: Any = None
     function_call: Any = None
     modalities: list[str] | None = None
+    best_of: Annotated[Any, _only(1)] = None
+    echo: Annotated[Any, _only(False)] = None
+    prefix: Annotated[Any, _only(False)] = None
+    prediction: Annotated[Any, _only()] = None
+    web_search_options: Annotated[Any, _only()] = None
+    continue_final_message: Annotated[Any, _only(False)] = None
+    chat_template: Annotated[Any, _only()] = None
+    chat_template_kwargs: Annotated[Any, _only({})] = None
 
     @field_validator("functions", "function_call")
     @classmethod
@@ -231,6 +271,9 @@ class ChatRequest(_Generation):
         """The messages, validated, with the fields we know. Raises InputError naming the wrong one."""
         kept = []
         for k, message in enumerate(self.messages):
+            if message.get("prefix"):
+                field = f"messages.{k}.prefix"
+                raise InputError(f"{field}: is not supported; end with what the user says", field=field)
             try:
                 valid = ChatMessage.model_validate(message)
             except ValidationError as error:

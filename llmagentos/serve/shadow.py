@@ -26,7 +26,7 @@ _PAUSE = 0.05
 _TAIL = 2000
 """Characters at an answer's end that are looked at for repetition."""
 _LONGEST = 120.0
-"""Seconds after which a mirrored answer has failed."""
+"""Seconds that a mirrored answer may take wherever the champion's took less."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Outcome:
 class Mirror:
     """The queue of mirrored requests of one replica and the task that works on it."""
 
-    def __init__(self, residents: Residents, tell: Callable[[Outcome], None], longest: int) -> None:
+    def __init__(self, residents: Residents, tell: Callable[[Outcome], None], longest: int, slower: float) -> None:
         self.dropped = 0
         """Requests that found the queue full."""
-        self._residents, self._tell, self._max_length = residents, tell, longest
+        self._residents, self._tell, self._max_length, self._slower = residents, tell, longest, slower
         self._queue: asyncio.Queue[Mirrored] = asyncio.Queue(_QUEUE)
         self._task: asyncio.Task[None] | None = None
 
@@ -86,16 +86,19 @@ class Mirror:
                 self._tell(Outcome(asked.stage, asked.champion, challenger))
 
     async def _ask(self, asked: Mirrored) -> Counts:
-        """The challenger's answer, counted."""
-        began = time.perf_counter()
+        """The challenger's answer, counted; one that is not waited for is slow."""
+        began, champion = time.perf_counter(), asked.champion.quantile(1.0) or 0.0
+        patience = asyncio.timeout(max(_LONGEST, champion * self._slower))
         try:
-            async with asyncio.timeout(_LONGEST), self._residents.pin("trial") as engine:
+            async with patience, self._residents.pin("trial") as engine:
                 sampling = replace(asked.turn.sampling, logprobs=None)
                 turn = Turn(engine, f"shadow-{asked.turn.request_id}", asked.turn.source, sampling, self._max_length)
                 async for _ in turn.pieces(stream=False):
                     pass
             same = answer_text(turn.message) == answer_text(asked.turn.message)
         except Exception as error:  # noqa: BLE001  the task's edge: whatever it fails of, it failed
+            if patience.expired():
+                return answered(time.perf_counter() - began)
             logger.warning("mirrored request %s failed: %s", asked.turn.request_id, type(error).__name__)
             return Counts(errors=1)
         seen = answered(time.perf_counter() - began, degenerate=says_nothing(turn))

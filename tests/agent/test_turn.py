@@ -246,6 +246,14 @@ def test_far_more_words_than_tokens_are_rendered_once(renderer: Renderer, monkey
     assert len(rendered) == 1
 
 
+def test_of_plain_text_that_is_far_too_long_the_beginning_is_tokenised(renderer: Renderer, monkeypatch: pytest.MonkeyPatch):
+    encode, tokenised = Renderer._encode, []
+    monkeypatch.setattr(Renderer, "_encode", lambda self, text: tokenised.append(len(text)) or encode(self, text))
+    with pytest.raises(ContextLengthError, match="tokens or more"):
+        Turn(Scripted(renderer, "x"), "r", PlainText("7" * 300_000), Sampling(5), 100)
+    assert max(tokenised) < 10_000
+
+
 def test_a_prompt_that_is_known_is_not_rendered(renderer: Renderer, monkeypatch: pytest.MonkeyPatch):
     ids = renderer.prompt(ASKED.messages)
     monkeypatch.delattr(Renderer, "prompt")

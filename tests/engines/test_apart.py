@@ -45,6 +45,7 @@ def another(tiny: VersionRef) -> Iterator[ApartEngine]:
     loaded.close(drain=False)
 
 
+test_a_full_step_is_timed = own.test_a_full_step_is_timed
 test_concurrent_greedy_answers_equal_generate = own.test_concurrent_greedy_answers_equal_generate
 test_a_seed_gives_the_same_answer_whatever_else_runs = own.test_a_seed_gives_the_same_answer_whatever_else_runs
 test_penalties_and_grammars_are_the_same_whatever_else_runs = own.test_penalties_and_grammars_are_the_same_whatever_else_runs

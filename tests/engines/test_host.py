@@ -75,8 +75,9 @@ def ids(said: list, name: str) -> list[int]:
 
 def test_what_one_step_says_of_all_shares_a_message(tiny: VersionRef):
     async def story(asking: Asking) -> None:
-        max_length, pid, modules = await asking.load(tiny)
+        max_length, step_seconds, pid, modules = await asking.load(tiny)
         assert (max_length, pid) == (32 * 32, os.getpid())
+        assert 0 < step_seconds < 1
         assert set(modules) <= set(sys.modules)
         for name in ("a", "b", "c"):
             asking.wire.send(("ask", name, [5, 6, 7], Sampling(20, ignore_eos=True), True))

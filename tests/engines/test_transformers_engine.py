@@ -43,6 +43,10 @@ async def answer(engine: Engine, ids: list[int], sampling: Sampling, stream: boo
     return found, str(reason)
 
 
+def test_a_full_step_is_timed(engine: Engine):
+    assert 0 < engine.step_seconds < 1
+
+
 def test_concurrent_greedy_answers_equal_generate(engine: Engine, tiny: VersionRef):
     model = load_model(tiny.dir)
     prompts = [prompt(engine, q) for q in QUESTIONS] * 2

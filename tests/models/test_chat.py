@@ -68,6 +68,15 @@ def test_what_is_far_too_long_is_rendered_once(renderer: Renderer, monkeypatch: 
     assert len(rendered) == 2
 
 
+@pytest.mark.parametrize("beginning", ["", " " * 20_000])
+def test_of_plain_text_that_is_far_too_long_the_beginning_is_tokenised(renderer: Renderer, monkeypatch, beginning: str):
+    encode, tokenised = renderer._encode, []
+    monkeypatch.setattr(renderer, "_encode", lambda text: tokenised.append(len(text)) or encode(text))
+    assert len(renderer.plain(beginning + "7" * 300_000, longest=16)) > 16
+    assert sum(tokenised) < 3 * (len(beginning) + 1000)
+    assert renderer.plain("The lamp costs 12.", longest=16) == encode("The lamp costs 12.")
+
+
 def test_equal_renderers_keep_what_they_rendered_for_one_another(renderer: Renderer, tmp_path: Path):
     shutil.copytree(renderer.folder, tmp_path / "same")
     shutil.copytree(renderer.folder, tmp_path / "other")
@@ -80,6 +89,21 @@ def test_equal_renderers_keep_what_they_rendered_for_one_another(renderer: Rende
     first, again = (renderer.example(long, keep=True) for _ in range(2))
     assert first == again
     assert first is not again  # too long to be kept
+
+
+def test_a_developer_is_heard_where_a_template_knows_the_system_alone(renderer: Renderer, tmp_path: Path):
+    shutil.copytree(renderer.folder, tmp_path / "qwen")
+    knows = "{% for m in messages %}{% if m.role in ('system', 'user') %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    (tmp_path / "qwen" / "chat_template.jinja").write_text(knows)
+    system, developer = ([{"role": role, "content": "Be brief."}] for role in ("system", "developer"))
+    for one in (renderer, Renderer(tmp_path / "qwen")):
+        assert one.prompt(developer) == one.prompt(system)
+        assert "Be brief." in one.tokenizer.decode(one.prompt(developer))
+
+
+def test_the_seed_renders_a_developer_as_its_template_does(renderer: Renderer):
+    said = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    assert renderer.prompt(said) == renderer._encode(renderer._render(said, None, True))
 
 
 def test_content_cannot_forge_a_turn(renderer: Renderer):
@@ -100,6 +124,23 @@ def test_a_tool_call_comes_back_as_it_went_in(renderer: Renderer):
 def test_the_notation_of_hermes_is_read():
     text = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
     assert parsed_calls(parse_answer(text)) == [("f", {"a": 1})]
+
+
+def test_arguments_that_hermes_writes_as_text_are_read_once_more():
+    text = '<tool_call>{"name": "f", "arguments": "{\\"a\\": \\"{}\\"}"}</tool_call>'
+    assert parse_answer(text)["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a":"{}"}'}
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e400", '"\\ud800"'])
+def test_values_that_no_client_can_read_make_no_call(value: str):
+    for said in (f'<|call|>f{{"a":{value}}}', f'<tool_call>{{"name": "f", "arguments": {{"a": {value}}}}}</tool_call>'):
+        assert parse_answer(said) == {"role": "assistant", "content": said}
+
+
+@pytest.mark.parametrize("arguments", ["null", "[1]", "3", "true", '"null"', '"x"', '"\\"{}\\""', '""', '"{\\"a\\": NaN}"'])
+def test_arguments_that_are_no_object_make_no_call(arguments: str):
+    said = f'<tool_call>{{"name": "f", "arguments": {arguments}}}</tool_call>'
+    assert parse_answer(said) == {"role": "assistant", "content": said}
 
 
 def test_a_broken_call_stays_text():

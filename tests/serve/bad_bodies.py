@@ -125,6 +125,10 @@ _GENERATION: dict[str, tuple[Any, ...]] = {
         "x", 1, [], {"a": 1}, {"-1": 1}, {"1": "x"}, {"1": 101}, {"1": -101}, {"1": None}, {"1.5": 1}, {"": 1},
         {"99999999": 1}, {LONG: 1}, {"1" * 400: 1}, {"²": 1}, {"1": True}, {str(k): 0 for k in range(1025)},
     ),
+    "top_k": (40, "40", True),
+    "min_p": (0.05, "0", []), "min_tokens": (5, "0"), "repetition_penalty": (1.2, "1", HUGE), "length_penalty": (0, {}),
+    "use_beam_search": (True, "no"), "ignore_eos": (True, "no"), "stop_token_ids": ([2], 2), "structured_outputs": ({}, True),
+    "guided_json": ({}, "{}"), "guided_choice": (["a"], []), "guided_regex": ("a*", ""), "guided_grammar": ("root ::= 'a'",),
 }  # fmt: skip
 
 _CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -191,6 +195,9 @@ _CHAT: dict[str, tuple[Any, ...]] = _GENERATION | {
     ),
     "logprobs": (*_NOT_BOOLEAN, 3),
     "top_logprobs": (*_NOT_INTEGER, -1, 21, 5),
+    "best_of": (2, "1"), "echo": (True, "no"), "prefix": (True, "I"), "prediction": ({"type": "content", "content": "x"}, {}),
+    "web_search_options": ({},), "continue_final_message": (True, "no"), "chat_template": ("{{ messages }}", ""),
+    "chat_template_kwargs": ({"enable_thinking": False}, []),
 }  # fmt: skip
 
 _FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {

@@ -158,9 +158,9 @@ def test_a_client_who_leaves(local: Served, key: str | None, cancels: bool):
     assert (len(kept["answer_ids"]) < 150) == cancels
 
 
-def test_too_many_requests_are_told_so_quickly(start: Callable[..., Served]):
-    narrow = start("serve.max_ongoing=1", "serve.max_queued=1")
-    assert narrow.service is not None
+@pytest.mark.parametrize(("choices", "taken"), [(1, 4), (2, 2), (8, 1)])
+def test_too_many_answers_are_told_so_quickly(start: Callable[..., Served], choices: int, taken: int):
+    narrow = start("serve.max_ongoing=2", "serve.max_queued=2")
     service, released, answered = narrow.service.answers, threading.Event(), narrow.service.answers._generate
     answers: list[httpx.Response] = []
 
@@ -170,18 +170,18 @@ def test_too_many_requests_are_told_so_quickly(start: Callable[..., Served]):
 
     def ask() -> None:
         with narrow.client() as client:
-            answers.append(client.post(PATH, json=chat()))
+            answers.append(client.post(PATH, json=chat(n=choices)))
 
     service._generate = held  # type: ignore[method-assign]
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
-    until(lambda: len(answers) == 6)  # one is being answered, one waits
+    until(lambda: len(answers) == 8 - taken)  # two are being answered, two wait
     released.set()
     for thread in threads:
         thread.join()
     refused = [a for a in answers if a.status_code == 429]
-    assert sorted(a.status_code for a in answers) == [200] * 2 + [429] * 6
+    assert sorted(a.status_code for a in answers) == [200] * taken + [429] * (8 - taken)
     assert {a.headers["retry-after"] for a in refused} == {"1"}
     assert {a.json()["error"]["type"] for a in refused} == {"rate_limit_error"}
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -177,6 +178,15 @@ def test_one_that_never_ends_its_answers_goes(start: Callable[..., Served], monk
         assert ask(client, mine).headers["x-model-version"] == "1"
         over.set()
         assert waiting.result().headers["x-model-version"] == "2", "it ends on the version it began with"
+
+
+def test_one_is_not_stuck_where_the_champion_is_on_an_answer_for_as_long(home: Home):
+    residents, now = SimpleNamespace(version=1, on_trial=lambda: 2), time.monotonic()
+    trial = canary.Trial(home, load_config(None, ["release.max_latency_ratio=1.5"], environment={}), residents, "one")
+    trial._under_way = [(1, now - 1000), (2, now - 1400)]
+    assert trial._stuck() is None
+    trial._under_way = [(1, now - 1000), (2, now - 1600), (2, now)]
+    assert "on one answer for 1600 s" in trial._stuck()
 
 
 def test_one_that_cannot_be_loaded_goes(start: Callable[..., Served]):

@@ -22,6 +22,7 @@ class Stub:
     id: int = 1
     made: int | None = 0
     asked: int = 1
+    step_seconds: float = 0.0
 
     @property
     def ref(self) -> SimpleNamespace:
@@ -53,6 +54,14 @@ def test_requests_and_no_step_is_a_hang():
     watch, engine = Watch(), Stub()
     assert watch.after(2.0, engine) == []
     assert watch.after(0.5, engine) == [1]
+
+
+def test_a_large_model_that_is_on_a_full_step_does_not_hang():
+    watch, engine = Watch(), Stub(step_seconds=1.0)
+    assert watch.after(4.5, engine) == []
+    assert watch.after(1.0, engine) == [1]
+    engine.asked = 0
+    assert watch.after(3, engine) == [1]
 
 
 def test_a_step_is_enough():

@@ -1,5 +1,6 @@
 import hashlib
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +93,22 @@ def test_a_ring_sees_what_was_added_and_revoked(home: Home):
         with pytest.raises(ApiError) as caught:
             ring.find(given)
         assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
+
+
+def test_a_revocation_that_could_not_be_read_at_first_holds_once_it_can(home: Home, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> str:
+        raise OSError
+
+    _, secret = keys.add(home, "shop", "chat")
+    ring = Keyring(home, None, loopback=True)
+    keys.revoke(home, "shop")
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "read_text", fail)
+        ring.refresh()
+    assert ring.find(f"Bearer {secret}").name == "shop"
+    ring.refresh()
+    with pytest.raises(ApiError):
+        ring.find(f"Bearer {secret}")
 
 
 def test_beyond_loopback_it_is_never_open(home: Home):

@@ -3,12 +3,15 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from llmagentos.serve import metrics
 from llmagentos.serve.metrics import Metrics
 from llmagentos.storage.layout import Home
-from tests.serve.conftest import Served, chat
+from tests.serve.conftest import Served, chat, until
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "k8s" / "grafana" / "llmagentos.json").read_text("utf-8"))
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
@@ -45,6 +48,39 @@ def test_figures_of_a_replica_that_is_gone_go(tmp_path):
     os.utime(left, (1, 1))  # it was killed
     assert set(replicas(one.of_all(home))) == {"one"}
     assert not left.exists()
+
+
+def versions(text: str) -> set[str]:
+    """Versions that the figures tell of."""
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {sample.labels["version"] for sample in samples if "version" in sample.labels}
+
+
+def test_figures_of_versions_that_left_long_ago_go(monkeypatch: pytest.MonkeyPatch):
+    figures, now = Metrics("one"), 0.0
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: now))
+    for version in range(1, 101):  # one an hour, served beside the first
+        now = version * 3600.0
+        figures.answers.labels("1", "stop").inc()
+        figures.answers.labels(str(version), "stop").inc()
+        figures.first_token_seconds.labels(str(version), "/v1/completions").observe(0.1)
+        figures.forget_all_but([1, version])
+    assert versions(figures.text()) == {"1", "99", "100"}
+    assert 'version="1"} 101.0' in figures.text(), "what still serves is counted on"
+    figures.answers.labels("7", "stop").inc()
+    figures.forget_all_but([1])
+    assert "7" in versions(figures.text()), "it came and went between two looks"
+    now += 3601
+    figures.forget_all_but([1])
+    assert (versions(figures.text()), set(figures._served)) == ({"1"}, {"1"})
+
+
+def test_a_replica_forgets_versions_that_left_long_ago(start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(metrics, "_GONE_SECONDS", -1.0)
+    served = start()
+    with served.client() as client:
+        client.post("/v1/chat/completions", json=chat())
+        until(lambda: not versions(client.get("/metrics").text))
 
 
 def test_a_disk_that_fails_hides_no_figures(tmp_path):

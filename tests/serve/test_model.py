@@ -12,6 +12,7 @@ from llmagentos.core.errors import CapacityError, ConflictError, NotFoundError
 from llmagentos.engines import Sampling
 from llmagentos.engines.engine import EngineFailedError
 from llmagentos.release.releases import Releases
+from llmagentos.serve import model
 from llmagentos.serve.model import Residents
 from llmagentos.storage.layout import Home
 from tests.serve.conftest import SMALL, new_home
@@ -118,8 +119,10 @@ def test_an_engine_whose_process_is_killed_under_requests_fails_them_and_is_load
     go(home, story)
 
 
-def test_a_version_that_cannot_be_loaded_leaves_the_old_one(home: Home):
-    (home.version(2) / "config.json").write_text("{}")
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_and_is_tried_again(home: Home, monkeypatch: pytest.MonkeyPatch):
+    config = home.version(2) / "config.json"
+    whole = config.read_text()
+    config.write_text("{}")
 
     async def story(residents: Residents) -> None:
         Releases(home).promote(2, by="test", reason="test")
@@ -130,9 +133,48 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one(home: Home):
         with pytest.raises(CapacityError):
             async with residents.pin(2):
                 pass
-        Releases(home).promote(3, by="test", reason="test")
+        async with residents.pin("champion") as engine:
+            await asyncio.to_thread(engine.close, False)
         await residents.refresh()
-        assert (residents.version, residents.error) == (3, None)
+        assert (residents.version, residents.healthy()) == (1, True)
+        config.write_text(whole)
+        monkeypatch.setattr(model, "_RETRY_SECONDS", 0)
+        for version in (2, 3):
+            await residents.refresh()
+            assert (residents.version, residents.error) == (version, None)
+            Releases(home).promote(3, by="test", reason="test")
+
+    go(home, story)
+
+
+def test_a_version_that_is_rolled_back_while_it_loads_never_serves(home: Home, monkeypatch: pytest.MonkeyPatch):
+    async def story(residents: Residents) -> None:
+        load = residents._load
+
+        async def load_and_roll_back(*asked: object) -> object:
+            engine = await load(*asked)
+            Releases(home).rollback(by="test", reason="test")
+            return engine
+
+        monkeypatch.setattr(residents, "_load", load_and_roll_back)
+        Releases(home).promote(2, by="test", reason="test")
+        await residents.refresh()
+        assert (residents.version, residents.release.epoch, residents.resident()) == (1, 2, [1])
+
+    go(home, story)
+
+
+def test_a_load_that_nobody_waits_for_any_more_is_not_kept_for_later(home: Home):
+    async def story(residents: Residents) -> None:
+        asked = asyncio.ensure_future(residents._resolve(2))
+        while 2 not in residents._loading:
+            await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait([residents._loading[2]])
+        assert await ask(residents, 1) == [1], "nobody needs it"
+        Releases(home).promote(2, by="test", reason="test")
+        await residents.refresh()
+        assert (residents.version, residents.healthy()) == (2, True)
 
     go(home, story)
 

@@ -137,6 +137,42 @@ def test_what_changes_nothing_is_accepted():
     assert parse(ChatRequest, HELLO | nothing).messages == HELLO["messages"]
 
 
+OTHERS = {"min_p": 0, "min_tokens": 0, "repetition_penalty": 1.0, "length_penalty": 1, "use_beam_search": False,
+          "ignore_eos": False, "stop_token_ids": [], "structured_outputs": None, "guided_json": None, "guided_choice": None,
+          "guided_regex": None, "guided_grammar": None}  # fmt: skip
+"""Fields of other servers -> a value that changes nothing."""
+OF_CHAT = {"best_of": 1, "echo": False, "prefix": False, "prediction": None, "web_search_options": None,
+           "continue_final_message": False, "chat_template": None, "chat_template_kwargs": {}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [(ChatRequest, f) for f in [*OTHERS, *OF_CHAT]] + [(CompletionRequest, f) for f in OTHERS],
+)
+def test_what_only_other_servers_do_is_refused_unless_it_changes_nothing(model: type, field: str):
+    body = HELLO | {"prompt": "x"}
+    for value in (2, -0.5, "x", ["x"], {"type": "object"}):
+        with pytest.raises(InputError, match="is not supported; leave it out") as caught:
+            parse(model, body | {field: value})
+        assert caught.value.field == field
+    for value in (None, (OTHERS | OF_CHAT)[field]):
+        parse(model, body | {field: value})
+
+
+def test_what_clients_send_by_habit_is_passed_over():
+    habits = {"reasoning_effort": "low", "verbosity": "low", "service_tier": "auto", "prompt_cache_key": "k", "unknown": 3}
+    assert parse(ChatRequest, HELLO | habits).messages == HELLO["messages"]
+
+
+def test_an_answer_cannot_be_begun_for_the_model():
+    begun = [*HELLO["messages"], {"role": "assistant", "content": "I", "prefix": True}]
+    with pytest.raises(InputError) as caught:
+        parse(ChatRequest, HELLO | {"messages": begun}).conversation()
+    assert caught.value.field == "messages.1.prefix"
+    begun[1]["prefix"] = False
+    assert len(parse(ChatRequest, HELLO | {"messages": begun}).conversation()) == 2
+
+
 @pytest.mark.parametrize(
     ("model", "fields", "named"),
     [

@@ -14,7 +14,7 @@ from llmagentos.release import counts
 from llmagentos.release.counts import Counts, answered
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.releases import Releases
-from llmagentos.serve import keys
+from llmagentos.serve import keys, shadow
 from llmagentos.serve.shadow import Mirror, Outcome
 from llmagentos.storage.flush import flush
 from llmagentos.storage.tables import Tables
@@ -118,7 +118,7 @@ def test_a_full_queue_drops_and_counts_and_nobody_waits():
 
     async def story() -> None:
         slow = Slow()
-        mirror = Mirror(slow, told.append, 64)
+        mirror = Mirror(slow, told.append, 64, 1.5)
         turn = SimpleNamespace(request_id="r")
         for _ in range(50):
             mirror.offer(STAGE, turn, answered(0.1))
@@ -137,9 +137,27 @@ def test_a_full_queue_drops_and_counts_and_nobody_waits():
     assert len(told) < 32, "what waited for a stage that is over is left"
 
 
+@pytest.mark.parametrize("champion", [0.001, 0.1])
+def test_one_that_is_not_waited_for_is_slow_and_has_as_long_as_the_champion_took_and_more(monkeypatch, champion: float):
+    told: list[Outcome] = []
+    monkeypatch.setattr(shadow, "_LONGEST", 0.05)
+
+    async def story() -> None:
+        mirror = Mirror(Slow(), told.append, 64, 3.0)
+        mirror.offer(STAGE, SimpleNamespace(request_id="r"), answered(champion))
+        while not told:
+            await asyncio.sleep(0.01)
+        await mirror.close()
+
+    asyncio.run(story())
+    slow = told[0].challenger
+    assert (slow.answers, slow.errors, slow.same + slow.different) == (1, 0, 0)
+    assert slow.quantile(1.0) > max(0.05, 3 * champion)
+
+
 def test_requests_beyond_the_share_are_left_alone():
     async def story() -> Mirror:
-        mirror = Mirror(Slow(), lambda _outcome: None, 64)
+        mirror = Mirror(Slow(), lambda _outcome: None, 64, 1.5)
         narrow = STAGE.model_copy(update={"share": 0.25})
         for n in range(80):
             mirror.offer(narrow, SimpleNamespace(request_id=f"r{n}"), answered(0.1))
