@@ -33,7 +33,7 @@ class Replica:
         ours = self.forks.fork()
         self.ends.append(ours)
         ours.sendall(packed(("load", self.ref, CONFIG, "float32", False)))
-        _, pid, _ = receive(ours)
+        _, _, pid, _ = receive(ours)
         return pid
 
     def leave(self) -> None:

@@ -47,7 +47,7 @@ def child(forks: ForkServer, tiny: VersionRef) -> Iterator[Callable[[], tuple[in
         ours = forks.fork()
         ends.append(ours)
         ours.sendall(packed(("load", tiny, CONFIG, "float32", False)))
-        _, pid, modules = receive(ours)
+        _, _, pid, modules = receive(ours)
         forks.preload(modules)
         return pid, ours
 
