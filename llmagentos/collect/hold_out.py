@@ -1,9 +1,9 @@
 """Which prompts an increment gives to its suites, and which rows must stay out of training for any suite's sake. Pure.
 
 A key with three distinct prompts or more gives one to `heldout`; every key gives a trained one to `recall`. Where a key has
-several answers, it is a behaviour, and each answer that was given twice does so, else each: one question tells nothing of
-twenty labels. Rows without a key are things of their own, so only a bounded sample of them is recalled. What fewest ask is
-held out, for it will not be taught; else the choice is by salted hash: the same increment gives the same suites.
+several answers, it is a behaviour, and each answer that was given twice does so, or each where few were: one question tells
+nothing of twenty labels. Rows without a key are things of their own, so only a bounded sample of them is recalled. What fewest
+ask is held out, for it will not be taught; else the choice is by salted hash: the same increment gives the same suites.
 """
 
 import re
@@ -138,7 +138,7 @@ def choose(examples: Sequence[Example], *, trained: Collection[str] = (), covere
         parts, left = _answers(by_key[key]), {}
         for answer, rows in parts.items():
             left[answer] = _hold_out(key, rows, barred, given.get((key, answer) if len(parts) > 1 else key), result)
-        if left == parts and len(parts) > 1:  # no answer had prompts enough
+        if left == parts:  # no answer had prompts enough
             whole = {row.id for row in _hold_out(key, by_key[key], barred, given.get(key), result)}
             left = {answer: [row for row in rows if row.id in whole] for answer, rows in parts.items()}
         for rows in filter(None, left.values()):
@@ -153,7 +153,9 @@ def _answers(rows: Sequence[Example]) -> dict[str, list[Example]]:
     by_answer: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
         by_answer[normalise(row.answer)].append(row)
-    several = {a: some for a, some in by_answer.items() if len({r.prompt for r in some}) > 1} or by_answer
+    several = {a: some for a, some in by_answer.items() if len({r.prompt for r in some}) > 1}
+    if 2 * sum(map(len, several.values())) <= len(rows):
+        several = by_answer
     ranked = sorted(several, key=lambda a: fraction([rows[0].key, a], salt="answers"))
     return {answer: several[answer] for answer in ranked[:BEHAVIOUR_ANSWERS]}
 

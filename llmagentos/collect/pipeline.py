@@ -57,9 +57,9 @@ log = logging.getLogger(__name__)
 def collect(config: Config, cycle_id: str | None = None) -> Snapshot | None:
     """Make the next snapshot; None where there is nothing to update on (then no watermark moves).
 
-    The caller has connected Ray. A snapshot that no cycle ever decided on is handed out again while nothing new came. Where
-    somebody was faster it is done once more. Raises ConflictError the second time, ConfigError for a base model without a
-    tokenizer.
+    The caller has connected Ray. A snapshot that no cycle has judged an update on is handed out again while nothing new came
+    and all of it stands. Where somebody was faster it is done once more. Raises ConflictError the second time, ConfigError for
+    a base model without a tokenizer.
     """
     try:
         return _collect(config, cycle_id)
@@ -76,10 +76,11 @@ def _collect(config: Config, cycle_id: str | None) -> Snapshot | None:
         increment = read_increment(home, carried.watermark, limit, unjudged=config.collect.implicit)
         rows = _run_chain(config, increment)
         settled = _settle(home, config, rows, carried)
-        if _enough(settled, config):
+        stands = _ids(settled.examples, settled.judged) == _ids(carried.examples, carried.judged)
+        if _enough(settled, config, again=carried.undecided and not stands):
             break
         if not increment.truncated:
-            if carried.undecided and not settled.n_new:
+            if carried.undecided and stands:
                 return carried.snapshot
             _say_nothing_new(rows, settled)
             return None
@@ -96,12 +97,16 @@ def _say_nothing_new(rows: list[Row], settled: Settled) -> None:
     say("nothing to update on: %d trainable rows, %d of them new; dropped: %s", trainable, settled.n_new, found)
 
 
-def _enough(settled: Settled, config: Config) -> bool:
+def _ids(*rows: Iterable[Example]) -> set[str]:
+    return {row.id for some in rows for row in some}
+
+
+def _enough(settled: Settled, config: Config, *, again: bool = False) -> bool:
     rows = len(settled.examples) + len(settled.judged)
     # Thumbs alone are something to learn from only for a strategy that reads them.
     readable = settled.examples or config.update.strategy in THUMBS_ALONE
     # A change is waited for however small it is.
-    worth_it = (rows >= config.collect.min_rows or settled.superseded) and settled.n_new and readable
+    worth_it = (rows >= config.collect.min_rows or settled.superseded) and (settled.n_new or again) and readable
     return bool(worth_it or settled.tampering)  # which is decided on once, and never read again
 
 

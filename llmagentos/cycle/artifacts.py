@@ -103,7 +103,8 @@ def drop_trainings(home: Home) -> None:
     What people read of a training is in the folders of its runs. One in which somebody trains is left.
     """
     try:
-        decided = {row.id for row in snapshots.history(home, corrupt=True) if not row.is_open}
+        rows = snapshots.history(home, corrupt=True)
+        decided = {row.id for row in rows if not (row.is_open and row is rows[-1])}  # only the last one is taken up again
         for folder in home.run("").glob("s*-*-*"):
             if folder.name.rpartition("-")[0] in decided:
                 with exclusive(folder / LOCK, wait=False) as mine:

@@ -23,13 +23,17 @@ ALARMS = ("drift_alarm", "shift_alarm")
 
 
 def not_due(config: Config, home: Home) -> str | None:
-    """Why no cycle is to run now; None where one is due, or `trigger.mode` never asks and nothing is on trial."""
+    """Why no cycle is to run now; None where one is due, or is to be run again, or `trigger.mode` never asks and nothing is
+    on trial."""
     if trial := on_trial(config):
         return trial
     if config.trigger.mode == "always":
         return None
     flush(home)
     maintain(home, TABLES.values())  # nobody else does where no cycle is due and nothing serves
+    last = snapshots.latest(home)
+    if last is not None and last.is_open:
+        return None
     answer = decide(gather(config, home, time.time()), config.trigger)
     return answer.reason if isinstance(answer, Wait) else None
 
@@ -38,7 +42,7 @@ def gather(config: Config, home: Home, now: float) -> TriggerFacts:
     """Rows to train on that no snapshot holds (imports, and served answers that were judged), their age, and alarms."""
     ages = [now - created for created in _waiting(home)]
     runs = tracking.runs(home).values()
-    cycles = [r.created for r in runs if r.kind == "cycle"]
+    cycles = [r.created for r in runs if r.kind == "cycle" and r.status in ("finished", "skipped")]
     judged = [r for r in runs if r.kind == "evaluate" and r.status == "finished"]
     return TriggerFacts(
         new_rows=len(ages),

@@ -14,7 +14,7 @@ from llmagentos.core.evaluation import Candidate, EvalReport, Suite
 from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.ask import ask_each
 from llmagentos.evaluate.exam import Exam
-from llmagentos.evaluate.gate import GateFacts, accuracy_on, harmed, retention
+from llmagentos.evaluate.gate import GateFacts, accuracy_on, free_texts, harmed, retention
 
 _NEW = 2
 """Old items that a new one is worth."""
@@ -93,7 +93,9 @@ def stand(
         lost=kept[0].lost if kept else 0,
         gained=kept[0].gained if kept else 0,
         bound=min((k.bound for k in kept), default=0.0),
-        keeps=all(k.passed or (k.passed is None and k.opponent == "anchor") for k in kept) and not harmed(facts, config),
+        keeps=all(k.passed or (k.passed is None and k.opponent == "anchor") for k in kept)
+        and not harmed(facts, config)
+        and ((texts := free_texts(facts, config)) is None or bool(texts.passed)),
     )
 
 

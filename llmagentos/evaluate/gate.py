@@ -79,7 +79,7 @@ def decide(facts: GateFacts, config: GateConfig) -> Decision:
         checks.append(_first(facts))
     else:
         checks += _kept(facts, config, figures)
-        checks += _graded(facts, config, figures)
+        checks += _free_texts(facts, config, figures)
         checks += _harm(facts, config, figures)
         checks.append(_learned(facts, config, figures))
         checks += _drifted(facts, config)
@@ -107,6 +107,35 @@ def retention(facts: GateFacts, config: GateConfig) -> list[Retention]:
             passed = False if mcnemar(pair.lost, pair.gained) <= config.alpha else None
         found.append(Retention(name, *pair, pair.delta, bound, margin, passed, few))
     return found
+
+
+class FreeTexts(NamedTuple):
+    """How the grades of old free texts fare against the champion; `n` keys, `passed` None where they cannot tell."""
+
+    n: int
+    delta: float
+    bound: float
+    margin: float
+    passed: bool | None
+
+
+def free_texts(facts: GateFacts, config: GateConfig) -> FreeTexts | None:
+    """Non-inferiority of old free texts, of which no model has every word, by their grades; None without as many as tell.
+
+    Of few, only a loss that is shown counts.
+    """
+    if facts.champion is None:
+        return None
+    graded = {at for at, result in facts.champion.at.items() if result.score is not None}
+    texts = [s.model_copy(update={"items": [i for i in s.items if (s.name, i.id) in graded]}) for s in facts.old]
+    if sum(len(s.items) for s in texts) < _FEW_CLUSTERS:
+        return None
+    drawn = bootstrap(facts.champion, facts.challenger, texts)
+    margin = config.margin if drawn.clusters >= _SMALL_POOL else min(0.05, 3 / max(1, drawn.clusters))
+    passed: bool | None = drawn.bound > -margin or (False if drawn.delta <= -margin else None)
+    if not passed and drawn.clusters < config.min_items:
+        passed = bootstrap(facts.challenger, facts.champion, texts).p > config.alpha
+    return FreeTexts(drawn.clusters, drawn.delta, drawn.bound, margin, passed)
 
 
 def _anchor(facts: GateFacts) -> EvalReport | None:
@@ -204,19 +233,14 @@ def _kept(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list
     return checks
 
 
-def _graded(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list[_Check]:
-    """The old free texts: no model has all their words, so what is kept shows in their grades."""
-    assert facts.champion is not None
-    graded = {at for at, result in facts.champion.at.items() if result.score is not None}
-    texts = [s.model_copy(update={"items": [i for i in s.items if (s.name, i.id) in graded]}) for s in facts.old]
-    drawn = bootstrap(facts.champion, facts.challenger, texts)
-    if drawn.clusters < _FEW_CLUSTERS:
+def _free_texts(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list[_Check]:
+    found = free_texts(facts, config)
+    if found is None:
         return []
-    passed = drawn.bound > -config.margin or (False if drawn.delta <= -config.margin else None)
-    figures["free_text"] = {"clusters": drawn.clusters, "delta": drawn.delta, "bound": drawn.bound}
-    word = {True: "within", False: "not within", None: "too few to show it within"}[passed]
-    said = f"Old free texts: grades {drawn.delta:+.2%}, at worst {drawn.bound:+.2%} over {drawn.clusters} keys"
-    return [_Check(passed, f"{said}; {word} −{config.margin:.1%}.")]
+    figures["free_text"] = {"n": found.n, "delta": found.delta, "bound": found.bound, "margin": found.margin}
+    word = {True: "kept", False: "not kept", None: "too few to show that they are kept"}[found.passed]
+    said = f"Old free texts: grades {found.delta:+.2%}, at worst {found.bound:+.2%}, over {found.n} keys"
+    return [_Check(found.passed, f"{said}; {word} within −{found.margin:.1%}.")]
 
 
 def _nothing_old(facts: GateFacts) -> _Check:
@@ -257,7 +281,8 @@ def _learned(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> _
         shares = f"{before:.1%} of {pair.n} new items were right before, {after:.1%} are now"
         return _Check(kept, f"nothing_to_learn{why}: {shares}.")
     learned, tests = p_value <= config.alpha, f"p = {p_value:.2g}"
-    graded = any(r.score is not None for report in (facts.champion, facts.challenger) for r in report.results)
+    asked = {(s.name, i.id) for s in facts.new for i in s.items}
+    graded = any(r.score is not None for at, r in facts.challenger.at.items() if at in asked)
     wrong = pair.n - round(before * pair.n)
     if not graded and mcnemar(wrong, 0) > config.alpha:  # the best that an update can do would show nothing
         done = pair.gained == wrong and not pair.lost

@@ -79,7 +79,8 @@ def score(
         loaded[:] = loaded or [load()]
         return loaded[0]
 
-    unforced = {k: i for k, i in items.items() if k not in cache.forced and (k in unknown or _is_free(i))}
+    ungraded = {k for k, i in items.items() if _is_free(i) and cache.forced.get(k, (False, None))[1] is None}
+    unforced = {k: i for k, i in items.items() if k in ungraded or (k in unknown and k not in cache.forced)}
     if unforced:
         cache.keep_forced(dict(zip(unforced, _forced(*model(), list(unforced.values()), batch_tokens), strict=True)))
     wrong = {k: i for k, i in unknown.items() if not cache.forced[k][0]}

@@ -160,7 +160,7 @@ def _settle_trials(config: Config, home: Home) -> bool:
     """Decide on the snapshots of versions whose trial is over; true where there was one."""
     every = Releases(home).all()
     ended = {r.stage.version for r in every if r.stage} - {r.stage.version for r in every[-1:] if r.stage}
-    waiting = {row.id for row in snapshots.history(home) if row.status == "made"} if ended else set()
+    waiting = {row.id for row in snapshots.history(home) if row.is_open} if ended else set()
     left = [v for v in Versions(home).all() if v.id in ended and v.snapshot in waiting] if waiting else []
     for version in left:
         reason = _end(every, version.id)

@@ -36,7 +36,7 @@ _INSTEAD = {"functions": "tools", "function_call": "tool_choice"}
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _only(*neutral: object) -> AfterValidator:
+def _neutral(*neutral: object) -> AfterValidator:
     """For a field of other servers that is not supported here: none but the values that change nothing."""
 
     def check(asked: Any) -> Any:
@@ -74,18 +74,18 @@ class _Generation(_Body):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = Field(None, max_length=_MOST_BIASES)
     top_k: int | None = None
-    min_p: Annotated[Any, _only(0)] = None
-    min_tokens: Annotated[Any, _only(0)] = None
-    repetition_penalty: Annotated[Any, _only(1)] = None
-    length_penalty: Annotated[Any, _only(1)] = None
-    use_beam_search: Annotated[Any, _only(False)] = None
-    ignore_eos: Annotated[Any, _only(False)] = None
-    stop_token_ids: Annotated[Any, _only([])] = None
-    structured_outputs: Annotated[Any, _only()] = None
-    guided_json: Annotated[Any, _only()] = None
-    guided_choice: Annotated[Any, _only()] = None
-    guided_regex: Annotated[Any, _only()] = None
-    guided_grammar: Annotated[Any, _only()] = None
+    min_p: Annotated[Any, _neutral(0)] = None
+    min_tokens: Annotated[Any, _neutral(0)] = None
+    repetition_penalty: Annotated[Any, _neutral(1)] = None
+    length_penalty: Annotated[Any, _neutral(1)] = None
+    use_beam_search: Annotated[Any, _neutral(False)] = None
+    ignore_eos: Annotated[Any, _neutral(False)] = None
+    stop_token_ids: Annotated[Any, _neutral([])] = None
+    structured_outputs: Annotated[Any, _neutral()] = None
+    guided_json: Annotated[Any, _neutral()] = None
+    guided_choice: Annotated[Any, _neutral()] = None
+    guided_regex: Annotated[Any, _neutral()] = None
+    guided_grammar: Annotated[Any, _neutral()] = None
 
     @field_validator("top_k")
     @classmethod
@@ -195,14 +195,14 @@ class ChatRequest(_Generation):
     functions: Any = None
     function_call: Any = None
     modalities: list[str] | None = None
-    best_of: Annotated[Any, _only(1)] = None
-    echo: Annotated[Any, _only(False)] = None
-    prefix: Annotated[Any, _only(False)] = None
-    prediction: Annotated[Any, _only()] = None
-    web_search_options: Annotated[Any, _only()] = None
-    continue_final_message: Annotated[Any, _only(False)] = None
-    chat_template: Annotated[Any, _only()] = None
-    chat_template_kwargs: Annotated[Any, _only({})] = None
+    best_of: Annotated[Any, _neutral(1)] = None
+    echo: Annotated[Any, _neutral(False)] = None
+    prefix: Annotated[Any, _neutral(False)] = None
+    prediction: Annotated[Any, _neutral()] = None
+    web_search_options: Annotated[Any, _neutral()] = None
+    continue_final_message: Annotated[Any, _neutral(False)] = None
+    chat_template: Annotated[Any, _neutral()] = None
+    chat_template_kwargs: Annotated[Any, _neutral({})] = None
 
     @field_validator("functions", "function_call")
     @classmethod

@@ -7,7 +7,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ class _Held:
     """Mean −log p of its new answers' tokens, in nats."""
     need: dict[str, float]
     """ "general/skill" -> its mean loss on a few of its rows, to the power of `replay.need`."""
-    loose: dict[str, float]
+    loose: dict[str, float] = field(default_factory=dict)
     """A row of each question in memory -> its loss, to the same power."""
 
 

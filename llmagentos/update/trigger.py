@@ -15,7 +15,7 @@ class TriggerFacts:
     oldest_hours: float = 0.0
     """Age of the oldest of them."""
     since_cycle_hours: float | None = None
-    """Since the last cycle began; None where none ever ran."""
+    """Since the last cycle began that came to its end; None where none ever did."""
     alarms: tuple[str, ...] = ()
     """Sentences of the last cycle's drift and input-shift alarms."""
     least_rows: int = 1

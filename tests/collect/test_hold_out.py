@@ -103,6 +103,9 @@ def test_each_answer_of_a_behaviour_is_asked_and_a_lone_one_where_there_is_no_ot
     talk = choose([example(i, f"tell me of {i}", answer=f"it is {i}") for i in range(80)])
     assert len(talk.heldout) == 1, "a key of three prompts gives one"
     assert 49 <= len(talk.recall) <= 50
+    lone = [example(i, f"tell me of {i}", answer=f"it is {i % 19}") for i in range(20)]
+    assert len(choose(lone).heldout) == 1
+    assert len(choose(lone).recall) >= 18, "one answer that was given twice is not all of it"
 
 
 def test_rows_without_a_key_are_sampled_evenly_over_skills(monkeypatch):

@@ -29,6 +29,11 @@ def test_what_a_resumed_cycle_needs_stays_until_the_snapshot_is_decided(home: Ho
     snapshots.decide(home, training.name.rpartition("-")[0], {"verdict": "Failed", "untrained": True, "again": True})
     drop_trainings(home)
     assert training.exists()
+    other = home.run(f"{snapshots.create(home, snapshots.Draft(examples=[], n_new=1)).id}-0123abcd")
+    other.mkdir()
+    drop_trainings(home)
+    assert (training.exists(), other.exists()) == (False, True), "only the last one is taken up again"
+    training = other
     snapshots.decide(home, training.name.rpartition("-")[0], {"verdict": "Reject"})
     with alone(training):
         drop_trainings(home)

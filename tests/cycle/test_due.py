@@ -9,6 +9,7 @@ from llmagentos.registry import tracking
 from llmagentos.release import counts
 from llmagentos.release.counts import Counts, Sheet
 from llmagentos.release.releases import Releases
+from llmagentos.storage import snapshots
 from llmagentos.storage.flush import open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.maintenance import MOST_FILES
@@ -57,6 +58,17 @@ def test_it_waits_for_enough_rows_that_can_be_trained_on(config: Config, home: H
     assert reason is not None
     assert "25 of 26" in reason
     assert not_due(due(config, "trigger.min_rows=25"), home) is None
+
+
+def test_a_snapshot_that_no_update_was_judged_on_is_due(config: Config, home: Home):
+    waits = due(config, "trigger.min_rows=1000", "trigger.max_wait_hours=10000000")
+    assert not_due(waits, home) is not None
+    made = snapshots.create(home, snapshots.Draft(examples=[], n_new=1))
+    assert not_due(waits, home) is None
+    snapshots.decide(home, made.id, {"verdict": "Failed", "untrained": True, "again": True})
+    assert not_due(waits, home) is None
+    snapshots.decide(home, made.id, {"verdict": "Reject"})
+    assert not_due(waits, home) is not None
 
 
 def test_a_home_that_only_waits_is_tidied_up(config: Config, home: Home):

@@ -286,13 +286,31 @@ def test_grades_decide_where_there_are_grades():
     assert decide(worse, CONFIG).verdict == "Reject"
 
 
-@pytest.mark.parametrize(("change", "verdict"), [(0.0, "Promote"), (-0.019, "Hold"), (-0.2, "Reject")])
-def test_old_free_texts_are_kept_by_their_grades(change: float, verdict: str):
-    def graded(base: EvalReport, by: float) -> EvalReport:
-        texts = [r.model_copy(update={"right": False, "score": 0.5 + by * (int(r.item_id) % 3)}) for r in base.results[:60]]
-        return base.model_copy(update={"results": [*texts, *base.results[60:]]})
+@pytest.mark.parametrize(
+    ("texts", "change", "verdict"),
+    [(300, 0.0, "Promote"), (300, -0.019, "Hold"), (300, -0.2, "Reject"), (12, -0.03, "Promote"), (12, -0.3, "Reject")],
+)
+def test_old_free_texts_are_kept_by_their_grades(texts: int, change: float, verdict: str):
+    """Each changes by another amount, so that few of them show only what is much."""
+
+    def graded(base: EvalReport, by: float, spread: float) -> EvalReport:
+        scored = [
+            r.model_copy(update={"right": False, "score": 0.6 + by + spread * (k % 5 - 2)})
+            for k, r in enumerate(base.results[:texts])
+        ]
+        return base.model_copy(update={"results": [*scored, *base.results[texts:]]})
 
     old = [True] * 800
     before, after = report(1, {"old": old, "new": LEARNED[0]}), report(2, {"old": old, "new": LEARNED[1]})
-    decision = decide(facts((old, old), LEARNED, champion=graded(before, 0.0), challenger=graded(after, change)), CONFIG)
+    decision = decide(facts((old, old), LEARNED, champion=graded(before, 0, 0), challenger=graded(after, change, 0.1)), CONFIG)
     assert (decision.verdict, "free_text" in decision.checks) == (verdict, True)
+
+
+def test_an_old_free_text_changes_nothing_about_what_is_new():
+    new = ([True] * 18 + [False] * 2, [True] * 20)
+    old = [True] * 300
+    before, after = (
+        base.model_copy(update={"results": [base.results[0].model_copy(update={"score": 0.4}), *base.results[1:]]})
+        for base in (report(1, {"old": old, "new": new[0]}), report(2, {"old": old, "new": new[1]}))
+    )
+    assert decide(facts((old, old), new, champion=before, challenger=after), CONFIG).verdict == "Promote"

@@ -112,3 +112,6 @@ def test_a_long_free_text_is_graded_by_the_probability_of_its_tokens(seed: tuple
     assert results[0].score == pytest.approx(math.exp(sum(told) / len(told)), rel=1e-3)
     assert score(lambda: seed, [suite], cache=ScoreCache(tmp_path / "long"), generate=False, **LIMITS) == results
     assert score(lambda: seed, [wanting("twelve")], cache=ScoreCache(tmp_path / "short"), **LIMITS)[0].score is None
+    old = ScoreCache(tmp_path / "old")
+    old.keep_forced({item.content: (False, None) for item in suite.items})  # of a release that graded nothing
+    assert score(lambda: seed, [suite], cache=old, generate=False, **LIMITS) == results

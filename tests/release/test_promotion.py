@@ -63,8 +63,11 @@ def test_a_trial_that_led_to_the_champion_is_kept_when_it_is_over(home: Home, co
     assert not finish_promotion(config)
 
 
+@pytest.mark.parametrize("failed", [False, True])
 @pytest.mark.parametrize(("version", "wanted"), [("bad", "rejected"), ("held", "held")])
-def test_a_trial_that_was_ended_leaves_its_rows_to_the_next(home: Home, config: Config, version: str, wanted: str):
+def test_a_trial_that_was_ended_leaves_its_rows_to_the_next(home: Home, config: Config, version: str, wanted: str, failed: bool):
+    if failed:  # once, and its snapshot was taken up again
+        snapshots.decide(home, snapshots.latest(home).id, {"verdict": "Failed", "untrained": True, "again": True})
     stage = Releases(home).begin(2, ["canary"], share=0.5, by="cycle", reason="better").stage
     Releases(home).abort(stage, status=version, by="ladder", reason="3 of 3 answers failed")
     assert finish_promotion(config)
