@@ -96,7 +96,7 @@ def test_a_collect_counts_only_on_the_state_it_began_from(config, monkeypatch, t
             make(home)
         return []
 
-    monkeypatch.setattr(pipeline, "_enough", lambda *arguments: True)
+    monkeypatch.setattr(pipeline, "_enough", lambda *arguments, **more: True)
     monkeypatch.setattr(pipeline, "_run_chain", chain)
     if times == 2:
         with pytest.raises(ConflictError):
