@@ -1,9 +1,8 @@
 """Limits on what one voice can teach: per user and per near-duplicate cluster, for rows of tier `traffic` only.
 
 What somebody dislikes is counted apart from what he teaches: a strategy may read only the one. A cluster is one normalised
-answer, disliked or not, with near-duplicate prompts. Which rows stay is drawn by hash, so
-that nobody can choose them by being first or last; rows of keys that few others speak about are not favoured: a cap that
-bends is none.
+answer, disliked or not, with near-duplicate prompts. Which rows stay is drawn by hash, so that nobody can choose them by being
+first or last; rows of keys that few others speak about are not favoured: a cap that bends is none.
 """
 
 from collections import defaultdict

@@ -135,11 +135,12 @@ def choose(examples: Sequence[Example], *, trained: Collection[str] = (), covere
     barred = {*trained, *(prompt for prompt, keys in owners.items() if len(keys) > 1)}
     given = {what: known for known in covered for what in (known.key, (known.key, normalise(known.answer)))}
     for key in sorted(k for k in by_key if k is not None):
-        parts, left = _answers(by_key[key]), {}
+        every, parts, left = by_key[key], _answers(by_key[key]), {}
         for answer, rows in parts.items():
             left[answer] = _hold_out(key, rows, barred, given.get((key, answer) if len(parts) > 1 else key), result)
-        if left == parts:  # no answer had prompts enough
-            whole = {row.id for row in _hold_out(key, by_key[key], barred, given.get(key), result)}
+        one = [len(rows) for rows in parts.values()] == [len(every)]  # a fact was asked for as a whole already
+        if not one and left == parts:  # no answer had prompts enough
+            whole = {row.id for row in _hold_out(key, every, barred, given.get(key), result)}
             left = {answer: [row for row in rows if row.id in whole] for answer, rows in parts.items()}
         for rows in filter(None, left.values()):
             chosen = min(rows, key=lambda r: (fraction([key, r.prompt], salt="recall"), -r.seq, r.id))

@@ -4,9 +4,8 @@ A correction replaces the last answer and is supervised; the answer it replaced 
 that are all positive supervise the answer as served (`liked`). A negative one never does: where these are more, the row is a
 judged one (`disliked`), else nothing is learned from it, nor is from an answer that was found middling. None at all makes an
 imported row a demonstration and a served one nothing, unless what the user did next says that the answer failed
-(implicit.py). An answer that was cut off (`length`,
-`cancelled`) teaches only through a correction, and is no example of a bad answer either. Of several corrections the newest
-counts.
+(implicit.py). An answer that was cut off (`length`, `cancelled`) teaches only through a correction, and is no example of a bad
+answer either. Of several corrections the newest counts.
 """
 
 from typing import Any
@@ -38,12 +37,12 @@ def label(row: Row) -> Row:
         return _supervise(row, correction=corrections[-1])
     if row["finish_reason"] in CUT_OFF:
         return drop(row, f"cut_off_{row['finish_reason']}")
-    doubted = (judgements and not verdicts) or (verdicts and min(verdicts) < 0)
-    if doubted and row["tier"] == "import" and _teaches_before(row):
+    wrong = min(verdicts, default=0) < 0
+    if (wrong or (judgements and not verdicts)) and row["tier"] == "import" and _teaches_before(row):
         return _supervise(row, last_too=False)
     if sum(verdicts) < 0:
         return _judge(row)
-    if verdicts and min(verdicts) < 0:  # somebody found it wrong, whoever else liked it
+    if wrong:  # somebody found it wrong, whoever else liked it
         return drop(row, "conflicting")
     if not verdicts and (judgements or row["tier"] == "traffic"):
         doubt = row.get("doubt")

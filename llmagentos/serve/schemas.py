@@ -36,11 +36,11 @@ _INSTEAD = {"functions": "tools", "function_call": "tool_choice"}
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _neutral(*neutral: object) -> AfterValidator:
+def _neutral(*values: object) -> AfterValidator:
     """For a field of other servers that is not supported here: none but the values that change nothing."""
 
     def check(asked: Any) -> Any:
-        if asked is not None and asked not in neutral:
+        if asked is not None and asked not in values:
             raise ValueError("is not supported; leave it out")
         return asked
 
