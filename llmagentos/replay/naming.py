@@ -3,7 +3,7 @@ language and no template."""
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -49,19 +49,19 @@ _TOKEN = regex.compile(rf"[{_SCRIPT}]\p{{M}}*|{_NUMBER}|{_RUN}|\s+|.", regex.DOT
 
 def questions_of(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
     """(key, answer) -> the rows that ask for it in one user message; a system message may stand before."""
-    found: dict[Asked, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row["key"] is not None and asks_once(row) and _is_short(said(row)):
-            found[(row["key"], row["answer"])].append(row)
-    return found
+    return _asked((row for row in rows if row["key"] is not None), lambda row: row["key"])
 
 
 def single_of(rows: Iterable[Row], keys: Collection[str]) -> dict[Asked, list[Row]]:
     """(what is said, answer) -> its rows, of the questions that are of none of `keys`: each wording for itself."""
+    return _asked((row for row in rows if row["key"] not in keys), said)
+
+
+def _asked(rows: Iterable[Row], name: Callable[[Row], str]) -> dict[Asked, list[Row]]:
     found: dict[Asked, list[Row]] = defaultdict(list)
     for row in rows:
-        if row["key"] not in keys and asks_once(row) and _is_short(said(row)):
-            found[(said(row), row["answer"])].append(row)
+        if asks_once(row) and _is_short(said(row)):
+            found[(name(row), row["answer"])].append(row)
     return found
 
 
