@@ -1,22 +1,28 @@
 """Ports: a taken one is named together with the setting that changes it, before anything is started."""
 
 import contextlib
+import errno
 import random
 import socket
 
 import psutil
 
-from llmagentos.core.errors import CapacityError
+from llmagentos.core.errors import CapacityError, ConfigError
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether this process could listen there now."""
+    """Whether this process could listen there now. Raises ConfigError for a host that is none of this machine's."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise ConfigError(
+                f"nothing can listen on {host}: {error.strerror or error}.",
+                hint="Set serve.host to an IPv4 address of this machine: 127.0.0.1, or 0.0.0.0 with a key.",
+            ) from error
     return True
 
 

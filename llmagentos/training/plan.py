@@ -81,9 +81,9 @@ class _Items:
     """Number of each row's source and skill."""
     need: np.ndarray
     """By that number: how much more than others a skill is asked."""
-    even: tuple[str, ...] = ()
-    turns: np.ndarray = field(default_factory=lambda: np.ones(0))
+    turns: np.ndarray
     """How often each item is due in a pass over those of its source; below 1 in some passes only."""
+    even: tuple[str, ...] = ()
     close: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Rows of memory that are nearest to the new ones."""
     near: float = 0.0
@@ -194,8 +194,6 @@ def _turns(rows: Rows, new: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 def _in_turn(members: np.ndarray, items: _Items, rng: np.random.Generator) -> np.ndarray:
     """The members that are due in this pass, some several times."""
-    if not len(items.turns):
-        return members
     return np.repeat(members, np.floor(items.turns[members] + rng.random(len(members))).astype(np.int64))
 
 
@@ -230,6 +228,7 @@ def _items(rows: Rows, parts: list[np.ndarray], recipe: Recipe) -> _Items:
         scarce=np.append(rare, np.ones(len(parts))),
         skill=skill,
         need=np.array([recipe.need.get(kind, 1.0) for kind in kinds.tolist()]),
+        turns=np.ones(rows.count + len(parts)),
         even=recipe.even,
     )
 

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from llmagentos.core.errors import CapacityError
+from llmagentos.core.errors import CapacityError, ConfigError
 from llmagentos.local import ports
 
 
@@ -18,6 +18,12 @@ def test_a_taken_port_is_named_with_its_setting(taken):
     assert not ports.is_free(taken)
     with pytest.raises(CapacityError, match=rf"port {taken} of serve.port is taken.*serve.port=0"):
         ports.claim(taken, "serve.port")
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "::1"])
+def test_a_host_that_is_not_ours_is_not_called_a_taken_port(host):
+    with pytest.raises(ConfigError, match=f"nothing can listen on {host}.*serve.host"):
+        ports.claim(12_345, "serve.port", host)
 
 
 def test_zero_picks_a_free_one():
