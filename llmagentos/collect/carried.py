@@ -29,6 +29,8 @@ class Carried:
     judged: list[Example] = field(default_factory=list)
     """Disliked rows among them."""
     disputed: list[Example] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
+    """Ids of remembered rows that were to leave with the update."""
     heldout: list[EvalItem] = field(default_factory=list)
     spent: list[dict[str, Any]] = field(default_factory=list)
     """Rows for the quarantine, with the decision that used up their last attempt."""
@@ -72,6 +74,7 @@ def carry(home: Home, max_attempts: int) -> Carried:
         examples=[e for e in examples if e.attempts <= max_attempts],
         judged=[e for e in judged if e.attempts <= max_attempts],
         disputed=disputed,
+        withdrawn=snapshot.withdrawn,
         heldout=snapshot.heldout,
         spent=[spent(e, ATTEMPTS, decision_of(row)) for e in [*examples, *judged] if e.attempts > max_attempts],
         epoch=epoch,

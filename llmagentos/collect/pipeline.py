@@ -205,8 +205,9 @@ def _unpack(table: pa.Table) -> list[Row]:
 
 def _settle(home: Home, config: Config, rows: list[Row], carried: Carried) -> Settled:
     new = [Example.model_validate(row["example"]) for row in rows if "example" in row]
-    past = _past(home, [*new, *carried.examples, *carried.disputed])
-    return settle(new, carried, past, config.collect, withdrawn=_withdrawn(rows, carried))
+    withdrawn = _withdrawn(rows, carried)
+    past = _past(home, [*new, *carried.examples, *carried.judged, *carried.disputed], {*withdrawn, *carried.withdrawn})
+    return settle(new, carried, past, config.collect, withdrawn=withdrawn)
 
 
 def _withdrawn(rows: list[Row], carried: Carried) -> list[str]:
@@ -215,25 +216,27 @@ def _withdrawn(rows: list[Row], carried: Carried) -> list[str]:
     return [row["id"] for row in older if "drop" in row or row["example"]["label"] == "disliked"]
 
 
-def _past(home: Home, examples: list[Example]) -> Past:
-    """What replay and the suites know about the keys and the prompts of these rows."""
+def _past(home: Home, examples: list[Example], withdrawn: set[str]) -> Past:
+    """What replay and the suites know about the keys and the prompts of these rows, but for the rows that are `withdrawn`."""
     keys, prompts = {e.key for e in examples}, {e.prompt for e in examples}
     listed = [*suites.live(home), *suites.stale_parts(home)]
     items = [known for suite in listed for item in suite.items if _concerns(known := item_known(item), keys, prompts)]
     kept = ds.field("left").is_null()
-    table = Tables(home).read("replay", columns=["kind", "key", "prompt", "answer", "messages"], where=kept)
+    table = Tables(home).read("replay", columns=["id", "kind", "key", "prompt", "answer", "messages"], where=kept)
     named, asked = (pa.array(sorted(x for x in some if x is not None), pa.string()) for some in (keys, prompts))
     wanted = pc.or_(pc.is_in(table["key"], named), pc.is_in(table["prompt"], asked))
     rows = table.filter(wanted).to_pylist()
-    newer = {row["prompt"] for row in rows if row["kind"] == "memory"}  # than the pinned general rows, which never leave
+    stand = [row for row in rows if row["id"] not in withdrawn]
+    newer = {row["prompt"] for row in stand if row["kind"] == "memory"}  # than the pinned general rows, which never leave
     everything = table.filter(pc.equal(table["kind"], "memory")) if suspects(examples) else table.slice(0, 0)
     ever = suites.heldout_prompts(home)
     return Past(
-        known=[*(_replayed(row) for row in rows if row["kind"] == "memory" or row["prompt"] not in newer), *items],
+        known=[*(_replayed(row) for row in stand if row["kind"] == "memory" or row["prompt"] not in newer), *items],
         suites=listed,
         held_out=ever,
         retired_prompts=ever - suites.heldout_prompts(home, with_retired=False),
         trained=[_replayed(row) for row in rows],
+        vouching=[_replayed(row) for row in stand],
         remembered=[Known(**row) for row in everything.select(["key", "prompt", "answer"]).to_pylist()],
     )
 
@@ -289,7 +292,7 @@ def _draft(increment: Increment, rows: list[Row], carried: Carried, settled: Set
         recall=settled.recall,
         retired=settled.retired,
         superseded=settled.superseded,
-        withdrawn=_withdrawn(rows, carried),
+        withdrawn=sorted({*_withdrawn(rows, carried), *carried.withdrawn} - _ids(settled.examples)),
         n_new=settled.n_new,
         interactions_seq=increment.interactions_seq,
         feedback_seq=increment.feedback_seq,

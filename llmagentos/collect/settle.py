@@ -39,6 +39,8 @@ class Past:
     """Those of them whose items have retired."""
     trained: Sequence[Known] = ()
     """Rows of replay: what they ask cannot be held out any more."""
+    vouching: Sequence[Known] = ()
+    """Rows of replay that nobody withdrew."""
     remembered: Sequence[Known] = ()
     """All of memory, where it has to be looked through for tampering."""
 
@@ -94,7 +96,11 @@ def settle(
     dropped |= {e.id: "superseded" for e in earlier if _row_gone(e, vote.superseded)}
     kept = [e for e in [*earlier, *voters] if e.id not in dropped and e.id not in vote.disputed]
 
+    unmade = {*withdrawn, *carried.withdrawn}
     retired = retire(past.suites, superseded, kept)
+    named = {(entry["suite"], entry["item_id"]) for entry in retired}
+    wrong = _unvouched(past, [e for e in judged if e.id in unmade])
+    retired += [entry for entry in wrong if (entry["suite"], entry["item_id"]) not in named]
     waiting = [item for item in carried.heldout if not _item_gone(item, vote.superseded)]
     live, gone = _held_out(past, retired)
     asked = [*(i for s in past.suites for i in s.items if i.prompt in live), *waiting]
@@ -155,6 +161,25 @@ def retire(suites: Iterable[Suite], superseded: Superseded, rows: Iterable[Examp
             entry = {"suite": suite.name, "item_id": item.id, "key": item.key, "old_answer": old, "new_answer": new}
             entries.append({**entry, "stale": twin})
     return entries
+
+
+def _unvouched(past: Past, wrong: Iterable[Example]) -> list[dict[str, Any]]:
+    """Items whose answer was found wrong by whoever had liked it, where nothing else that is remembered says the same."""
+    unmade = [w for w in map(as_known, wrong) if not any(_says(k, w) for k in past.vouching)]
+    entries = []
+    for suite in past.suites:
+        for item in suite.items:
+            known = item_known(item)
+            if any(_says(known, w) and known.prompt == w.prompt for w in unmade):
+                entry = {"suite": suite.name, "item_id": item.id, "key": item.key, "old_answer": known.answer}
+                entries.append({**entry, "new_answer": None, "stale": None})
+    return entries
+
+
+def _says(known: Known, other: Known) -> bool:
+    """Whether two that ask the same, by prompt or by key, answer alike."""
+    asks = known.prompt == other.prompt or (known.key is not None and known.key == other.key)
+    return asks and normalise(known.answer) == normalise(other.answer)
 
 
 def _twin(item: EvalItem, right: Message, old: str) -> EvalItem:

@@ -131,13 +131,14 @@ def _learned_by(home: Home, left: Collection[int], kept: Collection[int]) -> lis
 def _undo(config: Config, snapshot: SnapshotRow, version: int, reason: str) -> None:
     home, name = Home(config.storage.root), snapshot.id
     try:
-        rows = snapshots.open_snapshot(home, name).examples()
+        opened = snapshots.open_snapshot(home, name)
+        rows, withdrawn = opened.examples(), opened.withdrawn
     except IntegrityError as error:
         log.warning("the rows of snapshot %s cannot be set aside: %s", name, error)
-        rows = []
+        rows, withdrawn = [], []
     kept = {_KEPT_BY: version} if snapshot.status in ("promoted", "skipped") else {}
     quarantine.set_aside(home, [spent(row, quarantine.ROLLED_BACK, reason) for row in rows])
-    Buffer(home, config.replay).take_back(name)
+    Buffer(home, config.replay).take_back(name, withdrawn)
     snapshots.decide(home, name, {"verdict": "RolledBack", "reasons": [reason], **kept})
 
 

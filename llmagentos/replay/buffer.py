@@ -9,7 +9,7 @@ its rows go and these come back.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -68,6 +68,11 @@ class Buffer:
         rows = [{**row, "messages": silenced(row["messages"], held)} for row in map(_decoded, found)]
         return [row for row in rows if not without or not _gone(row, without)]
 
+    def beside(self, snapshot: Snapshot) -> list[dict[str, Any]]:
+        """What of memory still holds beside a snapshot: neither superseded nor withdrawn by it, nor said anew in it."""
+        gone = snapshot.unmakes
+        return [row for row in self.rows("memory", snapshot.superseded) if row["id"] not in gone]
+
     def replaced(self, superseded: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Rows of memory that a snapshot takes over from, and those that left it for the last `UNDONE` snapshots, for whatever
         reason, the newest first."""
@@ -84,23 +89,24 @@ class Buffer:
         memory, left = self._memory()
         if inside:
             return len(memory)
-        examples = snapshot.examples()
-        leaving = {e.id for e in examples} | set(snapshot.withdrawn)
+        leaving = snapshot.unmakes
         stays = [r for r in memory if r["id"] not in leaving and not _gone(r, snapshot.superseded)]
-        wanting = [*stays, *(_row(e, "memory", snapshot.id) for e in examples)]
+        wanting = [*stays, *(_row(e, "memory", snapshot.id) for e in snapshot.examples())]
         kept = select(wanting, self.capacity, self.seed, losses=losses, hard_share=self.hard)
         known = {id(row) for row in kept}
         left += [{**row, "left": snapshot.id} for row in memory if id(row) not in known]
         self._remember(kept, left, marks)
         return len(kept)
 
-    def take_back(self, snapshot: str) -> None:
-        """Undo `admit`: the snapshot's rows go, and what left for them comes back. Taken back again it changes nothing."""
+    def take_back(self, snapshot: str, withdrawn: Collection[str] = ()) -> None:
+        """Undo `admit`: the snapshot's rows go, and what left for them comes back, but for what it had `withdrawn`: that was
+        found wrong, whatever became of the update. Taken back again it changes nothing."""
         marks, inside = self._marks(snapshot)
         if not inside:
             return
         memory, left = ([row for row in rows if row["snapshot"] != snapshot] for rows in self._memory())
-        back = [{**row, "left": None} for row in left if row["left"] == snapshot]
+        gone = set(withdrawn)
+        back = [{**row, "left": None} for row in left if row["left"] == snapshot and row["id"] not in gone]
         kept = select([*memory, *back], self.capacity, self.seed)
         self._remember(kept, [row for row in left if row["left"] != snapshot], marks)
 

@@ -163,7 +163,7 @@ def mix_rows(
     targets = free(home, snapshot, snapshot.examples())
     examples = [e.model_dump() for e in targets]
     new = [e for e in examples if e["id"] not in known]
-    memory = buffer.rows(kind="memory", without=snapshot.superseded) + [e for e in examples if e["id"] in known]
+    memory = buffer.beside(snapshot) + [e for e in examples if e["id"] in known]
     held, seed = _held(home, snapshot), config.update.seed
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
     wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])

@@ -130,6 +130,11 @@ class Snapshot:
         """Ids of older rows that must not be trained on any more."""
         return list(json.loads((self.dir / "withdrawn.json").read_text("utf-8")))
 
+    @property
+    def unmakes(self) -> set[str]:
+        """Ids of what no memory may teach beside this snapshot: what it withdraws, and what it holds itself, as it is now."""
+        return {*self.withdrawn, *(e.id for e in self.examples())}
+
     @cached_property
     def retired(self) -> list[dict[str, Any]]:
         """Suite items to take out of retention on promote: {suite, item_id, key, old_answer, new_answer, stale}."""

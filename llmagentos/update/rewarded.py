@@ -44,7 +44,7 @@ def rewarded(config: Config, home: Home, snapshot: Snapshot, prepared: Prepared,
     if not tasks:
         return prepared, {}
     buffer = Buffer(home, config.replay)
-    kept = {"memory": buffer.rows("memory", without=snapshot.superseded), "general": buffer.rows("general")}
+    kept = {"memory": buffer.beside(snapshot), "general": buffer.rows("general")}
     done = reinforce(
         config,
         Path(prepared.phase.out),

@@ -4,12 +4,16 @@ import pytest
 
 from llmagentos.collect import pipeline
 from llmagentos.collect.carried import carry
+from llmagentos.collect.importing import import_file
 from llmagentos.core.errors import ConflictError
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import example_of_row
+from llmagentos.core.records import Feedback
+from llmagentos.replay.buffer import Buffer
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Draft
+from tests.collect.test_pipeline import promote, put, serve
 
 
 @pytest.fixture
@@ -104,3 +108,42 @@ def test_a_collect_counts_only_on_the_state_it_began_from(config, monkeypatch, t
     else:
         assert pipeline.collect(config) is not None
     assert len(snapshots.history(home)) == 2
+
+
+@pytest.fixture
+def give(config, write):
+    """Import five facts that nobody was taught yet."""
+    start = iter(range(0, 1000, 5))
+
+    def five():
+        first = next(start)
+        said = [{"role": "assistant", "content": "so"}]
+        asked = [f"{way} way to ask for {n}" for n in range(first, first + 5) for way in ("one", "another")]
+        rows = [{"messages": [{"role": "user", "content": question}, *said]} for question in asked]
+        import_file(config, write(rows, f"{first}.jsonl"))
+
+    return five
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("held_back", [0, 1, 2])
+def test_what_was_found_wrong_leaves_memory_with_the_first_update_that_is_promoted(config, give, held_back):
+    home = Home(config.storage.root).open()
+    id = serve(home, "q", "a", session="s", feedback=[{"name": "thumb", "value": True}])
+    give()
+    promote(home, config, pipeline.collect(config))
+    buffer = Buffer(home, config.replay)
+    assert id in {r["id"] for r in buffer.rows()}
+    put(home, Feedback(id=f"{id}-0", interaction_id=id, created=1.0, name="thumb", value=False))
+    for update in range(held_back + 1):
+        give()
+        snapshot = pipeline.collect(config)
+        assert snapshot.withdrawn == [id]
+        assert id not in {r["id"] for r in buffer.beside(snapshot)}  # what the update itself is taught beside
+        if update < held_back:
+            snapshots.decide(home, snapshot.id, {"verdict": "Reject", "reasons": []})
+    promote(home, config, snapshot)
+    assert id not in {r["id"] for r in buffer.rows()}
+    give()
+    assert pipeline.collect(config).withdrawn == []

@@ -317,18 +317,6 @@ def test_a_damaged_snapshot_is_made_again_from_the_log(config, home, give):
     assert [r.id for r in snapshots.history(home)] == [again.id]
 
 
-def test_negative_feedback_withdraws_a_row_that_was_trained_on(config, home, give):
-    id = serve(home, "q", "a", session="s", feedback=[{"name": "thumb", "value": True}])
-    give(facts(5))
-    promote(home, config, collect(config))
-    assert id in {r["id"] for r in Buffer(home, config.replay).rows()}
-    put(home, Feedback(id=f"{id}-0", interaction_id=id, created=1.0, name="thumb", value=False))
-    give(facts(5, start=5))
-    promote(home, config, snapshot := collect(config))
-    assert snapshot.withdrawn == [id]
-    assert id not in {r["id"] for r in Buffer(home, config.replay).rows()}
-
-
 def test_a_registered_suite_keeps_its_prompts_out(config, home, give):
     give(facts(5))
     promote(home, config, collect(config))

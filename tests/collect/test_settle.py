@@ -201,3 +201,28 @@ def test_a_conversation_whose_earlier_turn_asks_what_is_held_out_today_stays():
     (held,) = {normalised_prompt(i.messages) for i in settled.heldout}
     assert settled.dropped == Counter(held_out=1)
     assert not any(held in supervised_prompts(e) for e in settled.examples)
+
+
+def found_wrong(**past):
+    known = [Known("k", "user: old 0", "bad")]
+    return settle(
+        [disliked(1, "bad", prompt="old 0", user_id="u")], Carried(), Past(known=known, **past), CONFIG, withdrawn=["1"]
+    ).retired
+
+
+def test_no_suite_asks_for_what_who_liked_it_finds_wrong_later():
+    (entry,) = found_wrong(suites=[suite("recall", "bad", "good", key="l"), suite("other", "good")])
+    assert (entry["suite"], entry["item_id"], entry["new_answer"], entry["stale"]) == ("recall", "recall0", None, None)
+
+
+def test_a_suite_still_asks_for_what_others_vouch_for():
+    suites = [suite("recall", "bad")]
+    assert found_wrong(suites=suites, vouching=[Known("k", "user: another way", "Bad")]) == []
+    assert len(found_wrong(suites=suites, vouching=[Known("k", "user: old 0", "good"), Known("l", "user: old 9", "bad")])) == 1
+
+
+def test_what_was_found_wrong_is_so_for_the_update_that_takes_it_up_again():
+    carried = Carried(judged=[disliked(1, "bad", prompt="old 0", user_id="u")], withdrawn=["1"])
+    settled = settle([example(2, "fine", key="l")], carried, Past(suites=[suite("recall", "bad")]), CONFIG)
+    assert [entry["item_id"] for entry in settled.retired] == ["recall0"]
+    assert [e.id for e in settled.judged] == ["1"]

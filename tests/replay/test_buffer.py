@@ -66,6 +66,15 @@ def test_withdrawn_rows_leave_and_rows_of_the_same_id_are_replaced(home):
     assert answers(buffer(home).rows()) == ["other"]
 
 
+def test_what_a_snapshot_withdrew_does_not_come_back_with_it(home):
+    buffer(home).bootstrap([{**row("p", "one"), "id": "again"}, {**row("q", "two"), "id": "gone"}], [])
+    made = snapshot(home, {**row("p", "other"), "id": "again"}, withdrawn=["gone"])
+    assert buffer(home).beside(made) == []
+    buffer(home).admit(made)
+    buffer(home).take_back(made.id, made.withdrawn)
+    assert answers(buffer(home).rows()) == ["one"]
+
+
 def test_a_snapshot_taken_back_leaves_memory_as_it_was(home):
     rows = [{**row("p", "one"), "id": "again"}, row("r", "same"), *(row(f"m{i}") for i in range(4))]
     buffer(home, capacity=6).bootstrap(rows, [row("g", "pinned")])
