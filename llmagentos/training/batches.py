@@ -52,6 +52,8 @@ class Batch:
     """[R] +1 desirable, −1 undesirable, 0 neither."""
     weight: torch.Tensor | None = None
     """[R] weight of each judged row."""
+    answer_tokens: float = 1.0
+    """How many tokens a judged answer counts as."""
     pair: torch.Tensor | None = None
     """[R] number of the pair or unit a row belongs to, −1 for none."""
     advantage: torch.Tensor | None = None
@@ -128,7 +130,7 @@ def marked(micro: MicroBatch, device: torch.device | str = "cpu") -> dict[str, A
         fields["advantage"] = torch.tensor([absent if m.advantage is None else m.advantage for m in marks])
         logps = [_old_logps(mark, int(mask[1:].sum())) for mark, mask in zip(marks, micro.mask, strict=True)]
         fields["old_logps"] = torch.from_numpy(np.concatenate(logps))
-    return old | {name: values.to(device) for name, values in fields.items()}
+    return {**old, "answer_tokens": marks[0].tokens, **{name: values.to(device) for name, values in fields.items()}}
 
 
 def _old_logps(mark: Mark, count: int) -> np.ndarray:

@@ -4,7 +4,8 @@ Counts first: each pass asks what is new, each question as often as it was said,
 memory and general rows sampled so that the tokens stand in the recipe's ratio; an empty source is left out and the
 others' shares are renormalised. Rows are grouped by length in shuffled pools (little padding; left as they come where
 they will be packed), cut into micro-batches, shuffled again and dealt to steps and ranks. Judged rows are planned in
-groups (units.py) that are never cut apart; where there is nothing new, they take its place.
+groups (units.py) that are never cut apart, as often as their share says, but once at least and no more often than what is
+new; where there is nothing new, they take its place.
 """
 
 import math
@@ -17,7 +18,7 @@ import numpy as np
 from llmagentos.core.errors import TrainingError
 from llmagentos.training.near import nearest
 from llmagentos.training.rows import PLAN, PREFERENCE, Rows, record_batch, write_arrow
-from llmagentos.training.units import groups
+from llmagentos.training.units import InTurns, groups, with_judged
 
 _POOL = 64
 """Micro-batches whose rows are sorted by length together."""
@@ -132,6 +133,7 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
         members["new"] = _fitting(members["new"], rows.made, items.tokens, recipe, shares["new"] / sum(shares.values()), rng)
         items = items if recipe.by_size else replace(items, turns=_turns(rows, members["new"], items.tokens))
     lead_tokens = float(items.tokens[members[lead]].sum())
+    most = recipe.epochs
     # Passes are counted over what was said: made wordings take the place of a row's repetitions.
     plain = lead == "new" and not recipe.by_size
     part = float(items.tokens[members[lead][~rows.made[members[lead]]]].sum()) / lead_tokens if plain else 1.0
@@ -140,14 +142,17 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
         shares = _filled(shares, recipe, lead_tokens)
     else:  # a thumb says which way to go, not how far: alone, judged rows are passed over once
         recipe = replace(recipe, epochs=1.0, min_epochs=1.0)
+    steps = _steps(recipe, lead_tokens / (shares[lead] / sum(shares.values())))
+    shares = with_judged(shares, float(items.tokens[members[PREFERENCE]].sum()) / (steps * recipe.batch_tokens), most)
     epoch_tokens = lead_tokens / (shares[lead] / sum(shares.values()))
     steps = _steps(recipe, epoch_tokens)
     size = recipe.ranks * recipe.accumulation
-    micro = _epoch(members, shares, lead, items, capacity, rng, at_least=recipe.ranks, packed=recipe.packed)
+    judged = InTurns(members[PREFERENCE], items.tokens, rng)
+    micro = _epoch(members, shares, lead, items, capacity, rng, judged, at_least=recipe.ranks, packed=recipe.packed)
     # Padding can make one pass longer than its tokens promise: a row of it is never cut away.
     steps = max(steps, math.ceil(len(micro) / size))
     while len(micro) < recipe.rounds * steps * size:
-        micro += _epoch(members, shares, lead, items, capacity, rng, at_least=1, packed=recipe.packed)
+        micro += _epoch(members, shares, lead, items, capacity, rng, judged, at_least=1, packed=recipe.packed)
     micro = micro[: recipe.rounds * steps * size]
     said = members[lead] if lead != "new" else members[lead][~rows.made[members[lead]]]
     _require_new(micro, said, steps, recipe)
@@ -261,6 +266,7 @@ def _epoch(
     items: _Items,
     capacity: int,
     rng: np.random.Generator,
+    judged: InTurns,
     at_least: int,
     packed: bool,
 ) -> list[np.ndarray]:
@@ -268,14 +274,18 @@ def _epoch(
     lead_tokens = items.tokens[members[lead]].sum()
     for source, share in shares.items():
         wanted = lead_tokens * share / shares[lead]
-        if source in items.even and source != lead:
+        if source == lead:
+            continue
+        if source == PREFERENCE:
+            picked.append(judged.worth(wanted))
+        elif source in items.even:
             picked.append(_by_quota(members[source], items, wanted, rng))
         elif source == "memory" and items.near:
             near = min(wanted * items.near, _TWICE * float(items.tokens[items.close].sum()))
             close = _sample(items.close, items.tokens, items.scarce, near, rng)
             left = wanted - float(items.tokens[close].sum())
             picked += [close, _sample(members[source], items.tokens, items.scarce, left, rng)]
-        elif source != lead:
+        else:
             picked.append(_sample(members[source], items.tokens, items.scarce, wanted, rng))
     order = rng.permutation(np.concatenate(picked))
     cut: list[np.ndarray] = []

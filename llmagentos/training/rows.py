@@ -49,6 +49,8 @@ class Mark:
     label: float = 0.0
     """+1 desirable, −1 undesirable, 0 neither: a plain row, or the mismatched row of a KTO unit."""
     weight: float = 1.0
+    tokens: float = 1.0
+    """How many tokens a judged answer counts as: the mean of those in the file, whichever it stands beside."""
     pair: str | None = None
     """Rows that share it stand in one micro-batch."""
     advantage: float | None = None
@@ -106,6 +108,8 @@ class Rows:
         self.pairs: list[str | None] = table.column("pair").to_pylist()
         self._advantages = _numbers(table, "advantage", float("nan"))
         self._old_logps = table.column("old_logps")
+        judged = self.labels != 0
+        self._answer_tokens = float(self.supervised[judged].mean()) if judged.any() else 1.0
         self._plain = bool((self.labels == 0).all() and np.isnan(self._advantages).all())
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,6 +142,7 @@ class Rows:
         return Mark(
             label=float(self.labels[index]),
             weight=float(self.weights[index]),
+            tokens=self._answer_tokens,
             pair=self.pairs[index],
             advantage=None if np.isnan(advantage) else advantage,
             old_logps=logps.values.to_numpy() if logps.is_valid else None,

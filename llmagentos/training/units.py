@@ -10,6 +10,9 @@ import numpy as np
 
 from llmagentos.training.rows import PREFERENCE, Rows
 
+_ONCE = 1.25
+"""Share of the tokens that a pass is planned with: padding takes a part of every step."""
+
 
 def units(rows: Rows) -> list[np.ndarray]:
     """Indices of the judged rows with a supervised token, those of one pair together, in the order of the file."""
@@ -30,6 +33,41 @@ def groups(rows: Rows, capacity: int, rng: np.random.Generator, *, packed: bool 
         else:
             made.append([unit])
     return [np.concatenate(group) for group in made]
+
+
+def with_judged(shares: dict[str, float], once: float, most: float) -> dict[str, float]:
+    """Shares with which judged rows are passed over once at least and `most` times at most; `once` is the share of one pass.
+
+    A single thumb would else be pressed on the weights hundreds of times, and of a thousand most would not be read. They take
+    half of the tokens at most.
+    """
+    if shares.keys() <= {PREFERENCE} or PREFERENCE not in shares:
+        return shares
+    total = sum(shares.values())
+    wanted = min(float(np.clip(shares[PREFERENCE] / total, _ONCE * once, most * once)), 0.5)
+    rest = (1 - wanted) / (total - shares[PREFERENCE])
+    return {source: wanted if source == PREFERENCE else share * rest for source, share in shares.items()}
+
+
+class InTurns:
+    """Groups without end: all of them, in some order, before any comes again."""
+
+    def __init__(self, members: np.ndarray, tokens: np.ndarray, rng: np.random.Generator) -> None:
+        self._members, self._tokens, self._rng = members, tokens, rng
+        self._next: list[int] = []
+        self._owed = 0.0
+
+    def worth(self, tokens: float) -> np.ndarray:
+        """The next ones that are worth this many tokens; what is taken too much or too little counts at the next call."""
+        taken: list[int] = []
+        self._owed += tokens
+        while len(self._members):
+            self._next = self._next or self._rng.permutation(self._members).tolist()
+            if self._owed < self._tokens[self._next[-1]] / 2:
+                break
+            taken.append(self._next.pop())
+            self._owed -= float(self._tokens[taken[-1]])
+        return np.array(taken, dtype=np.int64)
 
 
 def _interleaved(found: list[np.ndarray], labels: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:

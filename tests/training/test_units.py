@@ -91,6 +91,17 @@ def test_judged_rows_alone_are_passed_over_once_however_many_epochs_there_are(tm
     assert np.mean([Plan(tmp_path / "p").counts()[i] for i in range(60, 96)]) < 2
 
 
+@pytest.mark.parametrize(("new", "judged"), [(0, 3), (300, 1), (300, 40), (10, 400)])
+def test_a_judged_row_is_passed_over_once_at_least_and_no_more_often_than_what_is_new(tmp_path: Path, new: int, judged: int):
+    """Neither hundreds of times where there is one, nor not at all where there are hundreds."""
+    rows = write_judged(tmp_path / "r", new=new, memory=400, liked=judged - judged // 3, disliked=judged // 3)
+    recipe = Recipe({**MIX, "preference": 0.1}, epochs=12, batch_tokens=300, max_steps=300, min_steps=200)
+    make_plan(rows, recipe, tmp_path / "p")
+    counts = Plan(tmp_path / "p").counts()
+    times = [counts.get(i, 0) for i in range(rows.count) if rows.labels[i]]
+    assert 1 <= min(times) <= max(times) <= 12 * 1.2
+
+
 def test_without_a_share_judged_rows_are_left_out(tmp_path: Path):
     rows = write_judged(tmp_path / "r")
     make_plan(rows, Recipe({"new": 1.0}, epochs=2, batch_tokens=300, max_steps=500), tmp_path / "p")

@@ -22,12 +22,12 @@ def row_sums(values: torch.Tensor, batch: Batch) -> torch.Tensor:
     return values.new_zeros(len(batch.indices)).index_add(0, batch.row_of, values)
 
 
-def on_token_scale(losses: torch.Tensor, rows: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Losses of answers (of the rows marked in `rows` [R]) as a sum over their tokens.
+def on_token_scale(losses: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Losses of answers as a sum over tokens, which the loop divides by all of the step's.
 
-    The loop divides by tokens, so this comes out as the mean over answers, weighed as all tokens are.
+    Each answer counts as many as the mean answer has, so that neither its length nor what stands beside it weighs.
     """
-    return losses.sum() * rows[batch.row_of].sum() / rows.sum()
+    return losses.sum() * batch.answer_tokens
 
 
 def nothing(outputs: Outputs) -> torch.Tensor:

@@ -32,10 +32,8 @@ class DPO(Term):
         chosen, rejected = torch.tensor(pairs, device=outputs.logits.device).T
         ratios = log_ratios(outputs, batch)
         losses = -F.logsigmoid(self.beta * (ratios[chosen] - ratios[rejected]))
-        rows = torch.zeros(len(batch.indices), dtype=torch.bool, device=losses.device)
-        rows[chosen] = rows[rejected] = True
         # A pair is two rows: its loss counts for both.
-        return on_token_scale(2 * batch.weight[chosen] * losses, rows, batch)
+        return on_token_scale(2 * batch.weight[chosen] * losses, batch)
 
 
 def _pairs(batch: Batch) -> list[tuple[int, int]]:

@@ -37,4 +37,4 @@ class KTO(Term):
         mismatched = ratios[batch.preference & (batch.label == 0)].detach()
         baseline = mismatched.mean().clamp_min(0) if len(mismatched) else ratios.new_zeros(())
         gain = torch.sigmoid(self.beta * batch.label[judged] * (ratios[judged] - baseline))
-        return on_token_scale(batch.weight[judged] * (1 - gain), judged, batch)
+        return on_token_scale(batch.weight[judged] * (1 - gain), batch)
