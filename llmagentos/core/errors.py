@@ -80,3 +80,11 @@ class TrainingError(LLMAgentOSError):
 
 class WorkersLostError(TrainingError):
     pass
+
+
+_OF_THE_MACHINE = {"OSError", "MemoryError", "ImportError", "OutOfMemoryError", "AcceleratorError"}
+
+
+def of_the_machine(error: BaseException) -> bool:
+    """Whether a failure is the machine's, whatever the rows are: its disk, its memory or a GPU's, what is not installed."""
+    return any(kind.__name__ in _OF_THE_MACHINE for kind in type(error).__mro__)

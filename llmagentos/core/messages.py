@@ -194,7 +194,7 @@ def verdict(name: str, value: object) -> int:
     if name == "score":
         return 1 if value >= 0.75 else -1 if value <= 0.25 else 0
     if name == "outcome":
-        return 1 if value > 0 else -1 if value < 0 else 0
+        return 1 if value > 0 else -1  # who counts successes as 1 counts failures as 0; what is not known is not sent
     return 0
 
 

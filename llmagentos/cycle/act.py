@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.config import Config
-from llmagentos.core.errors import ConflictError, LLMAgentOSError, TrainingError, WorkersLostError
+from llmagentos.core.errors import ConflictError, LLMAgentOSError, TrainingError, WorkersLostError, of_the_machine
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import ModelVersion
 from llmagentos.registry.versions import Versions, prune
@@ -116,7 +116,7 @@ def record_failure(home: Home, cycle: str, snapshot: Snapshot, problem: BaseExce
 
 
 def _may_be_the_rows(problem: BaseException) -> bool:
-    """Not where somebody interrupted, a disk was full, a worker was lost, or a setting is wrong."""
+    """Not where somebody interrupted, a disk or a memory was full, a worker was lost, or a setting is wrong."""
     if isinstance(problem, LLMAgentOSError):
         return isinstance(problem, TrainingError) and not isinstance(problem, WorkersLostError)
-    return isinstance(problem, Exception) and not isinstance(problem, (OSError, MemoryError))
+    return isinstance(problem, Exception) and not of_the_machine(problem)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmagentos.config.learning import TrainingConfig
-from llmagentos.core.errors import ConfigError, ConflictError, LLMAgentOSError, TrainingError, WorkersLostError
+from llmagentos.core.errors import ConfigError, ConflictError, LLMAgentOSError, TrainingError, WorkersLostError, of_the_machine
 from llmagentos.storage.files import replace_text
 from llmagentos.storage.spool import exclusive
 from llmagentos.training.phase import Phase
@@ -114,9 +114,9 @@ def _rank(config: dict[str, Any]) -> None:
             continue
         try:
             facts = run_phase(phase, rank=rank, ranks=ranks)
-        except (OSError, MemoryError):  # the machine's, whatever the rows are
-            raise
         except Exception as error:
+            if of_the_machine(error):
+                raise
             # A file for each rank: how an exception crosses Ray Train is not part of its interface.
             said = str(error) if isinstance(error, LLMAgentOSError) else f"{type(error).__name__}: {error}"
             _refusal(phase, rank).write_text(json.dumps({"kind": type(error).__name__, "message": said}))

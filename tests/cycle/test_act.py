@@ -1,6 +1,7 @@
 """What follows from a decision, with and without a ladder."""
 
 import pytest
+import torch
 
 from llmagentos.collect.carried import carry
 from llmagentos.config import Config, load_config
@@ -105,6 +106,7 @@ def test_approving_by_hand_releases_the_student_too(config: Config, home: Home, 
     [
         (TrainingError("the loss is NaN"), 1), (KeyError("tools"), 1), (WorkersLostError("ended"), 0), (KeyboardInterrupt(), 0),
         (OSError(28, "No space left on device"), 0), (DiskError("full"), 0), (ConfigError("no such strategy"), 0),
+        (torch.OutOfMemoryError("CUDA out of memory"), 0), (ModuleNotFoundError("No module named 'deepspeed'"), 0),
     ],
 )  # fmt: skip
 def test_a_failure_counts_where_the_rows_may_be_to_blame(home: Home, snapshot: Snapshot, problem: BaseException, attempts: int):
