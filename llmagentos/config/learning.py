@@ -231,4 +231,6 @@ class DistillConfig(Section):
     """Weight of plain next-token loss beside the divergence."""
     on_policy: OnPolicyConfig = OnPolicyConfig()
     size: tuple[int, int, int] = (64, 2, 176)
-    """Hidden size, layers and feed-forward size of a student made from nothing."""
+    """Hidden size, layers and feed-forward size of a first student made from nothing."""
+    depth: float = Field(0.0, ge=0, lt=1)
+    """Share of the champion's layers that a first student is made of, with its embeddings and head; 0 makes it from nothing."""

@@ -7,8 +7,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {
         "training": {"threads": 4, "batch_tokens": 4096},
         "engine": {"threads": 4, "max_batch_tokens": 1024},
-        "update": {"learning_rate": 3e-4, "epochs": 4, "max_steps": 2000, "rounds": 1},
-        "distill": {"rounds": 1},
+        "update": {"learning_rate": 3e-4, "epochs": 4, "max_steps": 2000, "rounds": 1, "reward": {"learning_rate": 1e-4}},
+        "distill": {"rounds": 1, "depth": 0.25},
         "evaluate": {"threads": 4, "batch_tokens": 8192},
     },
     "gpu": {
@@ -23,8 +23,15 @@ SIZES: dict[str, dict[str, Any]] = {
             "packing": "packed",
             "compile": True,
         },
-        "update": {"learning_rate": 1e-4, "epochs": 2, "max_steps": 5000, "rounds": 1, "lora": {"enabled": True}},
-        "distill": {"learning_rate": 1e-4, "epochs": 1, "max_steps": 5000, "rounds": 1, "top_k": 64},
+        "update": {
+            "learning_rate": 1e-4,
+            "epochs": 2,
+            "max_steps": 5000,
+            "rounds": 1,
+            "lora": {"enabled": True},
+            "reward": {"learning_rate": 2e-5},
+        },
+        "distill": {"learning_rate": 1e-4, "epochs": 1, "max_steps": 5000, "rounds": 1, "top_k": 64, "depth": 0.25},
         "evaluate": {"batch_tokens": 65536, "gpus": 1},
     },
 }

@@ -1,6 +1,6 @@
-"""Step 3: a smaller student learns from the teacher's cached log-probabilities; it starts from yesterday's student."""
+"""Step 3: a smaller student learns from the teacher's cached log-probabilities; it starts from yesterday's student, the first
+as first.py says."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,10 @@ from typing import Any
 from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError, TrainingError
 from llmagentos.core.records import ModelVersion, RunRecord
+from llmagentos.distill.first import first_student
 from llmagentos.distill.second_stage import on_policy, text_level
 from llmagentos.models.chat import Renderer
-from llmagentos.models.loading import copy_tokenizer, fresh_model, load_model, parameters
+from llmagentos.models.loading import load_model, parameters
 from llmagentos.registry import released, tracking
 from llmagentos.registry.lineage import code_revision, config_hash
 from llmagentos.registry.versions import Versions
@@ -23,6 +24,7 @@ from llmagentos.training.plan import Recipe, least_steps, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings
 from llmagentos.training.probe import said_anew
 from llmagentos.training.rows import Rows
+from llmagentos.training.terms.divergence import divergence
 
 
 def prepare(
@@ -37,6 +39,7 @@ def prepare(
     student is made from nothing. Where it is not the teacher's, the teacher's probabilities say nothing of its tokens:
     the rows themselves are learned here, and the teacher's texts after it (`register`).
     """
+    divergence(config.distill.on_policy.divergence)  # a name that is none is told before anything is trained
     champion = _newest_tokenizer(home)
     tokenizer = Path(student.dir) if student else champion
     same = Renderer(tokenizer).hash == Renderer(champion).hash
@@ -66,10 +69,11 @@ def prepare(
         "teacher_kl": {"weight": 1.0, "temperature": settings.temperature},
         "next_token": {"weight": settings.cross_entropy},
     }
-    asked = Annotation(model=str(teacher), cache=str(folder / "distill" / "teacher.arrow"), top_k=settings.top_k)
+    top_k = min(settings.top_k, Renderer(tokenizer).vocab_size - 1)
+    asked = Annotation(model=str(teacher), cache=str(folder / "distill" / "teacher.arrow"), top_k=top_k)
     phase = Phase(
         name="distill",
-        init=student.dir if student else str(_fresh(config, tokenizer, folder / "distill" / "fresh")),
+        init=student.dir if student else str(first_student(config, tokenizer, folder / "distill" / "fresh")),
         out=str(folder / "distill" / "weights"),
         run_dir=str(folder / "distill"),
         rows=str(rows),
@@ -114,23 +118,6 @@ def _second_stage(config: Config, phase: Phase, teacher: ModelVersion) -> Path:
 
 def _newest_tokenizer(home: Home) -> Path:
     return Path(Versions(home).resolve("champion").dir)
-
-
-def _fresh(config: Config, tokenizer: Path, folder: Path) -> Path:
-    """A small Llama with the teacher's vocabulary, for a base model that has no student yet."""
-    if folder.exists():
-        return folder
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    copy_tokenizer(tokenizer, part)
-    hidden, layers, feed_forward = config.distill.size
-    renderer = Renderer(tokenizer)
-    model = fresh_model(renderer.vocab_size, hidden, layers, feed_forward, heads=max(1, hidden // 16), seed=config.update.seed)
-    model.config.pad_token_id, model.config.eos_token_id = renderer.pad_id, renderer.eos_id
-    model.generation_config.pad_token_id, model.generation_config.eos_token_id = renderer.pad_id, renderer.eos_id
-    model.save_pretrained(str(part))
-    return part.rename(folder)
 
 
 def distill(config: Config) -> dict[str, Any]:

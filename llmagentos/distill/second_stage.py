@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from llmagentos.config import Config
 from llmagentos.engines.batch import greedy_from, sampled_from
@@ -23,7 +24,7 @@ from llmagentos.training.phase import Annotation, Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import engine_settings
 from llmagentos.training.reserved import reserved
-from llmagentos.training.rows import ROWS, Rows, open_arrow, record_batch, write_arrow
+from llmagentos.training.rows import PREFERENCE, ROWS, Rows, open_arrow, record_batch, write_arrow
 
 Said = tuple[int, list[int]]
 """Index of the row that was asked, and the ids of what was answered, in the student's tokens."""
@@ -36,12 +37,13 @@ def on_policy(config: Config, student: Path, teacher: Path, rows: Path, folder: 
     leaves `student` as it is. Raises TrainingError where training fails.
     """
     settings, asked = config.distill.on_policy, Rows(rows)
+    top_k = min(config.distill.top_k, Renderer(student).vocab_size - 1)
     for number in range(settings.rounds if asked.count else 0):
         here, seed = folder / f"on-policy-{number:02d}", config.update.seed * 1000 + number
         if not (here / "rows.arrow").exists():
             _write(rows, asked, _own_answers(config, student, asked, _chosen(config, asked, seed), seed), here)
         terms = {"teacher_kl": {"divergence": settings.divergence, "temperature": config.distill.temperature}}
-        annotation = Annotation(model=str(teacher), cache=str(here / "teacher.arrow"), top_k=config.distill.top_k)
+        annotation = Annotation(model=str(teacher), cache=str(here / "teacher.arrow"), top_k=top_k)
         student = _train(config, student, here, seed, terms, annotation)
     return student
 
@@ -76,7 +78,7 @@ def _own_answers(config: Config, student: Path, asked: Rows, chosen: Sequence[in
 def _teacher_answers(config: Config, student: Path, teacher: Path, asked: Rows, theirs: Rows, seed: int) -> list[Said]:
     """What the teacher says and ends, in the student's tokens."""
     own, other = Renderer(student), Renderer(teacher)
-    place = {name: i for i, name in enumerate(theirs.names)}
+    place = {name: i for i, name in enumerate(theirs.names) if theirs.sources[i] != PREFERENCE}
     chosen = [i for i in _chosen(config, asked, seed) if asked.names[i] in place]
     prompts = [_prompt(theirs, place[asked.names[i]]) for i in chosen]
     answers = reserved(config.evaluate.gpus, greedy_from, teacher, prompts, **_limits(config, other))
@@ -106,7 +108,7 @@ def _prompt(rows: Rows, index: int) -> list[int]:
 
 
 def _write(rows: Path, asked: Rows, said: Sequence[Said], here: Path) -> None:
-    """What was said as rows of the source `new`, and the first stage's rows as `memory`."""
+    """What was said as rows of the source `new`, and the first stage's rows as `memory`, but for the judged ones."""
     made = []
     for index, answer in said:
         prompt = _prompt(asked, index)
@@ -114,6 +116,7 @@ def _write(rows: Path, asked: Rows, said: Sequence[Said], here: Path) -> None:
         facts = {"id": f"said/{asked.names[index]}", "source": "new", "stratum": asked.sources[index]}
         made.append({**facts, "ids": [*prompt, *answer], "mask": mask})
     table = open_arrow(rows)
+    table = table.filter(pc.not_equal(table["source"], PREFERENCE))
     at = table.schema.get_field_index("source")
     others = table.set_column(at, table.schema.field("source"), [["memory"] * table.num_rows])
     write_arrow(here / "rows.arrow", [record_batch(made, ROWS), *others.combine_chunks().to_batches()], ROWS)

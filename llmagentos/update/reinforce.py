@@ -211,6 +211,8 @@ def _phase(config: Config, start: Path, weights: Path, here: Path, settings: Rei
         annotation=annotation_for(make_terms(terms), str(start), here / "start.arrow"),
         learning_rate=settings.learning_rate * (1 - number / settings.rounds),
         clip=config.update.clip,
+        lora_rank=config.update.lora.rank if config.update.lora.enabled else 0,
+        lora_alpha=config.update.lora.alpha,
         seed=settings.seed,
         **{**engine_settings(config.training), "accumulation": accumulation},  # type: ignore[arg-type]
     )

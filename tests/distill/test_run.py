@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmagentos.config.learning import ReplayConfig
+from llmagentos.core.errors import ConfigError
 from llmagentos.distill.run import prepare, register
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model
@@ -67,6 +68,16 @@ def test_a_student_from_nothing_that_was_half_written_is_made_anew(here, home, t
             made()
     assert load_model(made()).config.vocab_size == Renderer(champion.dir).vocab_size
     assert made() == tmp_path / "run" / "distill" / "fresh"
+
+
+def test_what_cannot_be_distilled_with_is_told_or_mended_before_anything_is_trained(here, home, tmp_path):
+    config, snapshot, champion = here
+    student, divergent = student_of(home, tmp_path, 400), config.distill.on_policy.model_copy(update={"divergence": "kl"})
+    much, wrong = (config.distill.model_copy(update=u) for u in ({"top_k": 100_000}, {"on_policy": divergent}))
+    made = prepare(config.model_copy(update={"distill": much}), home, snapshot, Path(champion.dir), student, tmp_path / "run")
+    assert made.phase.annotation.top_k == Renderer(champion.dir).vocab_size - 1
+    with pytest.raises(ConfigError, match="jsd"):
+        prepare(config.model_copy(update={"distill": wrong}), home, snapshot, Path(champion.dir), student, tmp_path / "other")
 
 
 def test_judgements_alone_leave_the_student_as_it_is(here, home, tmp_path):

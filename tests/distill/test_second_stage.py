@@ -85,6 +85,18 @@ def test_what_is_trained_on_is_what_the_student_said(config, pair, tmp_path):
         assert ids[:-answer].tolist() in asked
 
 
+def test_what_was_judged_is_not_said_again(config, pair, tmp_path):
+    """A disliked answer, and one to another question, stand among the rows of an update that reads thumbs."""
+    student, teacher, _ = pair
+    rows, new = tmp_path / "rows.arrow", [row(p, "target", RIGHT, p).model_dump() for p in PROMPTS]
+    judged = [{**r, "source": "preference", "label": -1.0, "weight": 1.0, "pair": r["id"]} for r in new]
+    render_mix({"new": new, "preference": judged}, student, rows, max_length=256, on_ray=False)
+    on_policy(settings(config, rounds=1, prompts=4, steps=1), student, teacher, rows, tmp_path)
+    made = Rows(tmp_path / "on-policy-00" / "rows.arrow")
+    assert made.sources == ["new"] * 4 + ["memory"] * len(PROMPTS)
+    assert set(made.labels) == {0.0}
+
+
 def test_without_rounds_the_student_stays(config, pair, tmp_path):
     student, teacher, rows = pair
     assert on_policy(settings(config, rounds=0), student, teacher, rows, tmp_path) == student

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from llmagentos.core.errors import ConfigError
 from llmagentos.core.messages import text_of
+from llmagentos.models.loading import load_model
 from llmagentos.scenarios.question import Question
 from llmagentos.training.rows import Rows
 from llmagentos.update.reinforce import Reinforced, Reinforcement, Task, reinforce
@@ -57,6 +59,16 @@ def test_what_was_sampled_is_what_is_trained_on(config, start, tmp_path):
         assert len(mark.old_logps) == mask.sum() > 0
         assert max(mark.old_logps) <= 0
     assert sum(mark.advantage for _, mark in sampled) == pytest.approx(0, abs=1e-4)
+
+
+def test_the_rounds_train_adapters_where_the_update_does(config, start, tmp_path):
+    lora = config.update.lora.model_copy(update={"enabled": True, "rank": 2})
+    here = config.model_copy(update={"update": config.update.model_copy(update={"lora": lora})})
+    done = reinforced(here, start, tmp_path, right, rounds=1)
+    before, after = (load_model(folder).state_dict() for folder in (start, done.weights))
+    moved = [after[name] - before[name] for name in before if "_proj." in name]
+    assert all(float(change.abs().max()) > 0 for change in moved)
+    assert all(torch.linalg.matrix_rank(change, rtol=1e-3) <= 2 for change in moved)
 
 
 def test_a_run_that_goes_on_trains_on_the_answers_that_it_began_with(config, start, tmp_path):
