@@ -4,6 +4,7 @@ The product's own app on a real local Serve, started in a fresh home; the client
 core on either side, everything else on the others. Both sides of a figure take turns within one run.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from llmagentos.config import Config
 
 PARTS = ("bare", "ttft", "record", "switch", "overload", "beside")
 _CEILING_SECONDS = 2.0
+_WARM = 200
+"""Answers before anything is timed: the log of a fresh record grows with the first of them, which costs each more."""
 _FIRST_TOKENS = 4
 """Tokens of an answer of which only the first counts."""
 _REST_SECONDS = 0.02
@@ -83,6 +86,8 @@ def _settings(config: Config) -> dict[str, int]:
 def against_bare(there: Place, asked: Sequence[Asked], rounds: int, clients: Sequence[int]) -> Found:
     """Tokens a second through Serve over those of the bare engine, and the client's own limit."""
     found = Found()
+    for _ in range(math.ceil(_WARM / len(asked))):
+        there.send(asked, max(clients))
     for count in clients:
         _compare(found, there, asked[: _share(len(asked), count, max(clients))], rounds, count, stream=False)
     _compare(found, there, asked, rounds, max(clients), stream=True)

@@ -97,7 +97,7 @@ class Host:
 
         try:
             parts = await (asyncio.to_thread(prepare) if hurry else in_background(prepare))
-            self._engine = TransformersEngine(ref, *parts, config)
+            self._engine = TransformersEngine(ref, *parts, config, apart_seconds=_APART_SECONDS)
         except Exception as error:  # noqa: BLE001  the process's edge: handed to whoever waits for the engine
             self._wire.send(_portable(error, f"version {ref.id} cannot be loaded"))
             self._left.set()

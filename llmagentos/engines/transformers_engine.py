@@ -73,7 +73,12 @@ def _settle() -> None:
 class TransformersEngine:
     """One version's weights and its continuous batch."""
 
-    def __init__(self, ref: VersionRef, manager: Any, renderer: Renderer, step_seconds: float, config: EngineConfig) -> None:
+    def __init__(
+        self, ref: VersionRef, manager: Any, renderer: Renderer, step_seconds: float, config: EngineConfig,
+        *, apart_seconds: float = 0.0,
+    ) -> None:  # fmt: skip
+        """`apart_seconds` is how far apart parts of a stream are, but for the last."""
+        self._apart_seconds = apart_seconds
         self.ref, self.renderer, self.step_seconds = ref, renderer, step_seconds
         self.max_length = min(_positions(manager.model), config.num_blocks * config.page_size)
         self._numbers = itertools.count()
@@ -92,6 +97,8 @@ class TransformersEngine:
         finished = False
         try:
             chooser = await self._chooser(sampling)
+            if self._apart_seconds and not sampling.stop:  # which are looked for in every token
+                self._deliveries.keep_apart(name, self._apart_seconds)
             self._add(name, prompt_ids, sampling, chooser, stream or bool(sampling.stop))
             async for chunk in self._chunks(outputs, sampling, chooser):
                 finished = chunk.finish_reason not in (None, "cancelled")
@@ -170,9 +177,15 @@ class TransformersEngine:
                 yield Chunk(ids[sent:], None, tuple(scores[sent : len(ids)]))
                 sent = len(ids)
 
+    @property
+    def _deliveries(self) -> "_Deliveries":
+        deliveries: _Deliveries = self._manager.output_router.deliver_batch
+        return deliveries
+
     def _forget(self, request_id: str, number: int, name: str, *, cancel: bool) -> None:
         if cancel:
             self._manager.cancel_request(name)
+        self._deliveries.forget(name)
         self._active[request_id].pop(number, None)
         if not self._active[request_id]:
             del self._active[request_id]
@@ -223,25 +236,48 @@ def _manager(model: "PreTrainedModel", config: EngineConfig) -> Any:
     manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([Choices()]))  # type: ignore[list-item]
     manager.logit_processor.tensors_required = 1
     manager.output_router.output_queue = _Nobody()
-    manager.output_router.deliver_batch = _handing_over(manager.output_router.deliver_batch)
+    manager.output_router.deliver_batch = _Deliveries(manager.output_router.deliver_batch)
     attention.install(model)
     manager.batch_processor = manager._create_batch_processor()  # here and not by the thread: the cache's pages take longest
     return manager
 
 
-def _handing_over(deliver: Callable[[list[Any]], None]) -> Callable[[list[Any]], None]:
-    """`deliver`, behind which a first token leaves the core to whoever passes it on.
+class _Deliveries:
+    """Hands the outputs of each step to the event loop, all at once.
 
-    The thread that generates goes on with the next step at once, and where both have one core the event loop would wait for
-    the scheduler's next tick: one first token in eight came 4 ms late. Where many answers begin at once a step is long anyway.
+    Of a request that is named here those are left out that come within `seconds` of the last one, but for the end: an output
+    holds all tokens so far, and waking whoever passes them on for each of 32 answers costs as much as a part of the step.
+
+    Behind a first token the core is left to whoever passes it on. The thread that generates goes on with the next step at
+    once, and where both have one core the event loop would wait for the scheduler's next tick: one first token in eight came
+    4 ms late. Where many answers begin at once a step is long anyway.
     """
 
-    def deliver_batch(outputs: list[Any]) -> None:
-        deliver(outputs)
-        if len(outputs) <= _FEW and any(len(o.generated_tokens) == 1 and not o.is_finished() for o in outputs):
+    def __init__(self, deliver: Callable[[list[Any]], None]) -> None:
+        self._deliver = deliver
+        self._due: dict[str, list[float]] = {}
+
+    def keep_apart(self, name: str, seconds: float) -> None:
+        self._due[name] = [0.0, seconds]
+
+    def forget(self, name: str) -> None:
+        self._due.pop(name, None)
+
+    def __call__(self, outputs: list[Any]) -> None:
+        now = time.monotonic()
+        due = [output for output in outputs if self._is_due(output, now)]
+        self._deliver(due)
+        if len(due) <= _FEW and any(len(o.generated_tokens) == 1 and not o.is_finished() for o in due):
             time.sleep(_HAND_OVER_SECONDS)
 
-    return deliver_batch
+    def _is_due(self, output: Any, now: float) -> bool:
+        apart = self._due.get(output.request_id)
+        if apart is None or output.is_finished():
+            return True
+        if now < apart[0]:
+            return False
+        apart[0] = now + apart[1]
+        return True
 
 
 def _start(manager: Any) -> None:

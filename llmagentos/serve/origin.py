@@ -5,6 +5,7 @@ gave its own name our address is met under that name. Other clients send no more
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from llmagentos.serve.errors import ApiError
@@ -16,13 +17,19 @@ _OWN_SITES = ("same-origin", "none")
 
 def check_own(headers: Mapping[str, str]) -> None:
     """Raises ApiError 403 for a request of another page than our own, or under a name that is not this machine's."""
-    site, origin, host = (headers.get(name, "").strip().lower() for name in ("sec-fetch-site", "origin", "host"))
+    if wrong := _wrong(headers.get("sec-fetch-site", ""), headers.get("origin", ""), headers.get("host", "")):
+        raise _foreign(*wrong)
+
+
+@lru_cache(maxsize=64)
+def _wrong(site: str, origin: str, host: str) -> tuple[str, str] | None:
+    """The header that gives a foreign page away, and its value."""
+    site, origin, host = (value.strip().lower() for value in (site, origin, host))
     if site and site not in _OWN_SITES:
-        raise _foreign("Sec-Fetch-Site", site)
+        return "Sec-Fetch-Site", site
     if origin and origin.partition("://")[2] != host:
-        raise _foreign("Origin", origin)
-    if host and not _is_here(host):
-        raise _foreign("Host", host)
+        return "Origin", origin
+    return ("Host", host) if host and not _is_here(host) else None
 
 
 def _is_here(host: str) -> bool:

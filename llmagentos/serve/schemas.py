@@ -5,6 +5,7 @@ but is not supported is refused rather than ignored.
 """
 
 import json
+import math
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -361,13 +362,21 @@ def _check_function(function: dict[str, Any]) -> None:
         raise ValueError(f"the parameters of {name!r} are not of type 'object'")
 
 
+def _finite(number: str) -> float:
+    if math.isinf(value := float(number)):
+        raise ValueError(f"the number {number[:32]} is beyond all bounds")
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_float=_finite)
+
+
 def parse_json(body: bytes) -> dict[str, Any]:
     """A JSON object. Raises InputError for broken JSON or UTF-8, NaN, lone surrogates, numbers beyond all bounds, a key
     that stands twice and nesting that is too deep."""
     try:
         from_json(body, allow_inf_nan=False, cache_strings="none")  # which bounds the depth, so that the next may recurse
-        data = json.loads(body, object_pairs_hook=unique_keys)
-        json.dumps(data, allow_nan=False)
+        data = _DECODER.decode(body.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body is not valid JSON: {error}.", field="body") from None
     if not isinstance(data, dict):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers.generation.continuous_batching.requests import GenerationOutput
+from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
 from llmagentos.benchmark.gpu import allocated, clean
 from llmagentos.benchmark.shapes import SHAPES, fresh, save
@@ -16,7 +16,7 @@ from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import Engine, Grammar, Sampling, TokenScore, load, transformers_engine
-from llmagentos.engines.transformers_engine import _handing_over, _StopStrings
+from llmagentos.engines.transformers_engine import _Deliveries, _StopStrings
 from llmagentos.models.loading import load_model
 from llmagentos.storage.manifest import write_manifest
 
@@ -306,5 +306,23 @@ def test_behind_a_first_token_the_core_is_left_to_who_passes_it_on(monkeypatch, 
     done: list[object] = []
     monkeypatch.setattr(transformers_engine.time, "sleep", lambda seconds: done.append("rest"))
     outputs = [GenerationOutput(str(k), generated_tokens=[5] * count) for k, count in enumerate(tokens)]
-    _handing_over(done.append)(outputs)
+    _Deliveries(done.append)(outputs)
     assert done == [outputs, *["rest"] * rests]
+
+
+def test_of_a_request_that_is_kept_apart_what_comes_too_soon_is_left_out_but_for_its_end(monkeypatch):
+    handed: list[list[tuple[str, int]]] = []
+    now = iter([1.0, 1.01, 1.016, 1.02, 1.03])
+    monkeypatch.setattr(transformers_engine.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(transformers_engine.time, "sleep", lambda seconds: None)
+    deliveries = _Deliveries(lambda outputs: handed.append([(o.request_id, len(o.generated_tokens)) for o in outputs]))
+    deliveries.keep_apart("a", 0.015)
+    for step in range(1, 6):
+        finished = RequestStatus.FINISHED if step == 4 else RequestStatus.DECODING
+        made = [
+            GenerationOutput("a", generated_tokens=[5] * step, status=finished),
+            GenerationOutput("b", generated_tokens=[5] * step),
+        ]
+        deliveries(made[step == 5 :])
+    assert [step for name, step in sum(handed, []) if name == "a"] == [1, 3, 4]
+    assert [step for name, step in sum(handed, []) if name == "b"] == [1, 2, 3, 4, 5]
