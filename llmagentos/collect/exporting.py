@@ -8,7 +8,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 
 from llmagentos.collect.label import CUT_OFF, newest_revisions
 from llmagentos.config import Config
+from llmagentos.core.errors import InputError
 from llmagentos.core.messages import Message, verdict
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.storage.flush import flush
@@ -31,17 +32,34 @@ def export(config: Config, path: str | Path | None = None) -> dict[str, Any]:
     """Write every stored interaction with its feedback as JSONL, to standard output without a path.
 
     Returns `{exported, skipped, path}`; skipped are interactions whose text was not stored (`store: false`). A file that
-    exists is replaced once the new one is whole.
+    exists is replaced once the new one is whole. Raises InputError for a path where none can be written.
     """
     home = Home(config.storage.root).open()
     flush(home)
-    part = Path(path).with_name(Path(path).name + ".part") if path else None
     counts = {"exported": 0, "skipped": 0}
-    with part.open("w", encoding="utf-8") if part else nullcontext(sys.stdout) as out:
-        _write(home, out, counts)
-    if part is not None:
-        part.replace(Path(str(path)))
+    if path is None:
+        _write(home, sys.stdout, counts)
+    else:
+        with _whole(Path(path)) as out:
+            _write(home, out, counts)
     return {**counts, "path": str(path) if path else None}
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[TextIO]:
+    """A file that takes the place of `path` once it is written, and leaves nothing behind where it is not."""
+    part = path.with_name(path.name + ".part")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder.", field="path", hint="Name the file to write.")
+        with part.open("w", encoding="utf-8") as out:
+            yield out
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}.", field="path") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def row_of(interaction: Interaction, feedback: Sequence[Feedback]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{override!r} is no override.", hint="Write section.key=value, e.g. update.strategy=naive.")
         try:
             value: Any = yaml.safe_load(raw) if raw else ""
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # a date that is none, say
             value = raw
         for name in reversed(path.strip().split(".")):
             value = {name: value}

@@ -47,6 +47,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         stack.callback(trace, config)
         stack.callback(tracking.sync, config)
         stack.callback(artifacts.drop_trainings, home)
+        tracking.close_left(home, config.cycle.name)
         whole = stack.enter_context(walk.whole())
         stack.enter_context(connect(config))
         finish_promotion(config)

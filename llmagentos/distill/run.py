@@ -11,7 +11,7 @@ from llmagentos.core.records import ModelVersion, RunRecord
 from llmagentos.distill.first import first_student
 from llmagentos.distill.second_stage import on_policy, text_level
 from llmagentos.models.chat import Renderer
-from llmagentos.models.loading import load_model, parameters
+from llmagentos.models.loading import count_parameters
 from llmagentos.registry import released, tracking
 from llmagentos.registry.lineage import code_revision, config_hash
 from llmagentos.registry.versions import Versions
@@ -103,9 +103,7 @@ def register(config: Config, home: Home, prepared: Prepared, teacher: ModelVersi
     if found := versions.unfinished(**made_of):
         return found
     weights = _second_stage(config, prepared.phase, teacher)
-    return versions.add(
-        weights, cycle=cycle, parameters=parameters(load_model(weights)), code_revision=code_revision(), **made_of
-    )
+    return versions.add(weights, cycle=cycle, parameters=count_parameters(weights), code_revision=code_revision(), **made_of)
 
 
 def _second_stage(config: Config, phase: Phase, teacher: ModelVersion) -> Path:

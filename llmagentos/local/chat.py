@@ -88,4 +88,4 @@ def _send(client: httpx.Client, path: str, body: dict[str, Any], headers: dict[s
 def _client(config: Config) -> httpx.Client:
     key = os.environ.get(config.serve.api_key_env)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(base_url=f"{endpoint(config)}/v1/", headers=headers, timeout=_TIMEOUT_SECONDS)
+    return httpx.Client(base_url=f"{endpoint(config)}/v1/", headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False)

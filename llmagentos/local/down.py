@@ -15,6 +15,8 @@ def down(config: Config) -> dict[str, Any]:
     home = Home(config.storage.root)
     known = processes.read(home)
     roots = known.alive() if known else []
+    if known:  # whoever watches them is to see that they are ended, not that they end
+        processes.write(home, known.model_copy(update={"ready": False}))
     # Ray first: its replicas flush what they hold while everything else still stands
     counts = processes.end(home, sorted(roots, key=lambda one: one.name != "ray"))
     for folder in (temp_dir(home), home.forks):

@@ -20,10 +20,14 @@ class Line:
     def __init__(self) -> None:
         sys.stdout.flush()
         self._out = os.dup(1)
+        self._said = False
         os.dup2(2, 1)
 
     def write(self, value: dict[str, Any]) -> None:
-        """Print the object as the one line. NaN and infinity become null, which JSON cannot say."""
+        """Print the object as the one line; nothing where it is said. NaN and infinity become null, which JSON cannot say."""
+        if self._said:
+            return
+        self._said = True
         text = json.dumps(_finite(value), ensure_ascii=False, default=str) + "\n"
         data = text.encode("utf-8", "replace")
         while data:

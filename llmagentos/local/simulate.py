@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from llmagentos.config import Config
-from llmagentos.core.errors import CapacityError, ConfigError
+from llmagentos.core.errors import CapacityError, ConfigError, InputError
 from llmagentos.local import processes
 from llmagentos.scenarios.customer_service.customers import Visit, day_two
 from llmagentos.storage.layout import Home
@@ -99,11 +99,21 @@ def client(base: str, config: Config) -> httpx.AsyncClient:
 
 
 async def post(http: httpx.AsyncClient, path: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
-    """POST until it is answered: a 429 or 503 is tried again after what it asks for. Raises httpx.HTTPStatusError."""
-    for attempt in range(_RETRIES):
-        reply = await http.post(path, json=body, headers=headers)
-        if reply.status_code not in (429, 503) or attempt == _RETRIES - 1:
-            break
-        await asyncio.sleep(float(reply.headers.get("Retry-After", "1")))
-    reply.raise_for_status()
+    """POST until it is answered: a 429 or 503 is tried again after what it asks for. Raises InputError for a refusal,
+    CapacityError where nobody answers."""
+    try:
+        for attempt in range(_RETRIES):
+            reply = await http.post(path, json=body, headers=headers)
+            if reply.status_code not in (429, 503) or attempt == _RETRIES - 1:
+                break
+            await asyncio.sleep(float(reply.headers.get("Retry-After", "1")))
+        reply.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        hint = "Put your key into LLMAGENTOS_API_KEY, or what serve.api_key_env names." if reply.status_code == 401 else ""
+        raise InputError(f"the agent refused with {reply.status_code}: {reply.text[:200]}", hint=hint) from error
+    except httpx.TransportError as error:
+        hint = "`llmagentos status` says what runs; `llmagentos up --detach` starts it."
+        raise CapacityError(
+            f"the agent does not answer at {http.base_url}: {error or type(error).__name__}.", hint=hint
+        ) from error
     return dict(reply.json())

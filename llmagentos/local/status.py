@@ -11,6 +11,7 @@ from llmagentos.local import processes
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations
 from llmagentos.serve.keys import stored
+from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
@@ -64,12 +65,9 @@ def _keys(home: Home) -> dict[str, int]:
 
 def _pending(home: Home) -> dict[str, int]:
     """Rows that no snapshot holds yet, and judgements likewise."""
-    tables = Tables(home)
-    snapshots = tables.rows("snapshots")
-    pending = {}
-    for name in ("interactions", "feedback"):
-        mark = max((row[f"{name}_seq"] or 0 for row in snapshots), default=0)
-        pending[name] = tables.last_seq(name) - mark
+    tables, last = Tables(home), snapshots.latest(home)
+    marks = {"interactions": last.interactions_seq, "feedback": last.feedback_seq} if last else {}
+    pending = {name: tables.last_seq(name) - marks.get(name, 0) for name in ("interactions", "feedback")}
     pending["spooled"] = _spooled(home)
     return pending
 

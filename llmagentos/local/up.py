@@ -251,10 +251,14 @@ def _listens(where: str) -> bool:
     return not ports.is_free(int(port), host)
 
 
+_OURS = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks addresses of this machine, whatever proxy the environment names for others."""
+
+
 def answers(url: str) -> bool:
     """Whether it says 200."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
+        with _OURS.open(url, timeout=5) as reply:
             return bool(reply.status == 200)
     except (urllib.error.URLError, OSError):
         return False
@@ -290,7 +294,7 @@ def watch(config: Config) -> None:
     dead: list[str] = []
     while not asked.wait(1.0):
         known = processes.read(home)
-        if known is None:
+        if known is None or not known.ready:
             return  # somebody else called `down`
         dead = [one.name for one in known.processes if not processes.is_alive(one)]
         if dead:

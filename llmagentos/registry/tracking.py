@@ -73,6 +73,26 @@ def runs(home: Home) -> dict[str, RunRecord]:
     return dict(sorted(newest.items(), key=lambda item: item[1].created))
 
 
+def close_left(home: Home, name: str) -> None:
+    """Finish as failed what a cycle of this name that was killed left running, so that nobody waits for it.
+
+    The caller holds the lease of that name.
+    """
+    every = runs(home).values()
+    for record in every:
+        if record.kind == "cycle" and record.status == "running" and _cycle_name(home, record.id) == name:
+            steps = [one for one in every if one.parent == record.id and one.status == "running"]
+            for one in (*steps, record):
+                finish_run(home, one, status="failed", error="it ended without a word: it was killed, or the machine went down")
+
+
+def _cycle_name(home: Home, id: str) -> str | None:
+    try:
+        return str(json.loads((home.run(id) / "config.json").read_text("utf-8"))["cycle"]["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def log_metrics(folder: Path, step: int, **metrics: float) -> None:
     """Append figures of one step to `metrics.jsonl`; all that a training worker ever does about tracking."""
     with (folder / "metrics.jsonl").open("a", encoding="utf-8") as out:

@@ -82,10 +82,24 @@ def _commit(home: Home, spool: Spool, batch: Batch) -> None:
     tables, table = Tables(home), TABLES[batch.kind]
     _quarantine(tables, batch)
     rows = [_row(spool, record) for record in batch.records]
-    seqs = tables.append_sequenced(table, rows, once=(f"spool/{spool.uuid}", batch.number)) if rows else []
+    app = f"spool/{spool.uuid}"
+    seqs = tables.append_sequenced(table, rows, once=(app, batch.number)) if rows else []
     if seqs is None:
-        seqs = _given(tables, table, batch)
+        given = _given(tables, table, batch, batch.floor)
+        if None in given:  # the number is of other records
+            batch, given = _anew(tables, spool, batch, rows)
+        seqs = [seq for seq in given if seq is not None]
     spool.settle(batch, seqs)
+
+
+def _anew(tables: Tables, spool: Spool, batch: Batch, rows: list[dict[str, Any]]) -> tuple[Batch, list[int | None]]:
+    """Append what the tables lack of a batch of a spool that is older than they are, as in a copy made while both were used."""
+    table, app = TABLES[batch.kind], f"spool/{spool.uuid}"
+    batch = spool.renumber(batch, tables.transaction(table, app) + 1)
+    given = _given(tables, table, batch, 0 if batch.kind == "interaction" else batch.floor)  # feedback may be said anew
+    missing = [row for row, seq in zip(rows, given, strict=True) if seq is None]
+    added = iter(tables.append_sequenced(table, missing, once=(app, batch.number)) or [])
+    return batch, [next(added) if seq is None else seq for seq in given]
 
 
 def _row(spool: Spool, record: Any) -> dict[str, Any]:
@@ -96,15 +110,15 @@ def _row(spool: Spool, record: Any) -> dict[str, Any]:
     return row
 
 
-def _given(tables: Tables, table: str, batch: Batch) -> list[int]:
-    """Sequence numbers that an earlier, interrupted flush gave this batch; they follow its order."""
-    rows = read_files(tables.files_since(table, batch.floor), SCHEMAS[table])
+def _given(tables: Tables, table: str, batch: Batch, floor: int) -> list[int | None]:
+    """Sequence numbers above `floor` that were given to this batch before; they follow its order. None for what has none."""
+    rows = read_files(tables.files_since(table, floor), SCHEMAS[table])
     ids = {record.id for record in batch.records}
-    mine = rows.filter((ds.field("seq") > batch.floor) & ds.field("id").isin(list(ids))).select(["id", "seq"])
+    mine = rows.filter((ds.field("seq") > floor) & ds.field("id").isin(list(ids))).select(["id", "seq"])
     found: dict[str, list[int]] = {}
     for row in sorted(mine.to_pylist(), key=lambda r: r["seq"]):
         found.setdefault(row["id"], []).append(row["seq"])
-    return [found[record.id].pop(0) for record in batch.records]
+    return [found[record.id].pop(0) if found.get(record.id) else None for record in batch.records]
 
 
 def _quarantine(tables: Tables, batch: Batch) -> None:

@@ -61,11 +61,17 @@ class Home:
         return (self.root / "schema_version").is_file()
 
     def open(self) -> "Home":
-        """Create what is missing. Raises ConfigError for a home written by a newer release."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Create what is missing, for this user's eyes alone. Raises ConfigError for a home written by a newer release, and for
+        a path where none can be."""
         marker = self.root / "schema_version"
-        if not marker.exists():
-            replace_text(marker, json.dumps({"schema_version": SCHEMA_VERSION}))
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not marker.exists():
+                replace_text(marker, json.dumps({"schema_version": SCHEMA_VERSION}))
+        except OSError as error:
+            raise ConfigError(
+                f"{self.root} cannot be a home: {error.strerror or error}.", hint="Set LLMAGENTOS_HOME to a folder of your own."
+            ) from error
         try:
             found = int(json.loads(marker.read_text())["schema_version"])
         except (ValueError, KeyError, TypeError):

@@ -2,7 +2,7 @@
 
 A lease is one row of the table `leases`, replaced by compare-and-swap (application id `lease/<name>`): acquiring raises
 `epoch`, each beat raises `beat`. A rival takes over when the beat has not changed for `seconds` of its own monotonic
-clock, so no two clocks are ever compared; at once where the holder is a dead process of this same host.
+clock, so no two clocks are ever compared; at once where the holder is a dead process of this same host and namespace.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import re
 import socket
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -25,14 +26,22 @@ from llmagentos.storage.tables import Tables
 
 BEATS_PER_LEASE = 4
 _POLL_SECONDS = 0.2
-_HOLDER = re.compile(r"(?P<host>[^/]+)/(?P<pid>\d+)(?:/(?P<started>\d+))?")
+_HOLDER = re.compile(r"(?P<host>[^/]+)/(?P<pid>\d+)(?:/(?P<started>\d+))?(?:/(?P<space>[\w-]+))?")
 
 log = logging.getLogger(__name__)
 
 
 def this_process() -> str:
-    """`host/pid/start`, the holder's name by default: tells a dead process from a new one with its number."""
-    return f"{socket.gethostname()}/{os.getpid()}/{int(born(os.getpid()))}"
+    """`host/pid/start/space`, the holder's name by default: tells a dead process from a new one with its number, and from one
+    that another container calls by the same name and number."""
+    return f"{socket.gethostname()}/{os.getpid()}/{int(born(os.getpid()))}/{_space()}"
+
+
+def _space() -> str:
+    """Where a process number means the same: this boot of the kernel, this namespace; empty where neither is known."""
+    with contextlib.suppress(OSError):
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()[:8]}-{os.stat('/proc/self/ns/pid').st_ino}"
+    return "here"
 
 
 class Lease:
@@ -75,7 +84,7 @@ class Lease:
     def check(self) -> None:
         """Raises LeaseLostError unless this process still holds the lease, by the table as it stands now."""
         with self._lock:
-            if not self._lost and self._tables.transaction("leases", self._app) != self._number:
+            if not self._lost and self._tables.transaction("leases", self._app) != self._number and not self._adopt():
                 self._lost = "another process took it over"
             if self._lost:
                 raise LeaseLostError(
@@ -135,11 +144,18 @@ class Lease:
                 where = f"name = '{self.name.replace(chr(39), chr(39) * 2)}'"
                 self._tables.overwrite("leases", [row], predicate=where, expect={self._app: self._number})
             except ConflictError:
-                if self._tables.transaction("leases", self._app) != self._number:
+                if self._tables.transaction("leases", self._app) != self._number and not self._adopt():
                     raise
                 continue  # a commit of another lease came between
             self._number += 1
             return
+
+    def _adopt(self) -> bool:
+        """Whether what stands there is this holder's own beat, which was reported to have failed; it counts from now on."""
+        number, row = self._read()
+        mine = row is not None and row["holder"] == self.holder and row["epoch"] == self.epoch and self._beat > 0
+        self._number = number if mine else self._number
+        return mine
 
     def _read(self) -> tuple[int, dict[str, Any] | None]:
         """Commit number and row, of one and the same state."""
@@ -153,7 +169,7 @@ class Lease:
 def _is_dead(holder: str) -> bool:
     """True only where the holder names this host and a process that is certainly gone."""
     found = _HOLDER.fullmatch(holder)
-    if not found or found["host"] != socket.gethostname():
+    if not found or found["host"] != socket.gethostname() or found["space"] not in (None, _space()):
         return False
     try:
         process = psutil.Process(int(found["pid"]))

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,6 +178,13 @@ class Spool:
         damaged = [id for id, body, checksum in rows if _checksum(body) != checksum]
         records = [_MODELS[kind].model_validate_json(body) for _, body in sound]
         return Batch(kind, number, was_floor, records, damaged, resumed=bool(is_open))
+
+    def renumber(self, batch: Batch, number: int) -> Batch:
+        """The same batch under another number, which is written down before it is used."""
+        with self._writing() as writer:
+            writer.execute("UPDATE records SET batch = ? WHERE kind = ? AND batch = ?", (number, batch.kind, batch.number))
+            writer.execute("UPDATE batches SET number = ? WHERE kind = ?", (number, batch.kind))
+        return replace(batch, number=number)
 
     def settle(self, batch: Batch, seqs: Sequence[int]) -> None:
         """The batch is in Delta: remember its sequence numbers and delete the bodies."""

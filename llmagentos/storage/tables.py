@@ -8,6 +8,7 @@ What was committed outlives a power cut: Delta itself waits for no disk, so we d
 import contextlib
 import fcntl
 import json
+import logging
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from llmagentos.core.errors import ConflictError, DiskError
@@ -70,11 +71,15 @@ SCHEMAS: dict[str, pa.Schema] = {
     "erasures": pa.schema([("id", _TEXT), ("person", _TEXT), ("receipt", _TEXT), ("created", _FLOAT)]),
 }  # fmt: skip
 
+logger = logging.getLogger(__name__)
+_CHECKPOINT_COMMITS = 10
+_LATER = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+"""What Delta does behind a commit it reports as the commit's failure: we do it ourselves."""
 _STATS = {"feedback": "seq,interaction_seq", "releases": "epoch"}
 KEEP_HOURS = 1
 """How long files that were replaced stay, and lines of the log: no reader is slower, and nobody asks for an old version."""
 SETTINGS = {
-    "delta.checkpointInterval": "10",
+    "delta.checkpointInterval": str(_CHECKPOINT_COMMITS),
     "delta.logRetentionDuration": f"interval {KEEP_HOURS} hours",
     "delta.deletedFileRetentionDuration": f"interval {KEEP_HOURS} hours",
 }
@@ -271,9 +276,24 @@ class Tables:
                 predicate=predicate,
                 schema_mode=_schema_mode(table, data),
                 commit_properties=properties if marks else None,
+                post_commithook_properties=_LATER,
             )
             sync_commits(self.home.table(name), before, table.version())
+        _checkpoint(table, name)
         return table.version()
+
+
+def _checkpoint(table: DeltaTable, name: str) -> None:
+    """What makes the log short, every so many commits. It is no part of the commit: where it fails, the commit stands."""
+    if (table.version() + 1) % _CHECKPOINT_COMMITS:
+        return
+    try:
+        table.create_checkpoint()
+        table.cleanup_metadata()
+        log = Path(table.table_uri.removeprefix("file://")) / "_delta_log"
+        sync(log / f"{table.version():020}.checkpoint.parquet", log / "_last_checkpoint", log)
+    except (DeltaError, OSError) as error:
+        logger.warning("no checkpoint of the table %s could be made: %s", name, error)
 
 
 def _schema_mode(table: DeltaTable, data: pa.Table) -> Literal["merge"] | None:

@@ -17,7 +17,7 @@ from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError, TrainingError
 from llmagentos.core.evaluation import Candidate
 from llmagentos.core.records import ModelVersion, RunRecord
-from llmagentos.models.loading import load_model, parameters
+from llmagentos.models.loading import count_parameters
 from llmagentos.registry import tracking
 from llmagentos.registry.lineage import code_revision, config_hash
 from llmagentos.registry.versions import Versions
@@ -215,7 +215,7 @@ def register(config: Config, home: Home, prepared: Prepared, cycle: str, chosen:
         folder,
         cycle=cycle,
         interpolation=chosen.alpha if chosen else 1.0,
-        parameters=parameters(load_model(folder)),
+        parameters=count_parameters(folder),
         code_revision=code_revision(),
         **made_of,
     )

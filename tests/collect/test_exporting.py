@@ -8,6 +8,7 @@ import pytest
 from llmagentos.collect.exporting import export
 from llmagentos.collect.importing import import_file
 from llmagentos.config import load_config
+from llmagentos.core.errors import InputError
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.storage.flush import open_spool
 from llmagentos.storage.layout import Home
@@ -107,3 +108,12 @@ def test_without_a_path_rows_go_to_standard_output(config, capsys):
     serve(config, "x")
     assert export(config)["path"] is None
     assert json.loads(capsys.readouterr().out)["id"] == "x"
+
+
+@pytest.mark.parametrize(("where", "says"), [("nowhere/rows.jsonl", "No such file or directory"), (".", "is a folder")])
+def test_where_no_file_can_be_written_is_told_and_nothing_is_left(config, tmp_path, where, says):
+    serve(config, "i")
+    before = sorted(tmp_path.parent.iterdir()), sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=says):
+        export(config, tmp_path / where)
+    assert (sorted(tmp_path.parent.iterdir()), sorted(tmp_path.iterdir())) == before

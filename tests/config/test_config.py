@@ -63,6 +63,7 @@ def test_a_config_cannot_be_changed():
         ("size=huge", "size"),
         ("storage=3", "storage"),
         ("update.epochs=.nan", "update.epochs"),
+        ("update.epochs=2024-13-45", "update.epochs"),
     ],
 )
 def test_a_wrong_setting_is_named(override: str, words: str):

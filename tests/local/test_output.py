@@ -35,3 +35,11 @@ def test_what_ends_a_command_says_so_and_gives_its_code(capsys):
     assert capsys.readouterr().err == ""
     assert output.ended(ConfigError("no such file."), None) == 2
     assert capsys.readouterr().err == "llmagentos: no such file.\n"
+
+
+def test_the_line_is_said_once():
+    """What ends a command behind its line is told on stderr alone."""
+    code = "from llmagentos.local import output as o; line = o.Line(); line.write({'started': True}); o.ended(OSError('x'), line)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == '{"started": true}\n'
+    assert "OSError: x" in done.stderr

@@ -1,7 +1,11 @@
 from llmagentos.config import load_config
+from llmagentos.core.records import Interaction
 from llmagentos.local.status import status
 from llmagentos.release.releases import Releases
+from llmagentos.storage import snapshots
+from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Draft
 from tests.tiny import add_tiny
 
 
@@ -32,3 +36,16 @@ def test_a_version_on_trial_is_named(tmp_path):
     assert (said["name"], said["version"], said["share"], said["began"]) == ("canary", 2, 0.1, stage.began)
     assert (said["serves"], said["next"]) == ({"1": 0.9, "2": 0.1}, "champion")
     assert said["waits_for"][0] == "0 answers; 200 are needed."
+
+
+def test_rows_of_a_snapshot_that_was_found_damaged_wait_again(tmp_path):
+    home = Home(tmp_path / "home").open()
+    spool = open_spool(home)
+    spool.put([Interaction(id=f"i{n}", created=1.0, messages=[{"role": "user", "content": "q"}]) for n in range(5)])
+    flush(home, spool=spool)
+    spool.close()
+    config = load_config(None, [f"storage.root={home.root}"], environment={})
+    made = snapshots.create(home, Draft(examples=[], n_new=5, interactions_seq=5))
+    assert status(config)["pending"]["interactions"] == 0
+    snapshots.mark_corrupt(home, made.id, "damaged")
+    assert status(config)["pending"]["interactions"] == 5

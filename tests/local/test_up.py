@@ -1,6 +1,7 @@
 """Everything is started for real, so this is one slow walk."""
 
 import contextlib
+import http.server
 import ipaddress
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -17,7 +19,8 @@ import pytest
 from llmagentos.config import load_config
 from llmagentos.core.errors import CapacityError, ConfigError
 from llmagentos.local import processes
-from llmagentos.local.up import _own, _serve, temp_dir, up
+from llmagentos.local.down import down
+from llmagentos.local.up import _own, _serve, answers, temp_dir, up, watch
 from llmagentos.storage.layout import Home
 
 ROOT = Path(__file__).parents[2]
@@ -187,3 +190,38 @@ def test_up_crash_up_and_down(tmp_path, proxy):
     assert processes.carriers(home) == []
     assert not temp_dir(home).exists()
     assert run(folder, "status")["running"] is False
+
+
+class _Ok(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_address_of_this_machine_is_asked_past_any_proxy(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with http.server.HTTPServer(("127.0.0.1", 0), _Ok) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert answers(f"http://127.0.0.1:{server.server_port}/")
+
+
+def test_whoever_watches_sees_that_somebody_ends_it_all(tmp_path, monkeypatch):
+    """`down` ends processes one by one: what is gone first did not end by itself."""
+    home, seen = Home(tmp_path / "home").open(), []
+    gone = processes.Started(name="mlflow", pid=4_000_000, born=1.0)
+    config = load_config(None, [f"storage.root={home.root}"], environment={})
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(processes, "end", lambda *_: seen.append(processes.read(home)) or {"ended": 1, "killed": 0})
+    processes.write(home, processes.Processes(processes=[gone], ready=True))
+    down(config)
+    processes.write(home, seen[0])
+    watch(config)  # returns; a process that ended by itself is an error
+    processes.write(home, processes.Processes(processes=[gone], ready=True))
+    with pytest.raises(CapacityError, match="mlflow ended by itself"):
+        watch(config)

@@ -139,3 +139,20 @@ def test_artifacts_of_a_sqlite_store_elsewhere_stand_in_the_home(tmp_path, monke
     assert tracking.sync(own)
     assert list((home.mlflow / "artifacts").rglob("decision.json"))
     assert not (tmp_path / "mlruns").exists()
+
+
+def test_what_a_killed_cycle_left_running_is_closed_by_the_next_of_its_name(tmp_path):
+    home = Home(tmp_path / "home").open()
+    ours, other = (load_config(None, [f"storage.root={home.root}", f"cycle.name={name}"], environment={}) for name in "ab")
+    killed, beside = tracking.start_run(home, tracking.new_run("cycle"), ours), tracking.new_run("cycle")
+    tracking.start_run(home, beside, other)
+    step = tracking.start_run(home, tracking.new_run("update", parent=killed.id))
+    done = tracking.new_run("cycle")
+    with tracking.run(home, done, ours):
+        pass
+    tracking.close_left(home, "a")
+    found = tracking.runs(home)
+    assert {id: found[id].status for id in (killed.id, step.id, beside.id, done.id)} == {
+        killed.id: "failed", step.id: "failed", beside.id: "running", done.id: "finished",
+    }  # fmt: skip
+    assert "killed" in found[killed.id].error

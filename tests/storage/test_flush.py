@@ -182,3 +182,25 @@ def test_the_spool_file_alone_is_enough_for_a_flush_elsewhere(home: Home):
     first.put([interaction("a")])
     first.close()
     assert flush(home) == 1
+
+
+def test_a_spool_that_is_older_than_the_tables_loses_nothing_and_doubles_nothing(home: Home, tmp_path: Path):
+    """A home was copied while it was used: the spool before a flush, the tables after it."""
+    spool = open_spool(home)
+    spool.put([interaction("a")])
+    flush(home, spool=spool)
+    spool.put([interaction("b")])
+    spool.close()
+    copy = home.spool.read_bytes()
+    flush(home)
+    home.spool.write_bytes(copy)
+    for beside in ("-wal", "-shm"):
+        home.spool.with_name(home.spool.name + beside).unlink(missing_ok=True)
+    spool = open_spool(home)
+    spool.put([interaction("c")])
+    flush(home, spool=spool)
+    spool.put([interaction("d")])
+    flush(home, spool=spool)
+    assert sorted(id for id, _ in rows(home, "interactions")) == ["a", "b", "c", "d"]
+    assert (spool.pending(), spool.lookup("b").seq, spool.lookup("c").seq) == (0, 2, 3)
+    spool.close()

@@ -76,3 +76,14 @@ def test_an_unreadable_marker_is_named(tmp_path: Path, text: str):
 def test_the_root_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     assert Home("x").root == tmp_path / "x"
+
+
+def test_a_home_is_for_its_user_alone(tmp_path: Path):
+    assert Home(tmp_path / "deep" / "home").open().root.stat().st_mode & 0o777 == 0o700
+
+
+def test_where_no_home_can_be_is_told_with_what_to_do(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "home"):
+        with pytest.raises(ConfigError, match=f"{root} cannot be a home: .*LLMAGENTOS_HOME"):
+            Home(root).open()

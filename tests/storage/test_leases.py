@@ -11,9 +11,10 @@ import psutil
 import pytest
 from deltalake.exceptions import DeltaError
 
-from llmagentos.core.errors import ConflictError, LeaseLostError
+from llmagentos.core.errors import ConflictError, DiskError, LeaseLostError
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease, _is_dead, this_process
+from llmagentos.storage.tables import Tables
 
 HOLD = """
 import sys
@@ -135,3 +136,30 @@ def test_a_clock_that_was_set_ends_no_lease(home, monkeypatch):
     with Lease(home, "cycle", seconds=300) as lease:
         monkeypatch.setattr(psutil.Process, "create_time", lambda self: 0.0)
         assert not _is_dead(lease.holder)
+
+
+def test_a_beat_that_counted_though_it_was_reported_to_fail_loses_no_lease(home, monkeypatch):
+    overwrite = Tables.overwrite
+
+    def reported(tables, *arguments, **named):
+        overwrite(tables, *arguments, **named)
+        raise DiskError("the table leases cannot be written (No space left on device).")
+
+    with Lease(home, "cycle", seconds=3600) as lease:
+        monkeypatch.setattr(Tables, "overwrite", reported)
+        lease._beat += 1
+        with pytest.raises(DiskError):
+            lease._commit(holder=lease.holder)
+        monkeypatch.undo()
+        lease.check()
+        lease._beat += 1
+        lease._commit(holder=lease.holder)
+        lease.check()
+
+
+def test_a_holder_whose_numbers_mean_nothing_here_is_not_called_dead():
+    """Two containers of one host name share a home: each looks up the other's process number among its own."""
+    host, _, started, space = this_process().split("/")
+    assert _is_dead(f"{host}/4000000/{started}/{space}")
+    assert not _is_dead(f"{host}/4000000/{started}/otherboot-4026531836")
+    assert _is_dead(f"{host}/4000000/{started}")  # of an older release

@@ -265,3 +265,18 @@ def test_what_is_made_of_a_table_is_made_once_a_commit(tables: Tables):
     Tables(tables.home).append("runs", [{"id": "b"}])
     assert tables.made_of("runs", names) == ["a", "b"]
     assert made == [0, 1, 2]
+
+
+def test_a_commit_stands_where_no_checkpoint_can_be_made_of_it(tables: Tables, monkeypatch: pytest.MonkeyPatch, caplog):
+    """A full disk takes the small file of a commit and not the large one of a checkpoint."""
+
+    def full(*arguments: object) -> None:
+        raise OSError(COLOURED)
+
+    monkeypatch.setattr("llmagentos.storage.tables.DeltaTable.create_checkpoint", full)
+    for number in range(21):
+        assert tables.append("runs", [{"id": f"r{number}"}], expect={"app": number - 1}) == number + 1
+    assert len(tables.rows("runs")) == 21
+    assert [record.levelname for record in caplog.records if "no checkpoint of the table runs" in record.message] == [
+        "WARNING"
+    ] * 2
