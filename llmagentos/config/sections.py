@@ -47,6 +47,8 @@ class ServeConfig(Section):
     """Logical CPUs a replica reserves."""
     replica_gpus: float = Field(0.0, ge=0)
     """GPUs a replica reserves."""
+    replica_resource: str = ""
+    """A custom resource of Ray of which a replica takes a thousandth: only nodes that declare it run one."""
     max_ongoing: int = Field(64, ge=1)
     """Requests a replica works on at once."""
     max_queued: int = Field(32, ge=-1)

@@ -347,6 +347,7 @@ def application(config: Config) -> serve.Application:
         ray_actor_options={
             "num_cpus": settings.replica_cpus,
             "num_gpus": settings.replica_gpus,
+            "resources": {settings.replica_resource: 0.001} if settings.replica_resource else {},
             "runtime_env": {"env_vars": environment(config)},
         },
     )

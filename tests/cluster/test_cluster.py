@@ -86,7 +86,8 @@ def test_the_serve_config_fits_rays_schema_and_builds():
     assert written["http_options"].keys() <= type(declared.http_options).model_fields.keys()
     assert written["logging_config"].keys() <= type(declared.logging_config).model_fields.keys()
     assert application.import_path == f"{build.__module__}:{build.__name__}"
-    assert build(application.args)
+    assert build(application.args)._bound_deployment.ray_actor_options["resources"] == {"spool": 0.001}
+    assert '"spool":1' in (CLUSTER / "autoscaling.yaml").read_text("utf-8")
     assert declared.http_options.host == "127.0.0.1"
     assert f"serve.port={declared.http_options.port}" in application.args["overrides"]
 

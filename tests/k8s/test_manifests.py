@@ -133,7 +133,7 @@ def test_everything_is_in_the_namespace_and_there_once(resources: list[dict[str,
     names = [(r["kind"], r["metadata"]["name"]) for r in resources]
     assert len(set(names)) == len(names)
     kinds = {kind for kind, _ in names}
-    wanted = "Namespace ServiceAccount RayService RayJob CronJob Deployment StatefulSet NetworkPolicy PodDisruptionBudget"
+    wanted = "Namespace ServiceAccount RayService RayJob CronJob Deployment StatefulSet NetworkPolicy"
     assert set(wanted.split()) <= kinds
     assert "Secret" not in kinds
 
@@ -157,6 +157,23 @@ def test_pods_mount_only_volumes_they_have(resources: list[dict[str, Any]]):
         names = {volume["name"] for volume in template["spec"].get("volumes", [])} | claimed
         mounts = [mount["name"] for c in template["spec"]["containers"] for mount in c.get("volumeMounts", [])]
         assert [name for name in mounts if name not in names] == []
+
+
+def test_whatever_mounts_the_root_runs_where_the_head_runs(resources: list[dict[str, Any]]):
+    """It can be mounted on one node only: a second head of an upgrade has to come up there too."""
+    found = 0
+    for template in templates(resources):
+        spec = template["spec"]
+        if any(v.get("persistentVolumeClaim", {}).get("claimName") == "agent-root" for v in spec.get("volumes", [])):
+            [term] = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            assert term["labelSelector"]["matchLabels"] == {"llmagentos.io/ray": "head"}
+            found += 1
+    assert found >= 2
+
+
+def test_nothing_holds_up_a_drain(resources: list[dict[str, Any]]):
+    """The agent's pods cannot be anywhere else, so that a budget of disruptions would keep the node for ever."""
+    assert [r["kind"] for r in resources if r["kind"] == "PodDisruptionBudget"] == []
 
 
 def test_the_readme_tells_how_to_make_every_secret(resources: list[dict[str, Any]]):
