@@ -5,6 +5,7 @@ so that data workers start quickly. Every assistant turn is tokenised as a piece
 is history while serving: the ids a turn is trained on are the ids it is served with.
 """
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ class Renderer:
         self, messages: list[Message], tools: list[dict[str, Any]] | None, until: int | None, longest: int | None = None
     ) -> tuple[list[tuple[str, bool]], str]:
         """Split the rendered text at the borders of assistant turns: [(text, is a supervised answer)]."""
-        clean = [self._clean(m) for m in messages]
+        clean, tools = [self._clean(m) for m in messages], self._defused(tools)
         stop = len(clean) if until is None else until
         whole = self._render(clean[:stop], tools, until is not None)
         if longest is not None and (beginning := self._beginning(whole, longest)):
@@ -201,12 +202,12 @@ class Renderer:
             raise InputError(f"the chat template refuses these messages: {error}.", field="messages") from None
 
     def _clean(self, message: Message) -> Message:
-        """Content as text that cannot forge a turn, and arguments of tool calls as values. Many templates, Qwen's too, know
-        no developer and would leave out what one says."""
+        """Text that cannot forge a turn, wherever it stands, and arguments of tool calls as values. Many templates, Qwen's too,
+        know no developer and would leave out what one says."""
         role = "system" if message["role"] == "developer" else message["role"]
         clean: Message = {"role": role, "content": self._defuse(text_of(message))}
         if message.get("tool_calls"):
-            clean["tool_calls"] = [_call_values(c, self._defuse) for c in message["tool_calls"]]
+            clean["tool_calls"] = [self._call_values(c) for c in message["tool_calls"]]
         for extra in ("name", "tool_call_id"):
             if message.get(extra):
                 clean[extra] = self._defuse(str(message[extra]))
@@ -217,6 +218,25 @@ class Renderer:
             if special in text:
                 text = text.replace(special, special[:1] + " " + special[1:])
         return text
+
+    def _defused(self, value: Any) -> Any:
+        """A value of JSON whose texts and keys are defused."""
+        if isinstance(value, str):
+            return self._defuse(value)
+        if isinstance(value, list):
+            return [self._defused(one) for one in value]
+        return {self._defuse(key): self._defused(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+    def _call_values(self, call: dict[str, Any]) -> dict[str, Any]:
+        function = call.get("function", {})
+        name, arguments = self._defuse(str(function.get("name", ""))), function.get("arguments", "{}")
+        if isinstance(arguments, str):
+            with contextlib.suppress(ValueError):
+                arguments = from_json(arguments)
+        arguments = self._defused(arguments)  # as values: their JSON may spell any character otherwise
+        if isinstance(arguments, str) and self._defuse(name + arguments) != name + arguments:
+            arguments = " " + arguments  # a template may write it right behind the name
+        return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
     def _find_template(self) -> str:
         file = self.folder / "chat_template.jinja"
@@ -275,17 +295,6 @@ def _made_call(name: str, arguments: object) -> dict[str, str] | None:
     except ValueError:
         return None
     return {"name": name, "arguments": written} if _NAME.fullmatch(name) and isinstance(value, dict) else None
-
-
-def _call_values(call: dict[str, Any], defuse: Any) -> dict[str, Any]:
-    function = call.get("function", {})
-    arguments = function.get("arguments", "{}")
-    if isinstance(arguments, str):
-        try:
-            arguments = from_json(defuse(arguments))
-        except ValueError:
-            arguments = defuse(arguments)
-    return {"type": "function", "function": {"name": defuse(str(function.get("name", ""))), "arguments": arguments}}
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
