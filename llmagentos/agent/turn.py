@@ -195,10 +195,9 @@ class Turn:
     def _certain(self) -> str:
         """What may be sent further."""
         text = self._text()
-        end = len(text)
         for _ in range(_LONGEST_HALF):
-            if text[:end].endswith(_HALF):
-                end -= 1
+            text = text.removesuffix(_HALF)  # which would hide that a mark begins before it
+        end = len(text)
         for mark in (*self.source.markers, *self.sampling.stop):
             found = text.find(mark)
             end = min(end, found if found >= 0 else _partial(text, mark))

@@ -87,6 +87,13 @@ def test_a_stop_string_never_leaks(renderer: Renderer, step: int):
     assert turn.finish_reason == "stop"
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+@pytest.mark.parametrize(("stop", "said"), [("k\U0001f600", "o"), ("\U0001f600", "ok"), ("k\U0001f600\u0416", "o")])
+def test_a_stop_string_never_leaks_where_tokens_split_its_characters(renderer: Renderer, stop: str, said: str, step: int):
+    pieces, turn = run(Scripted(renderer, "ok\U0001f600\u0416 secret", step), stop=(stop,))
+    assert "".join(pieces) == turn.message["content"] == said
+
+
 @pytest.mark.parametrize(
     "text",
     [
