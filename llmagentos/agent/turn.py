@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmagentos.agent.form import HERMES, Form, call_marker, grammar
+from llmagentos.agent.form import Form, call_marker, grammar
 from llmagentos.agent.spoken import Spoken, SpokenToken
 from llmagentos.config.sections import AgentConfig
 from llmagentos.core.errors import InputError
@@ -18,7 +18,7 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, text_of
 from llmagentos.engines.engine import Chunk, Engine, Sampling
 from llmagentos.engines.vocabulary import vocabulary_of
-from llmagentos.models.chat import CALL, parse_answer
+from llmagentos.models.chat import CALL, HERMES, parse_answer
 
 _MESSAGE = 300
 _MARKERS = (CALL, HERMES[0])
@@ -148,7 +148,7 @@ class Turn:
         self.finish_reason: str = "cancelled"
         self.message: Message = {"role": "assistant", "content": ""}
         self.tokens: list[SpokenToken] = []
-        """The answer's tokens, end-of-turn excluded, where log-probabilities are asked for."""
+        """The answer's tokens, but for those that its text does not show, where log-probabilities are asked for."""
         self._sent = ""
         self._spoken: Spoken | None = None
         self._cancelled = False
@@ -175,14 +175,12 @@ class Turn:
         self.engine.cancel(self.request_id)
 
     def _text(self) -> str:
-        stops = self.engine.renderer.stop_ids
-        kept = [i for i in self.answer_ids if i not in stops]
-        return str(self.engine.renderer.tokenizer.decode(kept, skip_special_tokens=False))
+        return self.engine.renderer.text(self.answer_ids)
 
     def _hear(self, chunk: Chunk) -> None:
         self.answer_ids += chunk.ids
         if self._spoken:
-            self._spoken.add(score for score in chunk.scores if score.id not in self.engine.renderer.stop_ids)
+            self._spoken.add(score for score in chunk.scores if score.id not in self.engine.renderer.unsaid_ids)
 
     def _tokens_within(self, length: int, *, last: bool = False) -> tuple[SpokenToken, ...]:
         """The tokens of the first `length` characters that no piece held yet; `last` ones need only begin there."""

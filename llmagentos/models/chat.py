@@ -24,7 +24,7 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, text_of
 
 CALL = "<|call|>"
-_HERMES = ("<tool_call>", "</tool_call>")
+HERMES = ("<tool_call>", "</tool_call>")
 _NAME = re.compile(r".{1,256}")
 """A function's name: what else stands where one should is no call, and could not be sent back."""
 _FAR = 2
@@ -81,6 +81,17 @@ class Renderer:
         found = _read_json(self.folder / "generation_config.json").get("eos_token_id")
         listed = found if isinstance(found, list) else [] if found is None else [found]
         return frozenset({self.eos_id, *map(int, listed)})
+
+    @cached_property
+    def call_markers(self) -> tuple[str, ...]:
+        """What the model's calls are written with: our marker where its tokenizer knows it, else Hermes' two (Qwen)."""
+        return HERMES if self.tokenizer.token_to_id(CALL) is None else (CALL,)
+
+    @cached_property
+    def unsaid_ids(self) -> frozenset[int]:
+        """Ids that no answer's text shows: those that end it, and special tokens but for the markers of its calls."""
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        return self.stop_ids | {i for i, token in added if token.special and token.content not in self.call_markers}
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -151,11 +162,11 @@ class Renderer:
             if i in self.stop_ids:
                 break
             kept.append(i)
-        return parse_answer(self.tokenizer.decode(kept, skip_special_tokens=False))
+        return parse_answer(self.text(kept))
 
     def text(self, ids: list[int]) -> str:
-        """Ids as text without special tokens."""
-        return str(self.tokenizer.decode([i for i in ids if i not in self.stop_ids], skip_special_tokens=True))
+        """Generated ids as text, of special tokens the markers of calls alone."""
+        return str(self.tokenizer.decode([i for i in ids if i not in self.unsaid_ids], skip_special_tokens=False))
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -261,9 +272,9 @@ def parse_answer(text: str) -> Message:
     if CALL in text:
         content, *calls = text.split(CALL)
         parsed = [_own_call(c) for c in calls]
-    elif _HERMES[0] in text:
-        content, *rest = text.split(_HERMES[0])
-        parsed = [_hermes_call(c.split(_HERMES[1])[0]) for c in rest]
+    elif HERMES[0] in text:
+        content, *rest = text.split(HERMES[0])
+        parsed = [_hermes_call(c.split(HERMES[1])[0]) for c in rest]
     else:
         return {"role": "assistant", "content": text}
     if any(c is None for c in parsed):

@@ -130,6 +130,16 @@ def test_the_tokens_end_where_a_stop_string_cuts(renderer: Renderer):
     assert "".join(piece.text for piece in pieces) == "one two "
 
 
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_special_tokens_are_no_text(renderer: Renderer, step: int):
+    for source in (ASKED, PlainText("x")):
+        pieces, turn = speak(Scripted(renderer, "one<|user|> t<|tools|>wo<|system|>", step), source, logprobs=0)
+        assert "".join(piece.text for piece in pieces) == turn.message["content"] == "one two"
+        assert b"".join(t.data for t in turn.tokens) == b"one two"
+    _, turn = speak(Scripted(renderer, "one<|user|> two E<|user|>ND three", step), stop=("END",))
+    assert turn.message["content"] == "one two "
+
+
 def test_a_call_has_tokens_too(renderer: Renderer):
     pieces, turn = speak(Scripted(renderer, f"Look. {CALL}price{{}}"), logprobs=0)
     assert "".join(piece.text for piece in pieces) == "Look."
