@@ -18,10 +18,9 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, text_of
 from llmagentos.engines.engine import Chunk, Engine, Sampling
 from llmagentos.engines.vocabulary import vocabulary_of
-from llmagentos.models.chat import CALL, HERMES, parse_answer
+from llmagentos.models.chat import CALL, Renderer, parse_answer
 
 _MESSAGE = 300
-_MARKERS = (CALL, HERMES[0])
 _BANNED = -100.0
 _HALF = "\ufffd"
 _LONGEST_HALF = 3
@@ -55,13 +54,14 @@ class Conversation:
         """Roughly the characters that it takes to render it; a message costs some by itself."""
         return sum(_MESSAGE + len(text_of(message)) for message in self.messages) + _MESSAGE * len(self.tools or ())
 
-    @property
-    def markers(self) -> tuple[str, ...]:
-        return tuple(mark for mark in _MARKERS if self._may_call(mark))
+    def marker(self, renderer: Renderer) -> str | None:
+        """What begins a call; None where there is none.
 
-    def _may_call(self, mark: str) -> bool:
-        """Ours is a token that no text can hold; Hermes' is text, and with no tool on offer a quotation."""
-        return self.form.calls != "none" and (bool(self.tools) or (mark == CALL and self.form.schema is None))
+        Ours is a token that no text can hold; Hermes' is text, and with no tool on offer a quotation.
+        """
+        mark = renderer.call_markers[0]
+        calls = self.form.calls != "none" and (bool(self.tools) or (mark == CALL and self.form.schema is None))
+        return mark if calls else None
 
     def prompt(self, engine: Engine, longest: int) -> list[int]:
         return engine.renderer.prompt(self.messages, self.tools, longest)
@@ -73,10 +73,11 @@ class Conversation:
             asked = replace(asked, logit_bias={**asked.logit_bias, marker: _BANNED})
         return replace(asked, grammar=grammar(self.form, self.tools, engine.renderer))
 
-    def message(self, text: str) -> Message:
-        if not any(mark in text for mark in self.markers):
+    def message(self, text: str, renderer: Renderer) -> Message:
+        mark = self.marker(renderer)
+        if mark is None or mark not in text:
             return {"role": "assistant", "content": text}
-        message = parse_answer(text)
+        message = parse_answer(text, mark)
         # Where none are offered, what the model learned to call is told; where some are, only they can be called.
         offered = {tool["function"]["name"] for tool in self.tools or ()}
         if offered and any(call["function"]["name"] not in offered for call in message.get("tool_calls") or ()):
@@ -92,7 +93,6 @@ class PlainText:
 
     text: str
     field = "prompt"
-    markers = ()
     turns = 1
 
     @property
@@ -105,7 +105,10 @@ class PlainText:
     def sampling(self, engine: Engine, asked: Sampling) -> Sampling:
         return asked
 
-    def message(self, text: str) -> Message:
+    def marker(self, renderer: Renderer) -> None:
+        """Nothing begins a call."""
+
+    def message(self, text: str, renderer: Renderer) -> Message:
         return {"role": "assistant", "content": text}
 
 
@@ -195,8 +198,8 @@ class Turn:
         text = self._text()
         for _ in range(_LONGEST_HALF):
             text = text.removesuffix(_HALF)  # which would hide that a mark begins before it
-        end = len(text)
-        for mark in (*self.source.markers, *self.sampling.stop):
+        end, marker = len(text), self.source.marker(self.engine.renderer)
+        for mark in (*([marker] if marker else ()), *self.sampling.stop):
             found = text.find(mark)
             end = min(end, found if found >= 0 else _partial(text, mark))
         end = min(end, len(text[:end].rstrip()))  # before a tool call, white space is not part of the content
@@ -215,7 +218,7 @@ class Turn:
             # What was sent is what was said: what was held back never reached anybody.
             self.message = {"role": "assistant", "content": self._sent}
             return Piece("", self._tokens_within(len(self._sent)))
-        self.message = self.source.message(text)
+        self.message = self.source.message(text, self.engine.renderer)
         for k, call in enumerate(self.message.get("tool_calls") or ()):
             call["id"] = f"call_{digest([self.request_id, k], length=24)}"  # never that of an equal call before
         called = bool(self.message.get("tool_calls")) and last.finish_reason != "length"

@@ -162,7 +162,7 @@ class Renderer:
             if i in self.stop_ids:
                 break
             kept.append(i)
-        return parse_answer(self.text(kept))
+        return parse_answer(self.text(kept), self.call_markers[0])
 
     def text(self, ids: list[int]) -> str:
         """Generated ids as text, of special tokens the markers of calls alone."""
@@ -267,15 +267,12 @@ class Renderer:
         return None if token is None else self.tokenizer.token_to_id(token)
 
 
-def parse_answer(text: str) -> Message:
-    """Text of an answer as a message. Two notations of tool calls are read: ours and Hermes' (Qwen)."""
-    if CALL in text:
-        content, *calls = text.split(CALL)
-        parsed = [_own_call(c) for c in calls]
-    elif HERMES[0] in text:
-        content, *rest = text.split(HERMES[0])
-        parsed = [_hermes_call(c.split(HERMES[1])[0]) for c in rest]
-    else:
+def parse_answer(text: str, marker: str) -> Message:
+    """Text of an answer as a message. Its calls are in the notation that `marker` begins, ours or Hermes' (Qwen): what is
+    written in the other is a quotation."""
+    content, *calls = text.split(marker)
+    parsed = [_own_call(c) if marker == CALL else _hermes_call(c.split(HERMES[1])[0]) for c in calls]
+    if not parsed:
         return {"role": "assistant", "content": text}
     if any(c is None for c in parsed):
         return {"role": "assistant", "content": text}

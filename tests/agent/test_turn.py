@@ -1,6 +1,5 @@
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +11,6 @@ from llmagentos.config.sections import AgentConfig
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import Chunk, Sampling, TokenScore
 from llmagentos.models.chat import CALL, Renderer
-from llmagentos.models.loading import load_renderer
-from tests.tiny import save_tiny
 
 ASKED = Conversation([{"role": "user", "content": "Hi"}])
 OFFERED = Conversation(ASKED.messages, [{"type": "function", "function": {"name": "price"}}])
@@ -50,10 +47,8 @@ class Scripted:
 
 
 @pytest.fixture(scope="module")
-def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
-    folder: Path = tmp_path_factory.mktemp("turn") / "tiny"
-    save_tiny(folder)
-    return load_renderer(folder)
+def renderer(own: Renderer) -> Renderer:
+    return own
 
 
 def speak(engine: Scripted, source: Conversation | PlainText = ASKED, **sampling: object) -> tuple[list[Piece], Turn]:
@@ -94,20 +89,25 @@ def test_a_stop_string_never_leaks_where_tokens_split_its_characters(renderer: R
     assert "".join(pieces) == turn.message["content"] == said
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        'Let me look. <|call|>price{"item":"lamp"}',
-        'Let me look. <tool_call>{"name":"price","arguments":{"item":"lamp"}}</tool_call>',
-    ],
-)
-def test_a_tool_call_is_parsed_and_not_streamed_as_text(renderer: Renderer, text: str):
-    pieces, turn = run(Scripted(renderer, text), OFFERED)
-    assert "".join(pieces) == "Let me look."
-    assert turn.finish_reason == "tool_calls"
-    (call,) = turn.message["tool_calls"]
-    assert call["function"] == {"name": "price", "arguments": '{"item":"lamp"}'}
-    assert call["id"].startswith("call_")
+OURS = 'Let me look. <|call|>price{"item":"lamp"}'
+THEIRS = 'Let me look. <tool_call>{"name":"price","arguments":{"item":"lamp"}}</tool_call>'
+
+
+def test_a_tool_call_is_parsed_and_not_streamed_as_text(own: Renderer, hermes: Renderer):
+    for renderer, text in ((own, OURS), (hermes, THEIRS)):
+        pieces, turn = run(Scripted(renderer, text), OFFERED)
+        assert "".join(pieces) == "Let me look."
+        assert turn.finish_reason == "tool_calls"
+        (call,) = turn.message["tool_calls"]
+        assert call["function"] == {"name": "price", "arguments": '{"item":"lamp"}'}
+        assert call["id"].startswith("call_")
+
+
+def test_a_call_in_another_notation_is_a_quotation(own: Renderer, hermes: Renderer):
+    for renderer, text in ((own, THEIRS), (hermes, OURS)):
+        pieces, turn = run(Scripted(renderer, text), OFFERED)
+        assert "".join(pieces) == turn.message["content"] == text
+        assert "tool_calls" not in turn.message
 
 
 @settings(max_examples=60, deadline=None)
@@ -285,8 +285,8 @@ def test_what_is_too_long_or_empty_names_its_field(renderer: Renderer):
         assert caught.value.field == "prompt"
 
 
-def test_a_function_that_nobody_offered_is_not_called():
+def test_a_function_that_nobody_offered_is_not_called(renderer: Renderer):
     said = "<|call|>cost{}"
-    assert OFFERED.message(said) == {"role": "assistant", "content": said}
-    assert OFFERED.message("<|call|>price{}")["tool_calls"][0]["function"]["name"] == "price"
-    assert ASKED.message(said)["tool_calls"], "where nothing is offered, what was learned to be called is"
+    assert OFFERED.message(said, renderer) == {"role": "assistant", "content": said}
+    assert OFFERED.message("<|call|>price{}", renderer)["tool_calls"][0]["function"]["name"] == "price"
+    assert ASKED.message(said, renderer)["tool_calls"], "where nothing is offered, what was learned to be called is"
