@@ -18,7 +18,7 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, text_of
 from llmagentos.engines.engine import Chunk, Engine, Sampling
 from llmagentos.engines.vocabulary import vocabulary_of
-from llmagentos.models.chat import CALL, Renderer, parse_answer
+from llmagentos.models.chat import CALL, Call, Renderer, calling, calls_of
 
 _MESSAGE = 300
 _BANNED = -100.0
@@ -73,18 +73,22 @@ class Conversation:
             asked = replace(asked, logit_bias={**asked.logit_bias, marker: _BANNED})
         return replace(asked, grammar=grammar(self.form, self.tools, engine.renderer))
 
-    def message(self, text: str, renderer: Renderer) -> Message:
+    def message(self, text: str, renderer: Renderer, cut: str | None = None) -> Message:
+        """The answer's message; `cut` is what cut it off, its "length" or a "stop" string."""
         mark = self.marker(renderer)
         if mark is None or mark not in text:
             return {"role": "assistant", "content": text}
-        message = parse_answer(text, mark)
+        content, said = calls_of(text, mark, cut)
         # Where none are offered, what the model learned to call is told; where some are, only they can be called.
         offered = {tool["function"]["name"] for tool in self.tools or ()}
-        if offered and any(call["function"]["name"] not in offered for call in message.get("tool_calls") or ()):
-            return {"role": "assistant", "content": text}
-        if message.get("tool_calls") and not self.form.parallel:
-            message["tool_calls"] = message["tool_calls"][:1]
-        return message
+        calls: list[Call] = []
+        for call in said:
+            if call is None or (offered and call["name"] not in offered):
+                if cut is None:
+                    return {"role": "assistant", "content": renderer.unmarked(text)}
+                break
+            calls.append(call)
+        return calling(content, calls if self.form.parallel else calls[:1])
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class PlainText:
     def marker(self, renderer: Renderer) -> None:
         """Nothing begins a call."""
 
-    def message(self, text: str, renderer: Renderer) -> Message:
+    def message(self, text: str, renderer: Renderer, cut: str | None = None) -> Message:
         return {"role": "assistant", "content": text}
 
 
@@ -218,7 +222,8 @@ class Turn:
             # What was sent is what was said: what was held back never reached anybody.
             self.message = {"role": "assistant", "content": self._sent}
             return Piece("", self._tokens_within(len(self._sent)))
-        self.message = self.source.message(text, self.engine.renderer)
+        cut = "stop" if cuts else "length" if last.finish_reason == "length" else None
+        self.message = self.source.message(text, self.engine.renderer, cut)
         for k, call in enumerate(self.message.get("tool_calls") or ()):
             call["id"] = f"call_{digest([self.request_id, k], length=24)}"  # never that of an equal call before
         called = bool(self.message.get("tool_calls")) and last.finish_reason != "length"

@@ -27,6 +27,13 @@ CALL = "<|call|>"
 HERMES = ("<tool_call>", "</tool_call>")
 _NAME = re.compile(r".{1,256}")
 """A function's name: what else stands where one should is no call, and could not be sent back."""
+_BEGUN = {
+    CALL: re.compile(r"(?s)(?P<name>[^{]*)(?P<arguments>\{.*)"),
+    HERMES[0]: re.compile(r'(?s)\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"(?:\s*,\s*"arguments"\s*:\s*(?P<arguments>\{.*))?'),
+}
+"""What a call begins with until its function's name is whole, by what marks it."""
+Call = dict[str, str]
+"""A function's name and its arguments as JSON."""
 _FAR = 2
 """Times that a text must exceed a length to do so in pieces, too: tokenised apart they may have fewer tokens."""
 _BEGINNING = 32
@@ -168,6 +175,12 @@ class Renderer:
         """Generated ids as text, of special tokens the markers of calls alone."""
         return str(self.tokenizer.decode([i for i in ids if i not in self.unsaid_ids], skip_special_tokens=False))
 
+    def unmarked(self, text: str) -> str:
+        """Text of an answer that makes no call without the markers that are special tokens, which nobody can read."""
+        for marker in self.call_markers:
+            text = text.replace(marker, "") if marker in self._specials else text
+        return text
+
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -270,24 +283,41 @@ class Renderer:
 def parse_answer(text: str, marker: str) -> Message:
     """Text of an answer as a message. Its calls are in the notation that `marker` begins, ours or Hermes' (Qwen): what is
     written in the other is a quotation."""
-    content, *calls = text.split(marker)
-    parsed = [_own_call(c) if marker == CALL else _hermes_call(c.split(HERMES[1])[0]) for c in calls]
-    if not parsed:
-        return {"role": "assistant", "content": text}
-    if any(c is None for c in parsed):
-        return {"role": "assistant", "content": text}
+    content, calls = calls_of(text, marker)
+    made = [call for call in calls if call is not None]
+    return calling(content, made) if calls and made == calls else {"role": "assistant", "content": text}
+
+
+def calls_of(text: str, marker: str, cut: str | None = None) -> tuple[str, list[Call | None]]:
+    """What an answer says before its calls, and these; None is one that is no call.
+
+    Where a "stop" string or its "length" `cut` the answer off, the last one's name may not be whole. If it is, what the length
+    left of the arguments is told.
+    """
+    content, *said = text.split(marker)
+    calls = [_own_call(c) if marker == CALL else _hermes_call(c.split(HERMES[1])[0]) for c in said]
+    if cut and calls and (calls[-1] is None or "{" not in said[-1]):
+        calls[-1] = _begun_call(said[-1], marker) if cut == "length" else None
+    return content, calls
+
+
+def calling(content: str, calls: list[Call]) -> Message:
+    """The message of an answer that makes these calls."""
+    if not calls:
+        return {"role": "assistant", "content": content.rstrip()}
     tool_calls = [
-        {"id": f"call_{digest([k, text], length=24)}", "type": "function", "function": call} for k, call in enumerate(parsed)
+        {"id": f"call_{digest([k, content, call], length=24)}", "type": "function", "function": call}
+        for k, call in enumerate(calls)
     ]
     return {"role": "assistant", "content": content.rstrip() or None, "tool_calls": tool_calls}
 
 
-def _own_call(text: str) -> dict[str, str] | None:
+def _own_call(text: str) -> Call | None:
     name, brace, rest = text.strip().partition("{")
     return _made_call(name.strip(), brace + rest or {})
 
 
-def _hermes_call(text: str) -> dict[str, str] | None:
+def _hermes_call(text: str) -> Call | None:
     try:
         call = from_json(text)
         return _made_call(str(call["name"]), call.get("arguments", {}))
@@ -295,7 +325,21 @@ def _hermes_call(text: str) -> dict[str, str] | None:
         return None
 
 
-def _made_call(name: str, arguments: object) -> dict[str, str] | None:
+def _begun_call(text: str, marker: str) -> Call | None:
+    found = _BEGUN[marker].match(text)
+    if not found or not _NAME.fullmatch(name := found["name"].strip()):
+        return None
+    arguments = found["arguments"] or ""
+    try:
+        from_json(arguments or "{}", allow_partial="trailing-strings")
+    except ValueError:
+        return None  # no beginning of any arguments
+    with contextlib.suppress(ValueError):
+        return _made_call(name, json.JSONDecoder().raw_decode(arguments)[0])  # they are whole
+    return {"name": name, "arguments": arguments}
+
+
+def _made_call(name: str, arguments: object) -> Call | None:
     """A call of arguments that are an object or the text of one; None where a client could not read it."""
     try:
         value = from_json(arguments) if isinstance(arguments, str) else arguments

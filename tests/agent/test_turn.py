@@ -14,6 +14,7 @@ from llmagentos.models.chat import CALL, Renderer
 
 ASKED = Conversation([{"role": "user", "content": "Hi"}])
 OFFERED = Conversation(ASKED.messages, [{"type": "function", "function": {"name": "price"}}])
+TEXTS = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "<|" not in text)  # nor special tokens
 
 
 class Scripted:
@@ -66,7 +67,7 @@ def run(engine: Scripted, source: Conversation | PlainText = ASKED, **sampling: 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 4))
+@given(TEXTS, st.integers(1, 4))
 def test_the_pieces_are_the_message(renderer: Renderer, text: str, step: int):
     engine = Scripted(renderer, text, step)
     pieces, turn = run(engine)
@@ -111,7 +112,7 @@ def test_a_call_in_another_notation_is_a_quotation(own: Renderer, hermes: Render
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 4))
+@given(TEXTS, st.integers(1, 4))
 def test_the_tokens_of_the_pieces_are_those_of_the_text(renderer: Renderer, text: str, step: int):
     pieces, turn = speak(Scripted(renderer, text, step), PlainText("x"), logprobs=0)
     assert [t for piece in pieces for t in piece.tokens] == turn.tokens
@@ -146,9 +147,60 @@ def test_a_call_has_tokens_too(renderer: Renderer):
     assert b"".join(t.data for t in turn.tokens).decode() == f"Look. {CALL}price{{}}"
 
 
-def test_a_call_cut_short_is_cut_short(renderer: Renderer):
-    _, turn = run(Scripted(renderer, f"{CALL}price{{}}", reason="length"))
+WHOLE = ("price", '{"a":1}')
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        (f"{CALL}price{{}}", [("price", "{}")]),
+        (f'{CALL}price{{"a":1}}{CALL}price{{"ite', [WHOLE, ("price", '{"ite')]),
+        (f'{CALL}price{{"a":1}}{CALL}price', [WHOLE]),
+        (f'{CALL}price{{"a":1}} and', [WHOLE]),
+        (f'{CALL}price{{"a":1}}{CALL}cost{{"a":1}}{CALL}price{{"a":1}}', [WHOLE]),
+        (f'{CALL}cost{{"a', []),
+        (f"{CALL}price{{oops", []),
+        (CALL, []),
+    ],
+)
+def test_a_call_cut_short_has_what_there_is_of_its_arguments(own: Renderer, text: str, calls: list):
+    pieces, turn = run(Scripted(own, "Look. " + text, reason="length"), OFFERED)
     assert turn.finish_reason == "length"
+    assert "".join(pieces) == turn.message["content"] == "Look."
+    found = [call["function"] for call in turn.message.get("tool_calls", [])]
+    assert [(call["name"], call["arguments"]) for call in found] == calls
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ('\n{"name": "price", "arguments": {"a": 1}}\n</tool_', [WHOLE]),
+        ('\n{"name": "price", "arguments": {"a": 1}', [WHOLE]),
+        ('\n{"name": "price", "arguments": {"a": "x', [("price", '{"a": "x')]),
+        ('\n{"name": "price", "argu', [("price", "")]),
+        ('\n{"name": "pri', []),
+        ('\n{"name": "cost", "arguments": {"a": "x', []),
+    ],
+)
+def test_a_call_of_hermes_cut_short_has_what_there_is_of_its_arguments(hermes: Renderer, text: str, calls: list):
+    pieces, turn = run(Scripted(hermes, "Look.\n<tool_call>" + text, reason="length"), OFFERED)
+    assert "".join(pieces) == turn.message["content"] == "Look."
+    found = [call["function"] for call in turn.message.get("tool_calls", [])]
+    assert [(call["name"], call["arguments"]) for call in found] == calls
+
+
+def test_of_calls_cut_by_a_stop_string_the_whole_ones_are_made(renderer: Renderer):
+    text = f'Look. {CALL}price{{"a":1}}{CALL}price{{"item":"lamp"}}'
+    for stop, calls, reason in (("item", 1, "tool_calls"), ('{"item', 1, "tool_calls"), ("rice", 0, "stop")):
+        _, turn = run(Scripted(renderer, text), OFFERED, stop=(stop,))
+        assert (turn.message["content"], turn.finish_reason) == ("Look.", reason)
+        assert len(turn.message.get("tool_calls", [])) == calls
+
+
+def test_a_call_of_hermes_that_is_none_stays_text_without_special_tokens(hermes: Renderer):
+    pieces, turn = run(Scripted(hermes, "a <tool_call>{oops</tool_call>"), OFFERED)
+    special = "<tool_call>" in hermes._specials
+    assert "".join(pieces) == turn.message["content"] == ("a {oops" if special else "a <tool_call>{oops</tool_call>")
 
 
 def test_where_no_call_may_be_made_there_is_none(renderer: Renderer):
@@ -202,7 +254,7 @@ def test_what_was_streamed_before_a_call_is_what_was_said(renderer: Renderer):
 
 def test_a_call_that_is_none_stays_text(renderer: Renderer):
     pieces, turn = run(Scripted(renderer, "a < b <|call|>{broken"))
-    assert "".join(pieces) == turn.message["content"] == "a < b <|call|>{broken"
+    assert "".join(pieces) == turn.message["content"] == "a < b {broken"
     assert turn.finish_reason == "stop"
 
 
@@ -287,6 +339,6 @@ def test_what_is_too_long_or_empty_names_its_field(renderer: Renderer):
 
 def test_a_function_that_nobody_offered_is_not_called(renderer: Renderer):
     said = "<|call|>cost{}"
-    assert OFFERED.message(said, renderer) == {"role": "assistant", "content": said}
+    assert OFFERED.message(said, renderer) == {"role": "assistant", "content": "cost{}"}
     assert OFFERED.message("<|call|>price{}", renderer)["tool_calls"][0]["function"]["name"] == "price"
     assert ASKED.message(said, renderer)["tool_calls"], "where nothing is offered, what was learned to be called is"
