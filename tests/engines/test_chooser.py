@@ -38,6 +38,11 @@ def test_the_lowest_temperature_is_greedy(temperature: float):
     assert chosen(Sampling(9, temperature=temperature, top_p=5e-324, logit_bias={1: -100}), 5) == [3] * 5
 
 
+def test_the_smallest_nucleus_is_the_likeliest_token():
+    assert chosen(Sampling(9, temperature=2, top_p=0, seed=1), 20) == [1] * 20
+    assert chosen(Sampling(9, temperature=2, top_p=0, seed=1, logit_bias={1: -100}), 20) == [3] * 20
+
+
 def test_the_models_scores_stay_as_they_are():
     before = SCORES.clone()
     chosen(Sampling(9, temperature=1, presence_penalty=2, logit_bias={0: 5}, logprobs=2), 5)

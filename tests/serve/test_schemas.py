@@ -48,6 +48,11 @@ def test_defaults_come_from_the_configuration():
     assert asked.sampling(EngineConfig(), 3).stop == ("x",)
 
 
+def test_the_smallest_nucleus_may_be_asked_for():
+    for model, said in ((ChatRequest, HELLO), (CompletionRequest, {"prompt": "x"})):
+        assert parse(model, said | {"top_p": 0}).sampling(EngineConfig(), None).top_p == 0
+
+
 def test_what_is_left_blank_names_nothing():
     asked = parse(ChatRequest, HELLO | {"user": " ", "metadata": {"key": "", "skill": " prices ", "other": " "}})
     assert (asked.user, asked.metadata) == (None, {"skill": "prices"})
