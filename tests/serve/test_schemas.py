@@ -70,6 +70,11 @@ def test_messages_keep_what_we_know_of():
     assert calls["tool_calls"] == [call]
 
 
+def test_a_refusal_in_the_history_is_what_was_said():
+    messages = [*HELLO["messages"], {"role": "assistant", "content": None, "refusal": "No."}]
+    assert parse(ChatRequest, HELLO | {"messages": messages}).conversation()[1] == {"role": "assistant", "content": "No."}
+
+
 def test_tools_are_left_out_where_none_may_be_called():
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert parse(ChatRequest, HELLO | {"tools": tools}).offered_tools() == tools
