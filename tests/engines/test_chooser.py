@@ -84,6 +84,16 @@ def test_choices_of_one_seed_draw_differently_and_reproducibly():
     assert Sampling(9).of_choice(2) == Sampling(9)
 
 
+def test_all_bits_of_a_seed_count():
+    far = (0, 1, 7, 1 << 32, (1 << 32) + 1, 7 << 32, 1 << 62, -1, -2, -(1 << 63), (1 << 63) - 1)
+    draws = {seed: tuple(chosen(Sampling(9, temperature=2, seed=seed), 40)) for seed in far}
+    assert len(set(draws.values())) == len(far)
+    for seed in (0, 7, (1 << 32) - 1):  # which torch keeps whole
+        dice, chances = torch.Generator().manual_seed(seed), torch.softmax(SCORES.double() / 2, 0)
+        told = [int(torch.multinomial(chances, 1, generator=dice)) for _ in range(40)]
+        assert chosen(Sampling(9, temperature=2, seed=seed), 40) == told
+
+
 @pytest.mark.parametrize("temperature", [0.0, 2.0])
 def test_a_grammar_is_followed_against_the_models_will(tiny: VersionRef, temperature: float):
     renderer = load_renderer(tiny.dir)
