@@ -11,12 +11,11 @@ from typing import Any, Literal
 from llmagentos.agent.bounds import bounded
 from llmagentos.core.errors import InputError
 from llmagentos.engines.engine import Grammar
-from llmagentos.models.chat import CALL, Renderer
+from llmagentos.models.chat import CALL, HERMES, Renderer
 
 Schema = dict[str, Any]
 Tools = list[dict[str, Any]]
 
-HERMES = ("<tool_call>", "</tool_call>")
 _COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 _SPACED = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 _NO_ARGUMENTS: Schema = {"type": "object", "properties": {}, "additionalProperties": False}

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmagentos.agent.form import HERMES, Form, call_marker, grammar
+from llmagentos.agent.form import Form, call_marker, grammar
 from llmagentos.agent.spoken import Spoken, SpokenToken
 from llmagentos.config.sections import AgentConfig
 from llmagentos.core.errors import InputError
@@ -18,10 +18,9 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, text_of
 from llmagentos.engines.engine import Chunk, Engine, Sampling
 from llmagentos.engines.vocabulary import vocabulary_of
-from llmagentos.models.chat import CALL, parse_answer
+from llmagentos.models.chat import CALL, Call, Renderer, calling, calls_of
 
 _MESSAGE = 300
-_MARKERS = (CALL, HERMES[0])
 _BANNED = -100.0
 _HALF = "\ufffd"
 _LONGEST_HALF = 3
@@ -55,13 +54,14 @@ class Conversation:
         """Roughly the characters that it takes to render it; a message costs some by itself."""
         return sum(_MESSAGE + len(text_of(message)) for message in self.messages) + _MESSAGE * len(self.tools or ())
 
-    @property
-    def markers(self) -> tuple[str, ...]:
-        return tuple(mark for mark in _MARKERS if self._may_call(mark))
+    def marker(self, renderer: Renderer) -> str | None:
+        """What begins a call; None where there is none.
 
-    def _may_call(self, mark: str) -> bool:
-        """Ours is a token that no text can hold; Hermes' is text, and with no tool on offer a quotation."""
-        return self.form.calls != "none" and (bool(self.tools) or (mark == CALL and self.form.schema is None))
+        Ours is a token that no text can hold; Hermes' is text, and with no tool on offer a quotation.
+        """
+        mark = renderer.call_markers[0]
+        calls = self.form.calls != "none" and (bool(self.tools) or (mark == CALL and self.form.schema is None))
+        return mark if calls else None
 
     def prompt(self, engine: Engine, longest: int) -> list[int]:
         return engine.renderer.prompt(self.messages, self.tools, longest)
@@ -73,17 +73,22 @@ class Conversation:
             asked = replace(asked, logit_bias={**asked.logit_bias, marker: _BANNED})
         return replace(asked, grammar=grammar(self.form, self.tools, engine.renderer))
 
-    def message(self, text: str) -> Message:
-        if not any(mark in text for mark in self.markers):
+    def message(self, text: str, renderer: Renderer, cut: str | None = None) -> Message:
+        """The answer's message; `cut` is what cut it off, its "length" or a "stop" string."""
+        mark = self.marker(renderer)
+        if mark is None or mark not in text:
             return {"role": "assistant", "content": text}
-        message = parse_answer(text)
+        content, said = calls_of(text, mark, cut)
         # Where none are offered, what the model learned to call is told; where some are, only they can be called.
         offered = {tool["function"]["name"] for tool in self.tools or ()}
-        if offered and any(call["function"]["name"] not in offered for call in message.get("tool_calls") or ()):
-            return {"role": "assistant", "content": text}
-        if message.get("tool_calls") and not self.form.parallel:
-            message["tool_calls"] = message["tool_calls"][:1]
-        return message
+        calls: list[Call] = []
+        for call in said:
+            if call is None or (offered and call["name"] not in offered):
+                if cut is None:
+                    return {"role": "assistant", "content": renderer.unmarked(text)}
+                break
+            calls.append(call)
+        return calling(content, calls if self.form.parallel else calls[:1])
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,6 @@ class PlainText:
 
     text: str
     field = "prompt"
-    markers = ()
     turns = 1
 
     @property
@@ -105,7 +109,10 @@ class PlainText:
     def sampling(self, engine: Engine, asked: Sampling) -> Sampling:
         return asked
 
-    def message(self, text: str) -> Message:
+    def marker(self, renderer: Renderer) -> None:
+        """Nothing begins a call."""
+
+    def message(self, text: str, renderer: Renderer, cut: str | None = None) -> Message:
         return {"role": "assistant", "content": text}
 
 
@@ -148,7 +155,7 @@ class Turn:
         self.finish_reason: str = "cancelled"
         self.message: Message = {"role": "assistant", "content": ""}
         self.tokens: list[SpokenToken] = []
-        """The answer's tokens, end-of-turn excluded, where log-probabilities are asked for."""
+        """The answer's tokens, but for those that its text does not show, where log-probabilities are asked for."""
         self._sent = ""
         self._spoken: Spoken | None = None
         self._cancelled = False
@@ -175,14 +182,12 @@ class Turn:
         self.engine.cancel(self.request_id)
 
     def _text(self) -> str:
-        stops = self.engine.renderer.stop_ids
-        kept = [i for i in self.answer_ids if i not in stops]
-        return str(self.engine.renderer.tokenizer.decode(kept, skip_special_tokens=False))
+        return self.engine.renderer.text(self.answer_ids)
 
     def _hear(self, chunk: Chunk) -> None:
         self.answer_ids += chunk.ids
         if self._spoken:
-            self._spoken.add(score for score in chunk.scores if score.id not in self.engine.renderer.stop_ids)
+            self._spoken.add(score for score in chunk.scores if score.id not in self.engine.renderer.unsaid_ids)
 
     def _tokens_within(self, length: int, *, last: bool = False) -> tuple[SpokenToken, ...]:
         """The tokens of the first `length` characters that no piece held yet; `last` ones need only begin there."""
@@ -195,11 +200,10 @@ class Turn:
     def _certain(self) -> str:
         """What may be sent further."""
         text = self._text()
-        end = len(text)
         for _ in range(_LONGEST_HALF):
-            if text[:end].endswith(_HALF):
-                end -= 1
-        for mark in (*self.source.markers, *self.sampling.stop):
+            text = text.removesuffix(_HALF)  # which would hide that a mark begins before it
+        end, marker = len(text), self.source.marker(self.engine.renderer)
+        for mark in (*([marker] if marker else ()), *self.sampling.stop):
             found = text.find(mark)
             end = min(end, found if found >= 0 else _partial(text, mark))
         end = min(end, len(text[:end].rstrip()))  # before a tool call, white space is not part of the content
@@ -218,7 +222,8 @@ class Turn:
             # What was sent is what was said: what was held back never reached anybody.
             self.message = {"role": "assistant", "content": self._sent}
             return Piece("", self._tokens_within(len(self._sent)))
-        self.message = self.source.message(text)
+        cut = "stop" if cuts else "length" if last.finish_reason == "length" else None
+        self.message = self.source.message(text, self.engine.renderer, cut)
         for k, call in enumerate(self.message.get("tool_calls") or ()):
             call["id"] = f"call_{digest([self.request_id, k], length=24)}"  # never that of an equal call before
         called = bool(self.message.get("tool_calls")) and last.finish_reason != "length"

@@ -60,6 +60,14 @@ class ChatMessage(_Open):
     tool_call_id: str | None = None
     weight: Literal[0, 1] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuses_in_words(cls, data: Any) -> Any:
+        # OpenAI's messages that refuse have no content, and clients send them back as they came.
+        refuses = isinstance(data, dict) and data.get("role") == "assistant" and data.get("content") is None
+        refusal = data.get("refusal") if refuses else None
+        return {**data, "content": refusal} if refusal and isinstance(refusal, str) else data
+
     @field_validator("content")
     @classmethod
     def _nothing_beside_the_text(cls, content: str | list[dict[str, Any]] | None) -> str | list[dict[str, Any]] | None:

@@ -14,6 +14,8 @@ from llmagentos.engines.vocabulary import Matcher
 
 _LEAST = -9999.0
 """What stands for the log-probability of something impossible, as in OpenAI's answers."""
+_FOLD = 0x9E3779B1
+"""Odd and far from any power of two (2^32 over the golden ratio)."""
 
 
 class Chooser:
@@ -32,7 +34,7 @@ class Chooser:
         if sampling.seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(sampling.seed % (1 << 63))
+            self._generator.manual_seed(_folded(sampling.seed))
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "Chooser":
         return self
@@ -96,6 +98,12 @@ def score(scores: torch.Tensor, token: int, top: int) -> TokenScore:
     logprobs = torch.log_softmax(scores.float(), dim=-1).clamp(min=_LEAST)
     best = logprobs.topk(min(top, logprobs.numel()))
     return TokenScore(token, float(logprobs[token]), tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
+
+
+def _folded(seed: int) -> int:
+    """64 bits of a seed as the 32 that torch's generator keeps on a CPU; a smaller seed stays as it is."""
+    high, low = divmod(seed % (1 << 64), 1 << 32)
+    return (low + high * _FOLD) % (1 << 32)
 
 
 class Choices(ContinuousBatchingLogitsProcessor):

@@ -35,7 +35,7 @@ class Grammar:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one answer is drawn. Temperature 0 is greedy; the same seed and prompt draw the same answer."""
+    """How one answer is drawn. Temperature 0 is greedy, and so is top_p 0; the same seed and prompt draw the same answer."""
 
     max_new_tokens: int
     temperature: float = 0.0

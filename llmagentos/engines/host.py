@@ -55,6 +55,8 @@ class Host:
         self._wire = Wire(end, self._heard, self._ended)
         self._engine: TransformersEngine | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unbegun: set[str] = set()
+        """Requests whose task has not begun, so that the engine does not know them."""
         self._unsaid: list[tuple[Any, ...]] = []
         self._told = -1
         self._left = asyncio.Event()
@@ -74,13 +76,20 @@ class Host:
 
     def _heard(self, message: tuple[Any, ...]) -> None:
         what, *rest = message
-        if what == "cancel" and self._engine:
-            self._engine.cancel(*rest)
+        if what == "cancel":
+            self._cancel(*rest)
             return
+        if what == "ask":
+            self._unbegun.add(rest[0])
         does = {"load": self._load, "call": self._call, "ask": self._answer}[what]
         task = asyncio.ensure_future(does(*rest))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _cancel(self, name: str) -> None:
+        self._unbegun.discard(name)
+        if self._engine:
+            self._engine.cancel(name)
 
     def _ended(self) -> None:
         """The replica closed its half and waits for the rest, or is gone altogether."""
@@ -114,6 +123,10 @@ class Host:
 
     async def _answer(self, name: str, prompt_ids: list[int], sampling: Sampling, stream: bool) -> None:
         assert self._engine is not None
+        if name not in self._unbegun:  # cancelled in the same breath
+            self._say(name, Chunk([], "cancelled"))
+            return
+        self._unbegun.discard(name)
         clock, due, held = asyncio.get_running_loop().time, 0.0, Chunk([], None)
         try:
             async with contextlib.aclosing(self._engine.generate(name, prompt_ids, sampling, stream=stream)) as chunks:  # type: ignore[type-var]

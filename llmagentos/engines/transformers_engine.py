@@ -198,17 +198,20 @@ class _StopStrings:
     """Looks for stop strings at the end of an answer that grows."""
 
     def __init__(self, renderer: Renderer, stop: tuple[str, ...]) -> None:
-        self._text, self._stop = renderer.text, stop
-        # A token is at least a byte, but for special ones; the rest is for a character that begins further ahead.
+        self._renderer, self._stop = renderer, stop
+        # A token is at least a byte; the rest is for a character that begins further ahead.
         self._window = max((len(s.encode()) for s in stop), default=0) + 16
         self._seen = 0
+        self._said: list[int] = []
 
     def met(self, ids: list[int]) -> bool:
         """Whether an answer, given whole each time, holds one by now."""
         if not self._stop:
             return False
-        text = self._text(ids[max(0, self._seen - self._window) :])
+        looked = max(0, len(self._said) - self._window)
+        self._said += [i for i in ids[self._seen :] if i not in self._renderer.unsaid_ids]
         self._seen = len(ids)
+        text = self._renderer.text(self._said[looked:])
         return any(s in text for s in self._stop)
 
 

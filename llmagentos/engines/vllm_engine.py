@@ -25,6 +25,8 @@ from llmagentos.models.loading import load_renderer
 _CPU_CACHE = 1 << 30
 """Bytes for keys and values on CPU, where VLLM_CPU_KVCACHE_SPACE does not say."""
 _PROBE_SECONDS = 1.0
+_SMALLEST_NUCLEUS = 1e-9
+"""vLLM takes no 0, which asks for the likeliest token."""
 
 
 def load(ref: VersionRef, config: EngineConfig, dtype: str) -> "VllmEngine":
@@ -134,7 +136,7 @@ class VllmEngine:
         return SamplingParams(
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
-            top_p=sampling.top_p,
+            top_p=max(sampling.top_p, _SMALLEST_NUCLEUS),
             seed=None if sampling.seed is None else sampling.seed % (1 << 63),
             stop=list(sampling.stop),
             stop_token_ids=[] if sampling.ignore_eos else sorted(self.renderer.stop_ids),

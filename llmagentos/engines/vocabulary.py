@@ -50,6 +50,8 @@ class Vocabulary:
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
         matcher = LLMatcher(self._tokens, grammar.text, log_level=0)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # the first one makes the lexer, for which the engine's step would wait
         if matcher.is_error():
             for part in grammar.parts:
                 self._compile(part)

@@ -5,6 +5,7 @@ so that data workers start quickly. Every assistant turn is tokenised as a piece
 is history while serving: the ids a turn is trained on are the ids it is served with.
 """
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -23,9 +24,16 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, text_of
 
 CALL = "<|call|>"
-_HERMES = ("<tool_call>", "</tool_call>")
+HERMES = ("<tool_call>", "</tool_call>")
 _NAME = re.compile(r".{1,256}")
 """A function's name: what else stands where one should is no call, and could not be sent back."""
+_BEGUN = {
+    CALL: re.compile(r"(?s)(?P<name>[^{]*)(?P<arguments>\{.*)"),
+    HERMES[0]: re.compile(r'(?s)\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"(?:\s*,\s*"arguments"\s*:\s*(?P<arguments>\{.*))?'),
+}
+"""What a call begins with until its function's name is whole, by what marks it."""
+Call = dict[str, str]
+"""A function's name and its arguments as JSON."""
 _FAR = 2
 """Times that a text must exceed a length to do so in pieces, too: tokenised apart they may have fewer tokens."""
 _BEGINNING = 32
@@ -80,6 +88,17 @@ class Renderer:
         found = _read_json(self.folder / "generation_config.json").get("eos_token_id")
         listed = found if isinstance(found, list) else [] if found is None else [found]
         return frozenset({self.eos_id, *map(int, listed)})
+
+    @cached_property
+    def call_markers(self) -> tuple[str, ...]:
+        """What the model's calls are written with: our marker where its tokenizer knows it, else Hermes' two (Qwen)."""
+        return HERMES if self.tokenizer.token_to_id(CALL) is None else (CALL,)
+
+    @cached_property
+    def unsaid_ids(self) -> frozenset[int]:
+        """Ids that no answer's text shows: those that end it, and special tokens but for the markers of its calls."""
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        return self.stop_ids | {i for i, token in added if token.special and token.content not in self.call_markers}
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -150,11 +169,17 @@ class Renderer:
             if i in self.stop_ids:
                 break
             kept.append(i)
-        return parse_answer(self.tokenizer.decode(kept, skip_special_tokens=False))
+        return parse_answer(self.text(kept), self.call_markers[0])
 
     def text(self, ids: list[int]) -> str:
-        """Ids as text without special tokens."""
-        return str(self.tokenizer.decode([i for i in ids if i not in self.stop_ids], skip_special_tokens=True))
+        """Generated ids as text, of special tokens the markers of calls alone."""
+        return str(self.tokenizer.decode([i for i in ids if i not in self.unsaid_ids], skip_special_tokens=False))
+
+    def unmarked(self, text: str) -> str:
+        """Text of an answer that makes no call without the markers that are special tokens, which nobody can read."""
+        for marker in self.call_markers:
+            text = text.replace(marker, "") if marker in self._specials else text
+        return text
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -172,7 +197,7 @@ class Renderer:
         self, messages: list[Message], tools: list[dict[str, Any]] | None, until: int | None, longest: int | None = None
     ) -> tuple[list[tuple[str, bool]], str]:
         """Split the rendered text at the borders of assistant turns: [(text, is a supervised answer)]."""
-        clean = [self._clean(m) for m in messages]
+        clean, tools = [self._clean(m) for m in messages], self._defused(tools)
         stop = len(clean) if until is None else until
         whole = self._render(clean[:stop], tools, until is not None)
         if longest is not None and (beginning := self._beginning(whole, longest)):
@@ -201,12 +226,12 @@ class Renderer:
             raise InputError(f"the chat template refuses these messages: {error}.", field="messages") from None
 
     def _clean(self, message: Message) -> Message:
-        """Content as text that cannot forge a turn, and arguments of tool calls as values. Many templates, Qwen's too, know
-        no developer and would leave out what one says."""
+        """Text that cannot forge a turn, wherever it stands, and arguments of tool calls as values. Many templates, Qwen's too,
+        know no developer and would leave out what one says."""
         role = "system" if message["role"] == "developer" else message["role"]
         clean: Message = {"role": role, "content": self._defuse(text_of(message))}
         if message.get("tool_calls"):
-            clean["tool_calls"] = [_call_values(c, self._defuse) for c in message["tool_calls"]]
+            clean["tool_calls"] = [self._call_values(c) for c in message["tool_calls"]]
         for extra in ("name", "tool_call_id"):
             if message.get(extra):
                 clean[extra] = self._defuse(str(message[extra]))
@@ -217,6 +242,25 @@ class Renderer:
             if special in text:
                 text = text.replace(special, special[:1] + " " + special[1:])
         return text
+
+    def _defused(self, value: Any) -> Any:
+        """A value of JSON whose texts and keys are defused."""
+        if isinstance(value, str):
+            return self._defuse(value)
+        if isinstance(value, list):
+            return [self._defused(one) for one in value]
+        return {self._defuse(key): self._defused(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+    def _call_values(self, call: dict[str, Any]) -> dict[str, Any]:
+        function = call.get("function", {})
+        name, arguments = self._defuse(str(function.get("name", ""))), function.get("arguments", "{}")
+        if isinstance(arguments, str):
+            with contextlib.suppress(ValueError):
+                arguments = from_json(arguments)
+        arguments = self._defused(arguments)  # as values: their JSON may spell any character otherwise
+        if isinstance(arguments, str) and self._defuse(name + arguments) != name + arguments:
+            arguments = " " + arguments  # a template may write it right behind the name
+        return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
     def _find_template(self) -> str:
         file = self.folder / "chat_template.jinja"
@@ -236,30 +280,44 @@ class Renderer:
         return None if token is None else self.tokenizer.token_to_id(token)
 
 
-def parse_answer(text: str) -> Message:
-    """Text of an answer as a message. Two notations of tool calls are read: ours and Hermes' (Qwen)."""
-    if CALL in text:
-        content, *calls = text.split(CALL)
-        parsed = [_own_call(c) for c in calls]
-    elif _HERMES[0] in text:
-        content, *rest = text.split(_HERMES[0])
-        parsed = [_hermes_call(c.split(_HERMES[1])[0]) for c in rest]
-    else:
-        return {"role": "assistant", "content": text}
-    if any(c is None for c in parsed):
-        return {"role": "assistant", "content": text}
+def parse_answer(text: str, marker: str) -> Message:
+    """Text of an answer as a message. Its calls are in the notation that `marker` begins, ours or Hermes' (Qwen): what is
+    written in the other is a quotation."""
+    content, calls = calls_of(text, marker)
+    made = [call for call in calls if call is not None]
+    return calling(content, made) if calls and made == calls else {"role": "assistant", "content": text}
+
+
+def calls_of(text: str, marker: str, cut: str | None = None) -> tuple[str, list[Call | None]]:
+    """What an answer says before its calls, and these; None is one that is no call.
+
+    Where a "stop" string or its "length" `cut` the answer off, the last one's name may not be whole. If it is, what the length
+    left of the arguments is told.
+    """
+    content, *said = text.split(marker)
+    calls = [_own_call(c) if marker == CALL else _hermes_call(c.split(HERMES[1])[0]) for c in said]
+    if cut and calls and (calls[-1] is None or "{" not in said[-1]):
+        calls[-1] = _begun_call(said[-1], marker) if cut == "length" else None
+    return content, calls
+
+
+def calling(content: str, calls: list[Call]) -> Message:
+    """The message of an answer that makes these calls."""
+    if not calls:
+        return {"role": "assistant", "content": content.rstrip()}
     tool_calls = [
-        {"id": f"call_{digest([k, text], length=24)}", "type": "function", "function": call} for k, call in enumerate(parsed)
+        {"id": f"call_{digest([k, content, call], length=24)}", "type": "function", "function": call}
+        for k, call in enumerate(calls)
     ]
     return {"role": "assistant", "content": content.rstrip() or None, "tool_calls": tool_calls}
 
 
-def _own_call(text: str) -> dict[str, str] | None:
+def _own_call(text: str) -> Call | None:
     name, brace, rest = text.strip().partition("{")
     return _made_call(name.strip(), brace + rest or {})
 
 
-def _hermes_call(text: str) -> dict[str, str] | None:
+def _hermes_call(text: str) -> Call | None:
     try:
         call = from_json(text)
         return _made_call(str(call["name"]), call.get("arguments", {}))
@@ -267,7 +325,21 @@ def _hermes_call(text: str) -> dict[str, str] | None:
         return None
 
 
-def _made_call(name: str, arguments: object) -> dict[str, str] | None:
+def _begun_call(text: str, marker: str) -> Call | None:
+    found = _BEGUN[marker].match(text)
+    if not found or not _NAME.fullmatch(name := found["name"].strip()):
+        return None
+    arguments = found["arguments"] or ""
+    try:
+        from_json(arguments or "{}", allow_partial="trailing-strings")
+    except ValueError:
+        return None  # no beginning of any arguments
+    with contextlib.suppress(ValueError):
+        return _made_call(name, json.JSONDecoder().raw_decode(arguments)[0])  # they are whole
+    return {"name": name, "arguments": arguments}
+
+
+def _made_call(name: str, arguments: object) -> Call | None:
     """A call of arguments that are an object or the text of one; None where a client could not read it."""
     try:
         value = from_json(arguments) if isinstance(arguments, str) else arguments
@@ -275,17 +347,6 @@ def _made_call(name: str, arguments: object) -> dict[str, str] | None:
     except ValueError:
         return None
     return {"name": name, "arguments": written} if _NAME.fullmatch(name) and isinstance(value, dict) else None
-
-
-def _call_values(call: dict[str, Any], defuse: Any) -> dict[str, Any]:
-    function = call.get("function", {})
-    arguments = function.get("arguments", "{}")
-    if isinstance(arguments, str):
-        try:
-            arguments = from_json(defuse(arguments))
-        except ValueError:
-            arguments = defuse(arguments)
-    return {"type": "function", "function": {"name": defuse(str(function.get("name", ""))), "arguments": arguments}}
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -63,7 +63,7 @@ class _Generation(_Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
     max_tokens: int | None = Field(None, ge=1, le=_MOST_TOKENS)
     stop: str | list[str] | None = None

@@ -18,6 +18,11 @@ HUGE = {"type": "array", "minItems": 100_000_000, "items": {}}
         ({"minItems": -100, "items": LONG}, "minItems"),
         ({"properties": {f"p{k}": {"type": "string"} for k in range(3000)}}, "type"),
         ({"enum": list(range(LARGEST))}, "enum"),
+        ({"const": "x" * 1_000_000}, "const"),
+        ({"const": {"description": "x" * 1_000_000}}, "description"),
+        ({"enum": ["x" * 5000] * 5}, "enum"),
+        ({"pattern": "x" * 1_000_000}, "pattern"),
+        ({"properties": {"a" * 1_000_000: {}}}, "a" * 64),
     ],
 )
 def test_a_schema_that_is_too_large_names_what_makes_it_so(schema: dict, keyword: str):
@@ -37,6 +42,12 @@ def test_what_cannot_bind_is_left_out():
     schema = {"maxItems": LARGEST + 1, "items": {"maxItems": 10**9, "anyOf": [{"maxItems": 10**9}, {"maxItems": 7}]}}
     assert bounded([schema], "tools") == [{"items": {"anyOf": [{}, {"maxItems": 7}]}}]
     assert schema["maxItems"] == LARGEST + 1
+
+
+def test_what_is_said_about_a_schema_may_be_long():
+    told = {"title": "x" * 10**6, "description": "x" * 10**6, "$comment": "x" * 10**6, "examples": ["x" * 10**6]}
+    given = {"properties": {"description": told | {"type": "string"}}, "const": "x" * 1000}
+    assert bounded([given], "tools") == [given]
 
 
 def test_a_usual_schema_stays_as_it_is():

@@ -1,16 +1,11 @@
 """A grammar is judged by the answers it lets through: as ids of a tokenizer, up to where they are complete."""
 
-import json
-from pathlib import Path
-
 import pytest
-from tokenizers import AddedToken, Tokenizer
 
 from llmagentos.agent.form import Form, grammar
 from llmagentos.core.errors import InputError
 from llmagentos.engines.vocabulary import vocabulary_of
-from llmagentos.models.chat import CALL, Renderer, parse_answer
-from tests.tiny import save_tiny
+from llmagentos.models.chat import CALL, HERMES, Renderer, parse_answer
 
 PRICE = {"name": "price", "parameters": {"type": "object", "properties": {"item": {"type": "string"}}, "required": ["item"]}}
 PAY = {"name": "pay", "parameters": {"properties": {"sum": {"type": "integer"}}, "additionalProperties": False}}
@@ -18,27 +13,6 @@ CLOCK = {"name": "clock"}
 TOOLS = [{"type": "function", "function": f} for f in (PRICE, PAY, CLOCK)]
 STRICT = [{"type": "function", "function": PRICE | {"strict": True}}]
 POINT = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": False}
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
-    folder: Path = tmp_path_factory.mktemp("form") / "own"
-    save_tiny(folder)
-    return Renderer(folder)
-
-
-@pytest.fixture(scope="module", params=["special", "plain", "text"])
-def hermes(request: pytest.FixtureRequest, own: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Renderer:
-    """A tokenizer without our marker: `<tool_call>` is a special token, a token like any other, or no token."""
-    folder: Path = tmp_path_factory.mktemp("form") / request.param
-    folder.mkdir()
-    tokenizer = Tokenizer.from_str(own.tokenizer.to_str().replace(CALL, "<|other|>"))
-    tokens = [AddedToken(text, special=request.param == "special") for text in ("<tool_call>", "</tool_call>")]
-    if request.param != "text":
-        tokenizer.add_tokens(tokens) if request.param == "plain" else tokenizer.add_special_tokens(tokens)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
-    return Renderer(folder)
 
 
 def allows(renderer: Renderer, form: Form, tools: list | None, text: str) -> bool:
@@ -90,7 +64,7 @@ def test_content_follows_its_schema(own: Renderer, text: str, right: bool):
 def test_a_call_is_required(own: Renderer, text: str, right: bool):
     assert allows(own, Form(calls="required"), TOOLS, text) is right
     if right:
-        assert parse_answer(text)["tool_calls"]
+        assert parse_answer(text, CALL)["tool_calls"]
 
 
 def test_one_function_is_required(own: Renderer):
@@ -122,7 +96,7 @@ def test_calls_in_the_notation_of_hermes(hermes: Renderer):
     assert allows(hermes, required, TOOLS, f"{one}\n{two}")
     assert not allows(hermes, required, TOOLS, hermes_call("price", '{"item": 3}'))
     assert not allows(hermes, required, TOOLS, "Hello")
-    assert [c["function"]["name"] for c in parse_answer(f"{one}\n{two}")["tool_calls"]] == ["price", "clock"]
+    assert [c["function"]["name"] for c in parse_answer(f"{one}\n{two}", HERMES[0])["tool_calls"]] == ["price", "clock"]
     assert allows(hermes, Form(), STRICT, "Hello <b>")
     assert allows(hermes, Form(), STRICT, f"Hello\n{one}")
     assert not allows(hermes, Form(), STRICT, "Hello\n" + hermes_call("price", "{}"))

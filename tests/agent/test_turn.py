@@ -1,6 +1,5 @@
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,11 +11,10 @@ from llmagentos.config.sections import AgentConfig
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import Chunk, Sampling, TokenScore
 from llmagentos.models.chat import CALL, Renderer
-from llmagentos.models.loading import load_renderer
-from tests.tiny import save_tiny
 
 ASKED = Conversation([{"role": "user", "content": "Hi"}])
 OFFERED = Conversation(ASKED.messages, [{"type": "function", "function": {"name": "price"}}])
+TEXTS = st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "<|" not in text)  # nor special tokens
 
 
 class Scripted:
@@ -50,10 +48,8 @@ class Scripted:
 
 
 @pytest.fixture(scope="module")
-def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
-    folder: Path = tmp_path_factory.mktemp("turn") / "tiny"
-    save_tiny(folder)
-    return load_renderer(folder)
+def renderer(own: Renderer) -> Renderer:
+    return own
 
 
 def speak(engine: Scripted, source: Conversation | PlainText = ASKED, **sampling: object) -> tuple[list[Piece], Turn]:
@@ -71,7 +67,7 @@ def run(engine: Scripted, source: Conversation | PlainText = ASKED, **sampling: 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 4))
+@given(TEXTS, st.integers(1, 4))
 def test_the_pieces_are_the_message(renderer: Renderer, text: str, step: int):
     engine = Scripted(renderer, text, step)
     pieces, turn = run(engine)
@@ -87,24 +83,36 @@ def test_a_stop_string_never_leaks(renderer: Renderer, step: int):
     assert turn.finish_reason == "stop"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        'Let me look. <|call|>price{"item":"lamp"}',
-        'Let me look. <tool_call>{"name":"price","arguments":{"item":"lamp"}}</tool_call>',
-    ],
-)
-def test_a_tool_call_is_parsed_and_not_streamed_as_text(renderer: Renderer, text: str):
-    pieces, turn = run(Scripted(renderer, text), OFFERED)
-    assert "".join(pieces) == "Let me look."
-    assert turn.finish_reason == "tool_calls"
-    (call,) = turn.message["tool_calls"]
-    assert call["function"] == {"name": "price", "arguments": '{"item":"lamp"}'}
-    assert call["id"].startswith("call_")
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+@pytest.mark.parametrize(("stop", "said"), [("k\U0001f600", "o"), ("\U0001f600", "ok"), ("k\U0001f600\u0416", "o")])
+def test_a_stop_string_never_leaks_where_tokens_split_its_characters(renderer: Renderer, stop: str, said: str, step: int):
+    pieces, turn = run(Scripted(renderer, "ok\U0001f600\u0416 secret", step), stop=(stop,))
+    assert "".join(pieces) == turn.message["content"] == said
+
+
+OURS = 'Let me look. <|call|>price{"item":"lamp"}'
+THEIRS = 'Let me look. <tool_call>{"name":"price","arguments":{"item":"lamp"}}</tool_call>'
+
+
+def test_a_tool_call_is_parsed_and_not_streamed_as_text(own: Renderer, hermes: Renderer):
+    for renderer, text in ((own, OURS), (hermes, THEIRS)):
+        pieces, turn = run(Scripted(renderer, text), OFFERED)
+        assert "".join(pieces) == "Let me look."
+        assert turn.finish_reason == "tool_calls"
+        (call,) = turn.message["tool_calls"]
+        assert call["function"] == {"name": "price", "arguments": '{"item":"lamp"}'}
+        assert call["id"].startswith("call_")
+
+
+def test_a_call_in_another_notation_is_a_quotation(own: Renderer, hermes: Renderer):
+    for renderer, text in ((own, THEIRS), (hermes, OURS)):
+        pieces, turn = run(Scripted(renderer, text), OFFERED)
+        assert "".join(pieces) == turn.message["content"] == text
+        assert "tool_calls" not in turn.message
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 4))
+@given(TEXTS, st.integers(1, 4))
 def test_the_tokens_of_the_pieces_are_those_of_the_text(renderer: Renderer, text: str, step: int):
     pieces, turn = speak(Scripted(renderer, text, step), PlainText("x"), logprobs=0)
     assert [t for piece in pieces for t in piece.tokens] == turn.tokens
@@ -123,15 +131,76 @@ def test_the_tokens_end_where_a_stop_string_cuts(renderer: Renderer):
     assert "".join(piece.text for piece in pieces) == "one two "
 
 
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_special_tokens_are_no_text(renderer: Renderer, step: int):
+    for source in (ASKED, PlainText("x")):
+        pieces, turn = speak(Scripted(renderer, "one<|user|> t<|tools|>wo<|system|>", step), source, logprobs=0)
+        assert "".join(piece.text for piece in pieces) == turn.message["content"] == "one two"
+        assert b"".join(t.data for t in turn.tokens) == b"one two"
+    _, turn = speak(Scripted(renderer, "one<|user|> two E<|user|>ND three", step), stop=("END",))
+    assert turn.message["content"] == "one two "
+
+
 def test_a_call_has_tokens_too(renderer: Renderer):
     pieces, turn = speak(Scripted(renderer, f"Look. {CALL}price{{}}"), logprobs=0)
     assert "".join(piece.text for piece in pieces) == "Look."
     assert b"".join(t.data for t in turn.tokens).decode() == f"Look. {CALL}price{{}}"
 
 
-def test_a_call_cut_short_is_cut_short(renderer: Renderer):
-    _, turn = run(Scripted(renderer, f"{CALL}price{{}}", reason="length"))
+WHOLE = ("price", '{"a":1}')
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        (f"{CALL}price{{}}", [("price", "{}")]),
+        (f'{CALL}price{{"a":1}}{CALL}price{{"ite', [WHOLE, ("price", '{"ite')]),
+        (f'{CALL}price{{"a":1}}{CALL}price', [WHOLE]),
+        (f'{CALL}price{{"a":1}} and', [WHOLE]),
+        (f'{CALL}price{{"a":1}}{CALL}cost{{"a":1}}{CALL}price{{"a":1}}', [WHOLE]),
+        (f'{CALL}cost{{"a', []),
+        (f"{CALL}price{{oops", []),
+        (CALL, []),
+    ],
+)
+def test_a_call_cut_short_has_what_there_is_of_its_arguments(own: Renderer, text: str, calls: list):
+    pieces, turn = run(Scripted(own, "Look. " + text, reason="length"), OFFERED)
     assert turn.finish_reason == "length"
+    assert "".join(pieces) == turn.message["content"] == "Look."
+    found = [call["function"] for call in turn.message.get("tool_calls", [])]
+    assert [(call["name"], call["arguments"]) for call in found] == calls
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ('\n{"name": "price", "arguments": {"a": 1}}\n</tool_', [WHOLE]),
+        ('\n{"name": "price", "arguments": {"a": 1}', [WHOLE]),
+        ('\n{"name": "price", "arguments": {"a": "x', [("price", '{"a": "x')]),
+        ('\n{"name": "price", "argu', [("price", "")]),
+        ('\n{"name": "pri', []),
+        ('\n{"name": "cost", "arguments": {"a": "x', []),
+    ],
+)
+def test_a_call_of_hermes_cut_short_has_what_there_is_of_its_arguments(hermes: Renderer, text: str, calls: list):
+    pieces, turn = run(Scripted(hermes, "Look.\n<tool_call>" + text, reason="length"), OFFERED)
+    assert "".join(pieces) == turn.message["content"] == "Look."
+    found = [call["function"] for call in turn.message.get("tool_calls", [])]
+    assert [(call["name"], call["arguments"]) for call in found] == calls
+
+
+def test_of_calls_cut_by_a_stop_string_the_whole_ones_are_made(renderer: Renderer):
+    text = f'Look. {CALL}price{{"a":1}}{CALL}price{{"item":"lamp"}}'
+    for stop, calls, reason in (("item", 1, "tool_calls"), ('{"item', 1, "tool_calls"), ("rice", 0, "stop")):
+        _, turn = run(Scripted(renderer, text), OFFERED, stop=(stop,))
+        assert (turn.message["content"], turn.finish_reason) == ("Look.", reason)
+        assert len(turn.message.get("tool_calls", [])) == calls
+
+
+def test_a_call_of_hermes_that_is_none_stays_text_without_special_tokens(hermes: Renderer):
+    pieces, turn = run(Scripted(hermes, "a <tool_call>{oops</tool_call>"), OFFERED)
+    special = "<tool_call>" in hermes._specials
+    assert "".join(pieces) == turn.message["content"] == ("a {oops" if special else "a <tool_call>{oops</tool_call>")
 
 
 def test_where_no_call_may_be_made_there_is_none(renderer: Renderer):
@@ -185,7 +254,7 @@ def test_what_was_streamed_before_a_call_is_what_was_said(renderer: Renderer):
 
 def test_a_call_that_is_none_stays_text(renderer: Renderer):
     pieces, turn = run(Scripted(renderer, "a < b <|call|>{broken"))
-    assert "".join(pieces) == turn.message["content"] == "a < b <|call|>{broken"
+    assert "".join(pieces) == turn.message["content"] == "a < b {broken"
     assert turn.finish_reason == "stop"
 
 
@@ -268,8 +337,8 @@ def test_what_is_too_long_or_empty_names_its_field(renderer: Renderer):
         assert caught.value.field == "prompt"
 
 
-def test_a_function_that_nobody_offered_is_not_called():
+def test_a_function_that_nobody_offered_is_not_called(renderer: Renderer):
     said = "<|call|>cost{}"
-    assert OFFERED.message(said) == {"role": "assistant", "content": said}
-    assert OFFERED.message("<|call|>price{}")["tool_calls"][0]["function"]["name"] == "price"
-    assert ASKED.message(said)["tool_calls"], "where nothing is offered, what was learned to be called is"
+    assert OFFERED.message(said, renderer) == {"role": "assistant", "content": "cost{}"}
+    assert OFFERED.message("<|call|>price{}", renderer)["tool_calls"][0]["function"]["name"] == "price"
+    assert ASKED.message(said, renderer)["tool_calls"], "where nothing is offered, what was learned to be called is"

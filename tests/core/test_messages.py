@@ -86,6 +86,19 @@ def test_a_message_may_come_in_parts():
     assert text_of({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}) == "ab"
 
 
+def test_a_refusal_is_what_an_assistant_said_who_said_nothing_else():
+    def read(**said: object) -> object:
+        return parse_row({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", **said}]}).messages[-1].content
+
+    assert read(content=None, refusal="No.") == read(refusal="No.") == "No."
+    assert read(content="Yes.", refusal="No.") == read(content="Yes.", refusal=None) == "Yes."
+    for said in ({"refusal": None}, {"refusal": ""}, {"refusal": 3}):
+        with pytest.raises(InputError, match="content is missing"):
+            read(content=None, **said)
+    with pytest.raises(InputError, match="content is missing"):
+        parse_row({"messages": [{"role": "user", "refusal": "No."}, {"role": "assistant", "content": "x"}]})
+
+
 def test_tool_calls_are_the_same_whatever_their_ids_and_spaces():
     assert same_answer(call(id="1"), call(arguments='{"order":7}', id="2"))
     assert not same_answer(call(), call(arguments='{"order": 8}'))

@@ -38,6 +38,11 @@ def test_the_lowest_temperature_is_greedy(temperature: float):
     assert chosen(Sampling(9, temperature=temperature, top_p=5e-324, logit_bias={1: -100}), 5) == [3] * 5
 
 
+def test_the_smallest_nucleus_is_the_likeliest_token():
+    assert chosen(Sampling(9, temperature=2, top_p=0, seed=1), 20) == [1] * 20
+    assert chosen(Sampling(9, temperature=2, top_p=0, seed=1, logit_bias={1: -100}), 20) == [3] * 20
+
+
 def test_the_models_scores_stay_as_they_are():
     before = SCORES.clone()
     chosen(Sampling(9, temperature=1, presence_penalty=2, logit_bias={0: 5}, logprobs=2), 5)
@@ -77,6 +82,16 @@ def test_choices_of_one_seed_draw_differently_and_reproducibly():
     assert len({tuple(d) for d in draws}) == 4
     assert draws == [chosen(sampling.of_choice(k), 30) for k in range(4)]
     assert Sampling(9).of_choice(2) == Sampling(9)
+
+
+def test_all_bits_of_a_seed_count():
+    far = (0, 1, 7, 1 << 32, (1 << 32) + 1, 7 << 32, 1 << 62, -1, -2, -(1 << 63), (1 << 63) - 1)
+    draws = {seed: tuple(chosen(Sampling(9, temperature=2, seed=seed), 40)) for seed in far}
+    assert len(set(draws.values())) == len(far)
+    for seed in (0, 7, (1 << 32) - 1):  # which torch keeps whole
+        dice, chances = torch.Generator().manual_seed(seed), torch.softmax(SCORES.double() / 2, 0)
+        told = [int(torch.multinomial(chances, 1, generator=dice)) for _ in range(40)]
+        assert chosen(Sampling(9, temperature=2, seed=seed), 40) == told
 
 
 @pytest.mark.parametrize("temperature", [0.0, 2.0])

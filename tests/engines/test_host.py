@@ -132,6 +132,30 @@ def test_cancelling_and_failing_are_said_of_the_request_they_belong_to(tiny: Ver
     with_host(story)
 
 
+def test_what_is_cancelled_in_the_same_breath_is_never_begun(tiny: VersionRef):
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        its = Host(theirs)
+        life = asyncio.ensure_future(its.live())
+        asking = Asking(ours)
+        async with asyncio.timeout(60):
+            await asking.load(tiny)
+            its._heard(("ask", "a", [5, 6, 7], Sampling(900, ignore_eos=True), True))
+            its._heard(("cancel", "a"))
+            its._heard(("ask", "b", [5, 6, 7], Sampling(3, ignore_eos=True), True))
+            said = await asking.until(lambda said: ends(said) == {"a", "b"})
+            assert [what for name, what in said if name == "a"] == [([], "cancelled", ())]
+            assert len(ids(said, "b")) == 3
+            assert its._engine.busy() == 0
+            ours.shutdown(socket.SHUT_WR)
+            await life
+        its._engine.close(False)
+        ours.close()
+        theirs.close()
+
+    asyncio.run(main())
+
+
 def test_what_is_under_way_is_said_to_its_end_after_the_replica_closed_its_half(tiny: VersionRef):
     async def story(asking: Asking) -> None:
         await asking.load(tiny)

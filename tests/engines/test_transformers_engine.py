@@ -185,6 +185,15 @@ def test_a_stop_string_is_found_however_late_and_split(engine: Engine):
     assert not _StopStrings(engine.renderer, ()).met(filler)
 
 
+def test_stop_strings_are_looked_for_in_the_text_of_the_answer(engine: Engine):
+    special = engine.renderer.tokenizer.token_to_id("<|user|>")
+    ids = engine.renderer.tokenizer.encode("yes no <|call|>f", add_special_tokens=False).ids
+    stops = {stop: _StopStrings(engine.renderer, (stop,)) for stop in ("yes no", "<|user|>", "<|call|>")}
+    between = [i for token in ids for i in (token, *[special] * 40)]
+    met = {stop: any(found.met(between[:k]) for k in range(1, len(between) + 1)) for stop, found in stops.items()}
+    assert met == {"yes no": True, "<|user|>": False, "<|call|>": True}
+
+
 def test_cancelling_ends_a_request_and_leaves_others_alone(engine: Engine):
     async def run() -> tuple[list[str | None], tuple[list[int], str]]:
         reasons = []

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from llmagentos.core.errors import InputError
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import Grammar
+from llmagentos.engines import vocabulary as module
 from llmagentos.engines.vocabulary import Vocabulary, vocabulary_of
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_renderer
@@ -40,6 +41,23 @@ def test_a_grammar_that_cannot_be_compiled_names_its_field(vocabulary: Vocabular
     with pytest.raises(InputError, match="banana") as caught:
         vocabulary.matcher(Grammar('start: %json {"type": "banana"}', "tools"))
     assert caught.value.field == "tools"
+
+
+def test_the_lexer_is_made_before_the_engine_steps(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch):
+    compiled = vocabulary._compile(grammar := Grammar('start: %json {"const": "made"}', "tools"))
+    masked: list[object] = []
+
+    class Seen:
+        """A matcher that tells when a mask is asked of it."""
+
+        is_error = compiled.is_error
+
+        def compute_bitmask(self) -> bytes:
+            masked.append(self)
+            return compiled.compute_bitmask()
+
+    monkeypatch.setattr(module, "LLMatcher", lambda *_, **__: Seen())
+    assert masked == [vocabulary._compile(grammar)]
 
 
 def test_matchers_of_one_grammar_are_independent(renderer: Renderer, vocabulary: Vocabulary):

@@ -108,7 +108,7 @@ _GENERATION: dict[str, tuple[Any, ...]] = {
     "stream": _NOT_BOOLEAN,
     "stream_options": ("x", 1, [], True, {"include_usage": "yes"}, {"include_usage": 1}),
     "temperature": ("0.5", -0.1, 2.1, 1e300, True, [], {}, HUGE),
-    "top_p": ("1", 0, -1, 1.1, 1e300, True, []),
+    "top_p": ("1", -1, 1.1, 1e300, True, []),
     "seed": (*_NOT_INTEGER, HUGE, -HUGE, 1 << 63),
     "max_tokens": (*_NOT_INTEGER, 0, -1, 10**12, HUGE, 1e12),
     "stop": (1, True, {}, "", [""], [1], ["a"] * 5, "x" * 257, [None], [["a"]]),

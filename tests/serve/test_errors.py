@@ -49,7 +49,7 @@ BAD_CHAT = [
     ({"max_tokens": "8"}, "max_tokens"),
     ({"temperature": 3}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
-    ({"top_p": 0}, "top_p"),
+    ({"top_p": -0.1}, "top_p"),
     ({"seed": 1.5}, "seed"),
     ({"n": 0}, "n"),
     ({"n": 9}, "n"),

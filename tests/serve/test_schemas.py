@@ -48,6 +48,11 @@ def test_defaults_come_from_the_configuration():
     assert asked.sampling(EngineConfig(), 3).stop == ("x",)
 
 
+def test_the_smallest_nucleus_may_be_asked_for():
+    for model, said in ((ChatRequest, HELLO), (CompletionRequest, {"prompt": "x"})):
+        assert parse(model, said | {"top_p": 0}).sampling(EngineConfig(), None).top_p == 0
+
+
 def test_what_is_left_blank_names_nothing():
     asked = parse(ChatRequest, HELLO | {"user": " ", "metadata": {"key": "", "skill": " prices ", "other": " "}})
     assert (asked.user, asked.metadata) == (None, {"skill": "prices"})
@@ -63,6 +68,11 @@ def test_messages_keep_what_we_know_of():
     parts, calls = parse(ChatRequest, HELLO | {"messages": messages}).conversation()
     assert parts["content"] == [{"type": "text", "text": "a"}]
     assert calls["tool_calls"] == [call]
+
+
+def test_a_refusal_in_the_history_is_what_was_said():
+    messages = [*HELLO["messages"], {"role": "assistant", "content": None, "refusal": "No."}]
+    assert parse(ChatRequest, HELLO | {"messages": messages}).conversation()[1] == {"role": "assistant", "content": "No."}
 
 
 def test_tools_are_left_out_where_none_may_be_called():
