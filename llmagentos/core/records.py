@@ -210,6 +210,8 @@ class Release(Record):
     """The challenger's trial, where one is under way."""
     adapters: list[Assignment] = []
     """Who is answered by an adapter; each keeps its base whatever becomes champion."""
+    marks: dict[int, Literal["rejected", "held", "bad"]] = {}
+    """Version -> the status that this very release gave it."""
     by: str = ""
     reason: str = ""
     created: float = 0.0

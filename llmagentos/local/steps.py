@@ -249,7 +249,7 @@ def _moved(config: Config, home: Home, release: Any) -> dict[str, Any]:
     from llmagentos.release.releases import confirmations, wait_confirmed
 
     replicas = len(confirmations(home))
-    confirmed = wait_confirmed(home, release.epoch, _CONFIRM_SECONDS)
+    confirmed = wait_confirmed(home, release, _CONFIRM_SECONDS)
     _sync(config)
     return {
         "epoch": release.epoch,

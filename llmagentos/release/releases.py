@@ -4,7 +4,8 @@ The commit is the truth. Replicas poll it, MLflow's aliases and the versions' st
 follows its teacher: rolling back to a champion also goes back to the newest student distilled from it.
 
 A stage (a challenger's trial) is part of the release: beginning it, moving it on and ending it are commits like any
-other. Promoting any version ends it; a rollback takes back the newest move, and that is the stage where there is one.
+other. Promoting any version ends it; a rollback takes back the newest move, and that is the stage where there is one. What
+such a commit makes of a version (`marks`) is part of it too, and its status follows.
 
 So are the adapters that answer for a tenant or a scenario; nothing but assigning and removing one touches them.
 """
@@ -154,16 +155,11 @@ class Releases:
 
     def abort(self, stage: Stage, *, status: Literal["bad", "held"], by: str, reason: str) -> Release:
         """End a trial; the champion serves on and the version gets `status`. Nothing where that stage is over already."""
-        ended: list[int] = []
 
         def change(now: Release) -> dict[str, Any] | None:
-            ended[:] = _tried(stage) if _under_way(now, stage.epoch) else []
-            return {"stage": None, "challenger": None} if ended else None
+            return _ended(stage, status) if _under_way(now, stage.epoch) else None
 
-        release = self._change("abort", change, by, reason, None)
-        for version in ended:
-            self._versions.change(version, status=status)
-        return release
+        return self._marked(self._change("abort", change, by, reason, None))
 
     def rollback(self, *, by: str, reason: str, fence: Fence | None = None) -> Release:
         """End the trial under way, else go back to the champion before; repeated, it walks back.
@@ -171,24 +167,41 @@ class Releases:
         A version whose trial is ended so is rejected. Raises ConflictError `no_previous_version`, or `no_weights` where
         its weights are no longer on disk.
         """
-        ended: list[int] = []
 
         def change(now: Release) -> dict[str, Any]:
-            ended[:] = _tried(now.stage) if now.stage else []
-            if now.stage:
-                return {"stage": None, "challenger": None}
-            if now.previous is None:
-                raise ConflictError("there is no version before the champion to go back to.", code="no_previous_version")
-            self._check(now.previous, "agent", True)
-            student = self._student_of(now.previous) or now.student
-            return {"champion": now.previous, "student": student, "history": now.history[:-1], "challenger": None}
+            return _ended(now.stage, "rejected") if now.stage else self._back(now)
 
-        release = self._change("rollback", change, by, reason, fence)
-        for version in ended:
+        return self._marked(self._change("rollback", change, by, reason, fence))
+
+    def take_back(self, epoch: int, *, by: str, reason: str) -> Release:
+        """Go back from a champion that cannot be served, which is bad; the present release where this epoch's is over.
+
+        A trial under way ends: its version was to follow that champion. Raises as `rollback` does.
+        """
+
+        def change(now: Release) -> dict[str, Any] | None:
+            if now.epoch != epoch or now.champion is None:
+                return None
+            ended = _ended(now.stage, "held") if now.stage else {"marks": {}}
+            return {**ended, **self._back(now), "marks": {**ended["marks"], now.champion: "bad"}}
+
+        return self._marked(self._change("rollback", change, by, reason, None))
+
+    def _back(self, now: Release) -> dict[str, Any]:
+        """What changes where the champion before serves again."""
+        if now.previous is None:
+            raise ConflictError("there is no version before the champion to go back to.", code="no_previous_version")
+        self._check(now.previous, "agent", True)
+        student = self._student_of(now.previous) or now.student
+        return {"champion": now.previous, "student": student, "history": now.history[:-1], "challenger": None}
+
+    def _marked(self, release: Release) -> Release:
+        """Write the statuses that a release gives to versions: what is committed stays so, also where that fails."""
+        for version, status in release.marks.items():
             try:
-                self._versions.change(version, status="rejected")
-            except (OSError, LLMAgentOSError) as error:  # what is rolled back stays so: asked again it would go back further
-                log.warning("version %s, whose trial ended, could not be marked: %s", version, error)
+                self._versions.change(version, status=status)
+            except (OSError, LLMAgentOSError) as error:
+                log.warning("version %s could not be marked %s: %s", version, status, error)
         return release
 
     def assign(self, version: int, kind: AssignmentKind, name: str, *, by: str, reason: str) -> Release:
@@ -259,6 +272,7 @@ class Releases:
 
     def _commit(self, now: Release, action: str, fields: dict[str, Any], by: str, reason: str, fence: Fence | None) -> Release:
         told = {"epoch": now.epoch + 1, "action": action, "by": by, "reason": reason, "created": time.time()}
+        fields = {"marks": {}, **fields}
         release = Release.model_validate({**now.model_dump(), **fields, **told})
         self._tables.append("releases", [released.encode(release)], expect={_APP: now.epoch}, fence=fence)
         return release
@@ -269,9 +283,10 @@ def _check_champion(now: Release, version: int | None, against: int | None) -> N
         raise ConflictError(f"The champion changed meanwhile ({against} -> {now.champion}).", code=CHAMPION_CHANGED)
 
 
-def _tried(stage: Stage) -> list[int]:
-    """The versions on trial: one, and its student."""
-    return [stage.version, *([] if stage.student is None else [stage.student])]
+def _ended(stage: Stage, status: str) -> dict[str, Any]:
+    """What changes where a trial ends without a champion; its version and the student get `status`."""
+    tried = [stage.version, *([] if stage.student is None else [stage.student])]
+    return {"stage": None, "challenger": None, "marks": dict.fromkeys(tried, status)}
 
 
 def _under_way(now: Release, stage: int | None) -> bool:
@@ -309,13 +324,19 @@ def confirmations(home: Home) -> dict[str, dict[str, Any]]:
     return found
 
 
-def wait_confirmed(home: Home, epoch: int, seconds: float) -> bool:
-    """Whether every live replica serves this epoch or a later one within `seconds`; true where nothing is serving."""
+def wait_confirmed(home: Home, release: Release, seconds: float) -> bool:
+    """Whether every live replica serves this release's champion, by this or a later one, within `seconds`; true where
+    nothing is serving."""
     deadline = time.monotonic() + seconds
     while True:
         said = confirmations(home).values()
-        if all(int(one.get("epoch", -1)) >= epoch and not one.get("error") for one in said):
+        if all(_serves(one, release) for one in said):
             return True
         if time.monotonic() >= deadline:
             return False
         time.sleep(_POLL_SECONDS)
+
+
+def _serves(said: dict[str, Any], release: Release) -> bool:
+    newer = int(said.get("epoch", -1)) >= release.epoch
+    return newer and said.get("version") == release.champion and not said.get("error")

@@ -11,6 +11,7 @@ from deltalake import CommitProperties, Transaction, write_deltalake
 from safetensors.numpy import save_file
 
 from llmagentos.core.errors import ConflictError, DiskError, NotFoundError
+from llmagentos.core.records import Release
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
@@ -176,7 +177,20 @@ def test_a_trial_that_was_rolled_back_is_over_whether_or_not_its_version_can_be_
     monkeypatch.setattr(Versions, "change", full)
     now = releases.rollback(by="test", reason="worse")
     assert (now.champion, now.stage) == (1, None)
-    assert "version 4, whose trial ended, could not be marked" in caplog.text
+    assert "version 4 could not be marked rejected" in caplog.text
+
+
+def test_a_champion_that_cannot_be_served_is_taken_back_by_its_own_release_alone(home, releases):
+    promote(releases, 3, student=6)
+    begin(releases, 4)
+    epoch = releases.current().epoch
+    assert releases.take_back(epoch - 1, by="test", reason="damaged").epoch == epoch, "that one is over"
+    now = releases.take_back(epoch, by="test", reason="damaged")
+    assert (now.action, now.champion, now.student, now.history, now.stage) == ("rollback", 1, 2, [1], None)
+    assert now.marks == {3: "bad", 4: "held"}
+    assert [Versions(home).get(version).status for version in (3, 4)] == ["bad", "held"]
+    with pytest.raises(ConflictError, match="no version before"):
+        releases.take_back(now.epoch, by="test", reason="damaged")
 
 
 def test_withdrawing_the_challenger_ends_its_stage(releases):
@@ -235,12 +249,15 @@ def test_confirmations_come_from_live_replicas(home):
 
 
 def test_waiting_for_the_replicas(home):
-    assert wait_confirmed(home, 7, 0)  # nothing serves, so nothing has to confirm
+    second, third = (Release(epoch=epoch, champion=3) for epoch in (2, 3))
+    assert wait_confirmed(home, third, 0)  # nothing serves, so nothing has to confirm
     say(home, "a", epoch=2, version=3)
-    assert not wait_confirmed(home, 3, 0)
-    assert wait_confirmed(home, 2, 0)
+    assert not wait_confirmed(home, third, 0)
+    assert wait_confirmed(home, second, 0)
     say(home, "a", epoch=3, version=3, error="hash mismatch")
-    assert not wait_confirmed(home, 3, 0)
+    assert not wait_confirmed(home, third, 0)
+    say(home, "a", epoch=3, version=2)
+    assert not wait_confirmed(home, second, 0), "it was taken back"
 
 
 def adapter(home, folder, base: int) -> int:
