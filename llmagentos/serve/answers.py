@@ -21,7 +21,7 @@ from llmagentos.core.records import Interaction
 from llmagentos.engines import Engine
 from llmagentos.engines.engine import EngineFailedError
 from llmagentos.serve import traffic
-from llmagentos.serve.canary import Trial
+from llmagentos.serve.canary import Routed, Trial
 from llmagentos.serve.claims import Claims
 from llmagentos.serve.errors import ApiError, api_error
 from llmagentos.serve.limits import answering
@@ -47,6 +47,7 @@ class Answer:
         self.question, self.created = question, time.time()
         self.events: asyncio.Queue[Said | Exception | None] = asyncio.Queue()
         self.version: int | None = None
+        self.routed: Routed | None = None
         self.turns: list[Turn] = []
         """One a choice."""
         self.task: asyncio.Task[None] | None = None
@@ -104,13 +105,11 @@ class Answers:
         limit: int | None,
     ) -> Response:
         who = traffic.caller(request.headers, asked.metadata or {}, asked.user)
-        target = traffic.target(asked.model, self._config.serve.agent_name)
-        if asked.model == self._config.serve.agent_name:  # who names a version or an alias gets just that
-            assigned = self._residents.release.adapter_of(who.tenant, (asked.metadata or {}).get("scenario"))
-            target = target if assigned is None else assigned
+        agent = self._config.serve.agent_name
+        target, free = traffic.target(asked.model, agent), asked.model == agent
         id, keyed = traffic.interaction_id(request.headers, who.tenant)
         sampling = asked.sampling(self._config.engine, limit)
-        question = Question(id, keyed, who, target, asked, source, sampling, [request.scope["path"], data])
+        question = Question(id, keyed, who, target, free, asked, source, sampling, [request.scope["path"], data])
         while keyed:
             if recorded := await self._recorded(question):
                 return _replayed(question, recorded)
@@ -201,15 +200,19 @@ class Answers:
         if not all(await self._recorder.put(records[::-1])):
             await self._answered_elsewhere(answer)
         self._measure(answer, seconds)
-        self._trial.answered(answer.question.routed, answer.turns, seconds)
+        assert answer.routed is not None
+        self._trial.answered(answer.routed, answer.turns, seconds)
 
     async def _spoken(self, answer: Answer, *, last: bool = False) -> bool:
         """Speak under one engine; False where it died before anybody heard a word, so that its successor may."""
-        target = self._trial.target(answer.question.routed)
-        await self._residents.check_open(target, answer.question.caller.tenant)
+        question = answer.question
+        answer.routed = routed = question.routed(self._residents.release)
+        target = self._trial.target(routed)
+        if not question.free:
+            await self._residents.check_open(target, question.caller.tenant)
         async with self._residents.pin(target) as engine:
             try:
-                with self._trial.watched(engine.ref.id, answer.question.routed):
+                with self._trial.watched(engine.ref.id, routed):
                     await self._turns(answer, engine)
             except EngineFailedError:
                 if last or answer.heard or engine.healthy():
