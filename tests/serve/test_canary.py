@@ -158,6 +158,29 @@ def test_one_whose_engine_dies_goes_and_no_request_fails(start: Callable[..., Se
     assert "died" in Releases(served.home).current().reason
 
 
+def test_choices_that_are_spoken_again_are_told_with_the_version_that_spoke(start: Callable[..., Served], monkeypatch):
+    served = start(*LADDER)
+    stage = begin(served, 2)
+    engine, spoken = served.service.residents._engines[2], []
+
+    async def dies(*_arguments: object, **_options: object) -> AsyncIterator[Chunk]:
+        spoken.append(1)
+        if len(spoken) == 1:
+            yield Chunk([5], "stop")
+            return
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(engine.close, False)
+        raise EngineFailedError("it died")
+
+    monkeypatch.setattr(engine, "generate", dies)
+    mine = next(f"s{n}" for n in range(100) if stage.meets(f"s{n}"))
+    with served.client() as client:
+        reply = ask(client, mine, n=2)
+        kept = client.get(f"/v1/interactions/{reply.json()['id']}-1").json()
+    assert (len(spoken), kept["model_version"]) == (2, 1)
+    assert (reply.headers["x-model-version"], reply.json()["model_version"]) == ("1", 1)
+
+
 def test_one_that_never_ends_its_answers_goes(start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch):
     served = start(*LADDER)
     monkeypatch.setattr(canary, "_PATIENCE", 0.5)
