@@ -84,11 +84,11 @@ class Releases:
         Raises NotFoundError, ConflictError for a rejected or bad version without `force`, one whose weights are no longer
         on disk, another champion or a lost race.
         """
-        found = self._check(version, "agent", force)
-        if student is not None:
-            self._check(student, "student", True)
 
         def change(now: Release) -> dict[str, Any] | None:
+            found = self._check(version, "agent", force)
+            if student is not None:
+                self._check(student, "student", True)
             own = (self._student_of(version, found.cycle) or self._student_of(version)) if now.champion != version else None
             wanted = student or own or now.student
             served = now.champion == version and now.student == wanted and now.stage is None
@@ -195,14 +195,34 @@ class Releases:
         student = self._student_of(now.previous) or now.student
         return {"champion": now.previous, "student": student, "history": now.history[:-1], "challenger": None}
 
+    def mark_again(self) -> bool:
+        """Write the statuses that releases gave and that never came to be written; true where there was one."""
+        left = {v: status for v, status in self._given().items() if self._versions.get(v).status != status}
+        for version, status in left.items():
+            self._mark(version, status)
+        return bool(left)
+
+    def _given(self) -> dict[int, str]:
+        """Version -> the status that releases gave it last; none for those that were promoted since."""
+        given: dict[int, str] = {}
+        for release in self.all():
+            if release.action == "promote":
+                for promoted in (release.champion, release.student):
+                    given.pop(promoted or 0, None)
+            given |= release.marks
+        return given
+
     def _marked(self, release: Release) -> Release:
-        """Write the statuses that a release gives to versions: what is committed stays so, also where that fails."""
         for version, status in release.marks.items():
-            try:
-                self._versions.change(version, status=status)
-            except (OSError, LLMAgentOSError) as error:
-                log.warning("version %s could not be marked %s: %s", version, status, error)
+            self._mark(version, status)
         return release
+
+    def _mark(self, version: int, status: str) -> None:
+        """What is committed stays so, also where it cannot be written yet."""
+        try:
+            self._versions.change(version, status=status)
+        except (OSError, LLMAgentOSError) as error:
+            log.warning("version %s could not be marked %s: %s", version, status, error)
 
     def assign(self, version: int, kind: AssignmentKind, name: str, *, by: str, reason: str) -> Release:
         """Let an adapter answer for a tenant or a scenario, in the place of whatever did; the same again changes nothing.
@@ -242,9 +262,10 @@ class Releases:
         version = self._versions.get(number)
         if version.role != role:
             raise ConflictError(f"version {number} is {_a(version.role)}, not {_a(role)}.", code="wrong_role")
-        if version.status in ("rejected", "bad") and not force:
+        status = self._given().get(number, version.status)
+        if status in ("rejected", "bad") and not force:
             raise ConflictError(
-                f"version {number} is {version.status}: the gate did not let it through.",
+                f"version {number} is {status}: the gate did not let it through.",
                 code="version_rejected",
                 hint='To release it all the same: --force --reason "..." (HTTP: {"force": true, "reason": ...}).',
             )

@@ -178,6 +178,28 @@ def test_a_trial_that_was_rolled_back_is_over_whether_or_not_its_version_can_be_
     now = releases.rollback(by="test", reason="worse")
     assert (now.champion, now.stage) == (1, None)
     assert "version 4 could not be marked rejected" in caplog.text
+    monkeypatch.undo()
+    with pytest.raises(ConflictError, match="version 4 is rejected"):
+        promote(releases, 4)
+    assert releases.mark_again()
+    assert Versions(home).get(4).status == "rejected"
+    assert not releases.mark_again()
+    promote(releases, 4, force=True)
+    assert (Versions(home).get(4).status, releases.mark_again()) == ("promoted", False)
+
+
+def test_a_version_that_is_marked_while_it_is_promoted_is_refused(home, releases, monkeypatch):
+    stage, commit = begin(releases, 3).stage, Releases._commit
+
+    def overtaken(self, *arguments):
+        monkeypatch.undo()
+        releases.abort(stage, status="bad", by="ladder", reason="it says nothing")
+        return commit(self, *arguments)
+
+    monkeypatch.setattr(Releases, "_commit", overtaken)
+    with pytest.raises(ConflictError, match="version 3 is bad"):
+        promote(releases, 3)
+    assert releases.current().champion == 1
 
 
 def test_a_champion_that_cannot_be_served_is_taken_back_by_its_own_release_alone(home, releases):
