@@ -4,6 +4,7 @@ It stands below release/, which alone writes, because replicas, lineage and the 
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow.compute as pc
@@ -27,6 +28,11 @@ def current(home: Home) -> Release:
 def every(home: Home) -> list[Release]:
     """All releases, oldest first."""
     return sorted((decode(row) for row in Tables(home).rows("releases")), key=lambda release: release.epoch)
+
+
+def students(releases: Iterable[Release]) -> dict[int | None, int | None]:
+    """Champion -> the student that served with it last, None where none did."""
+    return {release.champion: release.student for release in releases}
 
 
 def encode(release: Release) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Releases: every change of what serves is one compare-and-swap commit on the table `releases`.
 
 The commit is the truth. Replicas poll it, MLflow's aliases and the versions' statuses are projected from it. A student
-follows its teacher: rolling back to a champion also goes back to the newest student distilled from it.
+follows its teacher: rolling back to a champion also goes back to the student that served with it last, or to none.
 
 A stage (a challenger's trial) is part of the release: beginning it, moving it on and ending it are commits like any
 other. Promoting any version ends it; a rollback takes back the newest move, and that is the stage where there is one. What
@@ -192,7 +192,8 @@ class Releases:
         if now.previous is None:
             raise ConflictError("there is no version before the champion to go back to.", code="no_previous_version")
         self._check(now.previous, "agent", True)
-        student = self._student_of(now.previous) or now.student
+        student = released.students(self.all()).get(now.previous)
+        student = student if student is not None and self._versions.has_weights(student) else None
         return {"champion": now.previous, "student": student, "history": now.history[:-1], "challenger": None}
 
     def mark_again(self) -> bool:

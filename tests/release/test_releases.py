@@ -113,6 +113,20 @@ def test_rollback_walks_back_with_the_student_of_that_champion(releases):
     assert releases.current() == back
 
 
+def test_a_champion_that_had_no_student_goes_back_to_none_and_never_to_the_next_ones(home, tmp_path):
+    releases = Releases(home)
+    releases.first(4, by="test", reason="began")
+    promote(releases, 3, student=6)
+    assert releases.rollback(by="test", reason="worse").student is None
+    promote(releases, 1, student=2)
+    Versions(home).add(tmp_path / "made", role="student", teacher=1)
+    promote(releases, 5, student=6)
+    assert releases.rollback(by="test", reason="worse").student == 2, "the one that served, not one that never did"
+    promote(releases, 5, student=6)
+    (home.version(2) / "manifest.json").unlink()
+    assert releases.rollback(by="test", reason="worse").student is None
+
+
 def test_after_a_rollback_the_way_forward_is_open(releases):
     promote(releases, 3)
     releases.rollback(by="test", reason="worse")
