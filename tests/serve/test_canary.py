@@ -96,6 +96,7 @@ def test_its_share_of_sessions_meets_it_and_nobody_else(start: Callable[..., Ser
     asked = 2 * sum(version == "2" for version in first.values()) + 1
     until(lambda: total(served, stage, 2).answers == asked)  # who names a version is not counted
     assert total(served, stage, 2).errors == 0
+    assert total(served, stage, 2).sessions() == sum(version == "2" for version in first.values())
 
 
 def test_a_good_one_becomes_champion(start: Callable[..., Served]):
