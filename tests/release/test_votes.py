@@ -55,6 +55,13 @@ def test_a_session_is_one_vote_and_the_newest_revision_counts(home: Home):
     assert (seen[1].liked, seen[1].disliked) == (2, 0)
 
 
+def test_sessions_of_two_tenants_that_are_called_the_same_are_two_votes(home: Home):
+    put(home, *(answer(id, NEW[0], 2, tenant=tenant) for id, tenant in (("a", "acme"), ("b", "other"))))
+    put(home, thumb("a", False), thumb("b", True))
+    seen = votes(home, STAGE, 1)[2]
+    assert (seen.liked, seen.disliked) == (1, 1)
+
+
 def test_who_chose_a_version_or_came_before_has_no_vote(home: Home):
     put(home, answer("old", NEW[0], 2))
     since = STAGE.model_copy(update={"since": Tables(home).last_seq("interactions")})
