@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from llmagentos.core.errors import IntegrityError, NotFoundError
 from llmagentos.models.loading import load_model
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
-from llmagentos.serve import keys
+from llmagentos.serve import keys, merged
 from llmagentos.serve.answers import Answer
 from llmagentos.serve.merged import servable
 from llmagentos.storage.layout import Home
@@ -62,7 +63,25 @@ def test_it_is_merged_once_and_anew_where_the_result_was_damaged(home: Home):
     (folder / "model.safetensors").write_bytes(b"")
     ref = servable(versions, versions.get(5))
     assert verify(folder, ref.manifest_hash)
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, ".lock"}
+
+
+def test_two_replicas_at_once_merge_it_once_and_neither_takes_it_from_the_other(home: Home, monkeypatch: pytest.MonkeyPatch):
+    versions, beside, merges = Versions(home), merged.beside, []
+    with ThreadPoolExecutor(1) as other:
+
+        def merge(*arguments: object) -> None:
+            merges.append(arguments)
+            if len(merges) == 1:
+                refs.append(other.submit(servable, Versions(home), versions.get(5)))
+                time.sleep(0.5)
+            beside(*arguments)
+
+        monkeypatch.setattr(merged, "beside", merge)
+        refs: list[Future] = []
+        ref = servable(versions, versions.get(5))
+        assert refs[0].result() == ref
+    assert len(merges) == 1
 
 
 def test_a_base_that_was_changed_is_not_merged_into(home: Home):
