@@ -96,7 +96,7 @@ def release(config: Config, version: str = "challenger", *, force: bool = False,
 
 
 def rollback(config: Config, *, reason: str = "") -> dict[str, Any]:
-    """Back to the champion before."""
+    """Decline what is on trial or waits for approval, else back to the champion before."""
     from llmagentos.release.releases import Releases
 
     home = _begin(config)
@@ -253,6 +253,7 @@ def _moved(config: Config, home: Home, release: Any) -> dict[str, Any]:
     _sync(config)
     return {
         "epoch": release.epoch,
+        "action": release.action,
         "champion": release.champion,
         "previous": release.previous,
         "student": release.student,

@@ -80,7 +80,8 @@ class Releases:
 
         It brings the student that its cycle made of it, or else its newest, where no other is given.
         It ends the stage under way, whoever is on it. With `stage` (the epoch that began it) it happens only while that
-        one is under way, and the present release is returned otherwise. `against` is the champion it was judged against.
+        one is under way, and the present release is returned otherwise. `against` is the champion it was judged against; of
+        one that waits for approval it is known, and counts where there is no `force`.
         Raises NotFoundError, ConflictError for a rejected or bad version without `force`, one whose weights are no longer
         on disk, another champion or a lost race.
         """
@@ -94,7 +95,7 @@ class Releases:
             served = now.champion == version and now.student == wanted and now.stage is None
             if served or not _under_way(now, stage):
                 return None
-            _check_champion(now, version, against)
+            _check_champion(now, version, self._judged_against(now, version) if against is None and not force else against)
             history = now.history if now.champion == version else [*now.history, version]
             anchor = version if now.anchor is None else now.anchor
             fields = {"champion": version, "student": wanted, "history": history, "anchor": anchor, "stage": None}
@@ -162,14 +163,17 @@ class Releases:
         return self._marked(self._change("abort", change, by, reason, None))
 
     def rollback(self, *, by: str, reason: str, fence: Fence | None = None) -> Release:
-        """End the trial under way, else go back to the champion before; repeated, it walks back.
+        """End the trial under way, or withdraw the challenger that waits for approval (which is no `rollback` but a
+        `withdraw`), else go back to the champion before; repeated, it walks back.
 
-        A version whose trial is ended so is rejected. Raises ConflictError `no_previous_version`, or `no_weights` where
-        its weights are no longer on disk.
+        A version whose trial or waiting is ended so is rejected, and its students are. Raises ConflictError
+        `no_previous_version`, or `no_weights` where its weights are no longer on disk.
         """
 
         def change(now: Release) -> dict[str, Any]:
-            return _ended(now.stage, "rejected") if now.stage else self._back(now)
+            if now.stage:
+                return _ended(now.stage, "rejected")
+            return self._back(now) if now.challenger is None else self._declined(now.challenger)
 
         return self._marked(self._change("rollback", change, by, reason, fence))
 
@@ -212,6 +216,18 @@ class Releases:
                     given.pop(promoted or 0, None)
             given |= release.marks
         return given
+
+    def _declined(self, challenger: int) -> dict[str, Any]:
+        """What changes where a person does not approve."""
+        judged = [challenger, *(v.id for v in self._versions.all() if v.role == "student" and v.teacher == challenger)]
+        return {"action": "withdraw", "challenger": None, "marks": dict.fromkeys(judged, "rejected")}
+
+    def _judged_against(self, now: Release, version: int) -> int | None:
+        """The champion at the time that a version was named the challenger that it still is; None for any other."""
+        named = (
+            [r for r in self.all() if r.action == "challenge" and r.challenger == version] if now.challenger == version else []
+        )
+        return named[-1].champion if named and now.stage is None else None
 
     def _marked(self, release: Release) -> Release:
         for version, status in release.marks.items():
@@ -294,15 +310,18 @@ class Releases:
 
     def _commit(self, now: Release, action: str, fields: dict[str, Any], by: str, reason: str, fence: Fence | None) -> Release:
         told = {"epoch": now.epoch + 1, "action": action, "by": by, "reason": reason, "created": time.time()}
-        fields = {"marks": {}, **fields}
-        release = Release.model_validate({**now.model_dump(), **fields, **told})
+        release = Release.model_validate({**now.model_dump(), "marks": {}, **told, **fields})
         self._tables.append("releases", [released.encode(release)], expect={_APP: now.epoch}, fence=fence)
         return release
 
 
 def _check_champion(now: Release, version: int | None, against: int | None) -> None:
     if against is not None and now.champion not in (against, version):
-        raise ConflictError(f"The champion changed meanwhile ({against} -> {now.champion}).", code=CHAMPION_CHANGED)
+        raise ConflictError(
+            f"The champion changed meanwhile ({against} -> {now.champion}).",
+            code=CHAMPION_CHANGED,
+            hint=f"Nobody compared version {version} with {now.champion}. To release it all the same: force, with a reason.",
+        )
 
 
 def _ended(stage: Stage, status: str) -> dict[str, Any]:

@@ -234,6 +234,28 @@ def test_withdrawing_the_challenger_ends_its_stage(releases):
     assert releases.challenge(None).stage is None
 
 
+def test_rollback_declines_a_challenger_that_waits_before_it_touches_the_champion(home, releases):
+    promote(releases, 5)
+    releases.challenge(3, by="cycle", reason="waits for approval", against=5)
+    now = releases.rollback(by="test", reason="not that one")
+    assert (now.champion, now.challenger, now.action, now.reason) == (5, None, "withdraw", "not that one")
+    assert [Versions(home).get(version).status for version in (3, 6)] == ["rejected", "rejected"]
+    with pytest.raises(ConflictError, match="version 3 is rejected"):
+        promote(releases, 3)
+    assert releases.rollback(by="test", reason="worse").champion == 1
+
+
+def test_what_waits_is_not_approved_against_a_champion_that_it_never_met(releases):
+    releases.challenge(3, by="cycle", reason="waits for approval")
+    promote(releases, 4)
+    with pytest.raises(ConflictError, match=r"changed meanwhile \(1 -> 4\)") as error:
+        promote(releases, 3)
+    assert error.value.code == "champion_changed"
+    assert (releases.current().champion, promote(releases, 3, force=True).champion) == (4, 3)
+    releases.challenge(5, by="cycle", reason="waits for approval")
+    assert promote(releases, 5).champion == 5
+
+
 def test_a_home_from_before_stages_takes_them(home, releases):
     path = home.table("releases")
     rows = Tables(home).read("releases").drop_columns(["stage"])
