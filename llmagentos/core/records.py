@@ -169,7 +169,9 @@ class Stage(Record):
     epoch: int = -1
     """The release that began this stage: its name wherever something is counted."""
     began: float = 0.0
-    """Unix seconds."""
+    """Unix seconds; informs where `clock` tells."""
+    clock: str = ""
+    """Where its machine's monotonic clock stood then (release/clock.py)."""
     since: int = 0
     """Interactions with a greater `seq` were flushed after it began."""
 

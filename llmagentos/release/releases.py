@@ -21,6 +21,8 @@ from llmagentos.core.errors import ConflictError, LLMAgentOSError, NotFoundError
 from llmagentos.core.records import Assignment, ModelVersion, Release, Stage, StageName
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
+from llmagentos.release import clock
+from llmagentos.storage.flush import flush_to
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
@@ -137,7 +139,7 @@ class Releases:
     ) -> Release:
         """Put a version on the first of `stages`, in place of any other trial. Raises as `promote` does."""
         self._check(version, "agent", True)
-        since = self._tables.last_seq("interactions")
+        since, _ = flush_to(self.home)  # what was answered before it began is numbered before it
         told = {"student": student, "then": list(stages[1:]), "salt": secrets.token_hex(8), "since": since}
         stage = Stage(name=stages[0], version=version, share=share, **told)
 
@@ -149,7 +151,7 @@ class Releases:
 
     def advance(self, stage: Stage, *, share: float, by: str, reason: str) -> Release:
         """Move a trial on to its next stage; the present release where that stage is over already."""
-        since = self._tables.last_seq("interactions")
+        since, _ = flush_to(self.home)
         following = {"name": stage.then[0], "then": stage.then[1:], "share": share, "since": since}
         onward = stage.model_copy(update=following)
         return self._change("stage", lambda now: _staged(now, onward) if _under_way(now, stage.epoch) else None, by, reason, None)
@@ -344,7 +346,7 @@ def _a(role: str) -> str:
 
 
 def _staged(now: Release, stage: Stage) -> dict[str, Any]:
-    begun = stage.model_copy(update={"epoch": now.epoch + 1, "began": time.time()})
+    begun = stage.model_copy(update={"epoch": now.epoch + 1, "began": time.time(), "clock": clock.now()})
     return {"stage": begun.model_dump(), "challenger": stage.version}
 
 

@@ -15,7 +15,7 @@ from llmagentos.release.counts import Counts
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import SCHEMAS, Tables, read_files
 
-_ANSWERS = ("seq", "id", "created", "model_version", "tenant", "session_id")
+_ANSWERS = ("seq", "id", "model_version", "tenant", "session_id")
 _JUDGEMENTS = ("seq", "id", "interaction_id", "name", "value", "correction")
 
 
@@ -28,7 +28,7 @@ def votes(home: Home, stage: Stage, champion: int) -> dict[int, Counts]:
     met = {
         row["id"]: (row["model_version"], row["tenant"], row["session_id"])
         for row in _rows(tables.files_since("interactions", stage.since), "interactions", _ANSWERS)
-        if row["seq"] > stage.since and row["created"] >= stage.began and _sent(row, stage, champion)
+        if row["seq"] > stage.since and _sent(row, stage, champion)
     }
     judged = _rows(tables.files_since("feedback", stage.since, "interaction_seq"), "feedback", _JUDGEMENTS)
     newest = {row["id"]: row for row in sorted(judged, key=lambda row: row["seq"]) if row["interaction_id"] in met}
