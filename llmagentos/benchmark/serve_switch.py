@@ -144,7 +144,7 @@ def release_next(home: Home, ring: Sequence[int], back: bool) -> None:
     else:
         following = ring[(ring.index(now.champion or 0) + 1) % len(ring)]
         release = releases.promote(following, by="benchmark", reason="switch under load")
-    if not wait_confirmed(home, release.epoch, _CONFIRM_SECONDS):
+    if not wait_confirmed(home, release, _CONFIRM_SECONDS):
         raise TimeoutError(f"version {release.champion} was not served within {_CONFIRM_SECONDS:g} s")
 
 

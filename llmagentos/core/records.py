@@ -169,7 +169,9 @@ class Stage(Record):
     epoch: int = -1
     """The release that began this stage: its name wherever something is counted."""
     began: float = 0.0
-    """Unix seconds."""
+    """Unix seconds; informs where `clock` tells."""
+    clock: str = ""
+    """Where its machine's monotonic clock stood then (release/clock.py)."""
     since: int = 0
     """Interactions with a greater `seq` were flushed after it began."""
 
@@ -210,6 +212,8 @@ class Release(Record):
     """The challenger's trial, where one is under way."""
     adapters: list[Assignment] = []
     """Who is answered by an adapter; each keeps its base whatever becomes champion."""
+    marks: dict[int, Literal["rejected", "held", "bad"]] = {}
+    """Version -> the status that this very release gave it."""
     by: str = ""
     reason: str = ""
     created: float = 0.0

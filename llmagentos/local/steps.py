@@ -96,7 +96,7 @@ def release(config: Config, version: str = "challenger", *, force: bool = False,
 
 
 def rollback(config: Config, *, reason: str = "") -> dict[str, Any]:
-    """Back to the champion before."""
+    """Decline what is on trial or waits for approval, else back to the champion before."""
     from llmagentos.release.releases import Releases
 
     home = _begin(config)
@@ -249,10 +249,11 @@ def _moved(config: Config, home: Home, release: Any) -> dict[str, Any]:
     from llmagentos.release.releases import confirmations, wait_confirmed
 
     replicas = len(confirmations(home))
-    confirmed = wait_confirmed(home, release.epoch, _CONFIRM_SECONDS)
+    confirmed = wait_confirmed(home, release, _CONFIRM_SECONDS)
     _sync(config)
     return {
         "epoch": release.epoch,
+        "action": release.action,
         "champion": release.champion,
         "previous": release.previous,
         "student": release.student,

@@ -214,11 +214,11 @@ def _project_aliases(home: Home, client: "MlflowClient", names: dict[str, str], 
     for alias, version in wanted.items():
         name = names["student" if alias == "student" else "agent"]
         number = note["versions"].get(str(version), {}).get("number")
+        if number:
+            client.set_registered_model_alias(name, alias, number)
+            continue
         with contextlib.suppress(MlflowException):  # an alias that never was cannot be taken away
-            if number:
-                client.set_registered_model_alias(name, alias, number)
-            else:
-                client.delete_registered_model_alias(name, alias)
+            client.delete_registered_model_alias(name, alias)
     note["aliases"] = wanted
 
 

@@ -4,6 +4,7 @@ It stands below release/, which alone writes, because replicas, lineage and the 
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow.compute as pc
@@ -29,13 +30,19 @@ def every(home: Home) -> list[Release]:
     return sorted((decode(row) for row in Tables(home).rows("releases")), key=lambda release: release.epoch)
 
 
+def students(releases: Iterable[Release]) -> dict[int | None, int | None]:
+    """Champion -> the student that served with it last, None where none did."""
+    return {release.champion: release.student for release in releases}
+
+
 def encode(release: Release) -> dict[str, Any]:
     stage = release.stage.model_dump_json() if release.stage else None
     adapters = json.dumps([one.model_dump() for one in release.adapters], ensure_ascii=False)
-    return {**release.model_dump(), "history": json.dumps(release.history), "stage": stage, "adapters": adapters}
+    told = {"history": json.dumps(release.history), "stage": stage, "adapters": adapters, "marks": json.dumps(release.marks)}
+    return {**release.model_dump(), **told}
 
 
 def decode(row: dict[str, Any]) -> Release:
     stage = json.loads(row["stage"]) if row.get("stage") else None
-    adapters = json.loads(row.get("adapters") or "[]")
-    return Release.model_validate({**row, "history": json.loads(row["history"]), "stage": stage, "adapters": adapters})
+    told = {"adapters": json.loads(row.get("adapters") or "[]"), "marks": json.loads(row.get("marks") or "{}")}
+    return Release.model_validate({**row, "history": json.loads(row["history"]), "stage": stage, **told})

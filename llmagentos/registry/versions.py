@@ -164,14 +164,16 @@ def _parsed(record: str, folder: str) -> ModelVersion:
 def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
     """Delete the weights of old versions and return their ids; the records stay.
 
-    Kept: every version an alias or the anchor names, the challenger's students, the newest `keep` promoted ones (so that
-    rollback can walk back over them), and the newest `keep` of all. Students, agents and adapters are counted apart;
-    adapters in use are kept, and so is the base of every adapter that is.
+    Kept: every version an alias or the anchor names, the challenger's students, the newest `keep` promoted ones with the
+    students that served beside them (so that rollback can walk back over them), and the newest `keep` of all. Students,
+    agents and adapters are counted apart; adapters in use are kept, and so is the base of every adapter that is.
     """
     versions = Versions(home)
     release = release or released.current(home)
     kept = set(release.aliases().values()) | set(release.history[-keep:])
     kept |= {release.anchor} if release.anchor is not None else set()
+    beside = released.students(released.every(home))
+    kept |= {s for champion in release.history[-keep:] if (s := beside.get(champion)) is not None}
     everything = versions.all()
     for role in ("agent", "student", "adapter"):
         kept |= {v.id for v in [v for v in everything if v.role == role][-keep:]}

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -36,28 +37,46 @@ class Counts(Record):
     different: int = 0
     seconds: dict[int, int] = {}
     """Bucket b -> answers that took from 2^(b/8) to 2^((b+1)/8) seconds."""
+    first_seconds: dict[int, int] = {}
+    """The same of the first answer of each session alone: those of one session are alike, and no evidence each."""
 
     def plus(self, other: "Counts") -> "Counts":
         """Both together."""
-        names = [name for name in Counts.model_fields if name != "seconds"]
-        buckets = self.seconds.keys() | other.seconds.keys()
-        seconds = {b: self.seconds.get(b, 0) + other.seconds.get(b, 0) for b in buckets}
-        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in names}, seconds=seconds)
+        names = [name for name in Counts.model_fields if name not in ("seconds", "first_seconds")]
+        added: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in names}
+        added["seconds"] = _together(self.seconds, other.seconds)
+        return Counts(**added, first_seconds=_together(self.first_seconds, other.first_seconds))
 
     def quantile(self, share: float) -> float | None:
         """Seconds that this share of the answers took at most (upper edge of a bucket); None without any."""
-        left = share * sum(self.seconds.values())
-        for bucket in sorted(self.seconds):
-            left -= self.seconds[bucket]
-            if left <= 0:
-                return float(2 ** ((bucket + 1) / _STEPS))
-        return None
+        return _quantile(self.seconds, share)
+
+    def first_median(self) -> float | None:
+        """Seconds that half of the sessions waited at most for their first answer; None without any."""
+        return _quantile(self.first_seconds, 0.5)
+
+    def sessions(self, beyond: float = 0.0) -> int:
+        """Sessions whose first answer was counted and took longer than so many seconds, as far as buckets tell for sure."""
+        return sum(count for bucket, count in self.first_seconds.items() if 2 ** (bucket / _STEPS) >= beyond)
 
 
-def answered(seconds: float, *, degenerate: bool = False) -> Counts:
-    """One complete answer."""
-    bucket = math.floor(math.log2(max(seconds, 1e-6)) * _STEPS)
-    return Counts(answers=1, degenerate=int(degenerate), seconds={bucket: 1})
+def answered(seconds: float, *, degenerate: bool = False, first: bool = False) -> Counts:
+    """One complete answer; `first` where its session had none before."""
+    taken = {math.floor(math.log2(max(seconds, 1e-6)) * _STEPS): 1}
+    return Counts(answers=1, degenerate=int(degenerate), seconds=taken, first_seconds=taken if first else {})
+
+
+def _together(one: dict[int, int], other: dict[int, int]) -> dict[int, int]:
+    return {bucket: one.get(bucket, 0) + other.get(bucket, 0) for bucket in one.keys() | other.keys()}
+
+
+def _quantile(buckets: dict[int, int], share: float) -> float | None:
+    left = share * sum(buckets.values())
+    for bucket in sorted(buckets):
+        left -= buckets[bucket]
+        if left <= 0:
+            return float(2 ** ((bucket + 1) / _STEPS))
+    return None
 
 
 class Sheet(Record):

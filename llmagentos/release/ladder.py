@@ -11,7 +11,7 @@ from typing import Any
 from llmagentos.config import Config
 from llmagentos.config.sections import ReleaseConfig
 from llmagentos.core.records import Release, Stage, StageName
-from llmagentos.release import counts
+from llmagentos.release import clock, counts
 from llmagentos.release.counts import Counts
 from llmagentos.release.releases import Releases, confirmations
 from llmagentos.release.verdict import Abort, Facts, Promote, Verdict, Wait, judge
@@ -65,7 +65,7 @@ class Ladder:
         return Facts(
             challenger=counts.total(sheets.values(), stage.version).plus(opinions.get(stage.version, Counts())),
             champion=counts.total(sheets.values(), champion).plus(opinions.get(champion, Counts())),
-            hours=(time.time() - stage.began) / 3600,
+            hours=clock.hours(stage),
             broken=tuple(f"{name}: {sheet.broken}" for name, sheet in sheets.items() if sheet.broken and name in live),
         )
 

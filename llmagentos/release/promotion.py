@@ -159,6 +159,7 @@ def finish_promotion(config: Config) -> bool:
 
 def _settle_trials(config: Config, home: Home) -> bool:
     """Decide on the snapshots of versions whose trial is over; true where there was one."""
+    marked = Releases(home).mark_again()
     every = Releases(home).all()
     ended = {r.stage.version for r in every if r.stage} - {r.stage.version for r in every[-1:] if r.stage}
     waiting = {row.id for row in snapshots.history(home) if row.is_open} if ended else set()
@@ -171,7 +172,7 @@ def _settle_trials(config: Config, home: Home) -> bool:
             verdict = "Reject" if version.status in ("bad", "rejected") else "Hold"
             decision = {"verdict": verdict, "reasons": [reason], "cycle": version.cycle, "challenger": version.id}
             snapshots.decide(home, str(version.snapshot), decision)
-    return bool(left)
+    return bool(left) or marked
 
 
 def _end(every: Sequence[Release], version: int) -> str:

@@ -1,10 +1,11 @@
 """Releases: every change of what serves is one compare-and-swap commit on the table `releases`.
 
 The commit is the truth. Replicas poll it, MLflow's aliases and the versions' statuses are projected from it. A student
-follows its teacher: rolling back to a champion also goes back to the newest student distilled from it.
+follows its teacher: rolling back to a champion also goes back to the student that served with it last, or to none.
 
 A stage (a challenger's trial) is part of the release: beginning it, moving it on and ending it are commits like any
-other. Promoting any version ends it; a rollback takes back the newest move, and that is the stage where there is one.
+other. Promoting any version ends it; a rollback takes back the newest move, and that is the stage where there is one. What
+such a commit makes of a version (`marks`) is part of it too, and its status follows.
 
 So are the adapters that answer for a tenant or a scenario; nothing but assigning and removing one touches them.
 """
@@ -20,6 +21,8 @@ from llmagentos.core.errors import ConflictError, LLMAgentOSError, NotFoundError
 from llmagentos.core.records import Assignment, ModelVersion, Release, Stage, StageName
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
+from llmagentos.release import clock
+from llmagentos.storage.flush import flush_to
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
@@ -79,21 +82,22 @@ class Releases:
 
         It brings the student that its cycle made of it, or else its newest, where no other is given.
         It ends the stage under way, whoever is on it. With `stage` (the epoch that began it) it happens only while that
-        one is under way, and the present release is returned otherwise. `against` is the champion it was judged against.
+        one is under way, and the present release is returned otherwise. `against` is the champion it was judged against; of
+        one that waits for approval it is known, and counts where there is no `force`.
         Raises NotFoundError, ConflictError for a rejected or bad version without `force`, one whose weights are no longer
         on disk, another champion or a lost race.
         """
-        found = self._check(version, "agent", force)
-        if student is not None:
-            self._check(student, "student", True)
 
         def change(now: Release) -> dict[str, Any] | None:
+            found = self._check(version, "agent", force)
+            if student is not None:
+                self._check(student, "student", True)
             own = (self._student_of(version, found.cycle) or self._student_of(version)) if now.champion != version else None
             wanted = student or own or now.student
             served = now.champion == version and now.student == wanted and now.stage is None
             if served or not _under_way(now, stage):
                 return None
-            _check_champion(now, version, against)
+            _check_champion(now, version, self._judged_against(now, version) if against is None and not force else against)
             history = now.history if now.champion == version else [*now.history, version]
             anchor = version if now.anchor is None else now.anchor
             fields = {"champion": version, "student": wanted, "history": history, "anchor": anchor, "stage": None}
@@ -135,7 +139,7 @@ class Releases:
     ) -> Release:
         """Put a version on the first of `stages`, in place of any other trial. Raises as `promote` does."""
         self._check(version, "agent", True)
-        since = self._tables.last_seq("interactions")
+        since, _ = flush_to(self.home)  # what was answered before it began is numbered before it
         told = {"student": student, "then": list(stages[1:]), "salt": secrets.token_hex(8), "since": since}
         stage = Stage(name=stages[0], version=version, share=share, **told)
 
@@ -147,49 +151,97 @@ class Releases:
 
     def advance(self, stage: Stage, *, share: float, by: str, reason: str) -> Release:
         """Move a trial on to its next stage; the present release where that stage is over already."""
-        since = self._tables.last_seq("interactions")
+        since, _ = flush_to(self.home)
         following = {"name": stage.then[0], "then": stage.then[1:], "share": share, "since": since}
         onward = stage.model_copy(update=following)
         return self._change("stage", lambda now: _staged(now, onward) if _under_way(now, stage.epoch) else None, by, reason, None)
 
     def abort(self, stage: Stage, *, status: Literal["bad", "held"], by: str, reason: str) -> Release:
         """End a trial; the champion serves on and the version gets `status`. Nothing where that stage is over already."""
-        ended: list[int] = []
 
         def change(now: Release) -> dict[str, Any] | None:
-            ended[:] = _tried(stage) if _under_way(now, stage.epoch) else []
-            return {"stage": None, "challenger": None} if ended else None
+            return _ended(stage, status) if _under_way(now, stage.epoch) else None
 
-        release = self._change("abort", change, by, reason, None)
-        for version in ended:
-            self._versions.change(version, status=status)
-        return release
+        return self._marked(self._change("abort", change, by, reason, None))
 
     def rollback(self, *, by: str, reason: str, fence: Fence | None = None) -> Release:
-        """End the trial under way, else go back to the champion before; repeated, it walks back.
+        """End the trial under way, or withdraw the challenger that waits for approval (which is no `rollback` but a
+        `withdraw`), else go back to the champion before; repeated, it walks back.
 
-        A version whose trial is ended so is rejected. Raises ConflictError `no_previous_version`, or `no_weights` where
-        its weights are no longer on disk.
+        A version whose trial or waiting is ended so is rejected, and its students are. Raises ConflictError
+        `no_previous_version`, or `no_weights` where its weights are no longer on disk.
         """
-        ended: list[int] = []
 
         def change(now: Release) -> dict[str, Any]:
-            ended[:] = _tried(now.stage) if now.stage else []
             if now.stage:
-                return {"stage": None, "challenger": None}
-            if now.previous is None:
-                raise ConflictError("there is no version before the champion to go back to.", code="no_previous_version")
-            self._check(now.previous, "agent", True)
-            student = self._student_of(now.previous) or now.student
-            return {"champion": now.previous, "student": student, "history": now.history[:-1], "challenger": None}
+                return _ended(now.stage, "rejected")
+            return self._back(now) if now.challenger is None else self._declined(now.challenger)
 
-        release = self._change("rollback", change, by, reason, fence)
-        for version in ended:
-            try:
-                self._versions.change(version, status="rejected")
-            except (OSError, LLMAgentOSError) as error:  # what is rolled back stays so: asked again it would go back further
-                log.warning("version %s, whose trial ended, could not be marked: %s", version, error)
+        return self._marked(self._change("rollback", change, by, reason, fence))
+
+    def take_back(self, epoch: int, *, by: str, reason: str) -> Release:
+        """Go back from a champion that cannot be served, which is bad; the present release where this epoch's is over.
+
+        A trial under way ends: its version was to follow that champion. Raises as `rollback` does.
+        """
+
+        def change(now: Release) -> dict[str, Any] | None:
+            if now.epoch != epoch or now.champion is None:
+                return None
+            ended = _ended(now.stage, "held") if now.stage else {"marks": {}}
+            return {**ended, **self._back(now), "marks": {**ended["marks"], now.champion: "bad"}}
+
+        return self._marked(self._change("rollback", change, by, reason, None))
+
+    def _back(self, now: Release) -> dict[str, Any]:
+        """What changes where the champion before serves again."""
+        if now.previous is None:
+            raise ConflictError("there is no version before the champion to go back to.", code="no_previous_version")
+        self._check(now.previous, "agent", True)
+        student = released.students(self.all()).get(now.previous)
+        student = student if student is not None and self._versions.has_weights(student) else None
+        return {"champion": now.previous, "student": student, "history": now.history[:-1], "challenger": None}
+
+    def mark_again(self) -> bool:
+        """Write the statuses that releases gave and that never came to be written; true where there was one."""
+        left = {v: status for v, status in self._given().items() if self._versions.get(v).status != status}
+        for version, status in left.items():
+            self._mark(version, status)
+        return bool(left)
+
+    def _given(self) -> dict[int, str]:
+        """Version -> the status that releases gave it last; none for those that were promoted since."""
+        given: dict[int, str] = {}
+        for release in self.all():
+            if release.action == "promote":
+                for promoted in (release.champion, release.student):
+                    given.pop(promoted or 0, None)
+            given |= release.marks
+        return given
+
+    def _declined(self, challenger: int) -> dict[str, Any]:
+        """What changes where a person does not approve."""
+        judged = [challenger, *(v.id for v in self._versions.all() if v.role == "student" and v.teacher == challenger)]
+        return {"action": "withdraw", "challenger": None, "marks": dict.fromkeys(judged, "rejected")}
+
+    def _judged_against(self, now: Release, version: int) -> int | None:
+        """The champion at the time that a version was named the challenger that it still is; None for any other."""
+        named = (
+            [r for r in self.all() if r.action == "challenge" and r.challenger == version] if now.challenger == version else []
+        )
+        return named[-1].champion if named and now.stage is None else None
+
+    def _marked(self, release: Release) -> Release:
+        for version, status in release.marks.items():
+            self._mark(version, status)
         return release
+
+    def _mark(self, version: int, status: str) -> None:
+        """What is committed stays so, also where it cannot be written yet."""
+        try:
+            self._versions.change(version, status=status)
+        except (OSError, LLMAgentOSError) as error:
+            log.warning("version %s could not be marked %s: %s", version, status, error)
 
     def assign(self, version: int, kind: AssignmentKind, name: str, *, by: str, reason: str) -> Release:
         """Let an adapter answer for a tenant or a scenario, in the place of whatever did; the same again changes nothing.
@@ -229,9 +281,10 @@ class Releases:
         version = self._versions.get(number)
         if version.role != role:
             raise ConflictError(f"version {number} is {_a(version.role)}, not {_a(role)}.", code="wrong_role")
-        if version.status in ("rejected", "bad") and not force:
+        status = self._given().get(number, version.status)
+        if status in ("rejected", "bad") and not force:
             raise ConflictError(
-                f"version {number} is {version.status}: the gate did not let it through.",
+                f"version {number} is {status}: the gate did not let it through.",
                 code="version_rejected",
                 hint='To release it all the same: --force --reason "..." (HTTP: {"force": true, "reason": ...}).',
             )
@@ -259,19 +312,24 @@ class Releases:
 
     def _commit(self, now: Release, action: str, fields: dict[str, Any], by: str, reason: str, fence: Fence | None) -> Release:
         told = {"epoch": now.epoch + 1, "action": action, "by": by, "reason": reason, "created": time.time()}
-        release = Release.model_validate({**now.model_dump(), **fields, **told})
+        release = Release.model_validate({**now.model_dump(), "marks": {}, **told, **fields})
         self._tables.append("releases", [released.encode(release)], expect={_APP: now.epoch}, fence=fence)
         return release
 
 
 def _check_champion(now: Release, version: int | None, against: int | None) -> None:
     if against is not None and now.champion not in (against, version):
-        raise ConflictError(f"The champion changed meanwhile ({against} -> {now.champion}).", code=CHAMPION_CHANGED)
+        raise ConflictError(
+            f"The champion changed meanwhile ({against} -> {now.champion}).",
+            code=CHAMPION_CHANGED,
+            hint=f"Nobody compared version {version} with {now.champion}. To release it all the same: force, with a reason.",
+        )
 
 
-def _tried(stage: Stage) -> list[int]:
-    """The versions on trial: one, and its student."""
-    return [stage.version, *([] if stage.student is None else [stage.student])]
+def _ended(stage: Stage, status: str) -> dict[str, Any]:
+    """What changes where a trial ends without a champion; its version and the student get `status`."""
+    tried = [stage.version, *([] if stage.student is None else [stage.student])]
+    return {"stage": None, "challenger": None, "marks": dict.fromkeys(tried, status)}
 
 
 def _under_way(now: Release, stage: int | None) -> bool:
@@ -288,7 +346,7 @@ def _a(role: str) -> str:
 
 
 def _staged(now: Release, stage: Stage) -> dict[str, Any]:
-    begun = stage.model_copy(update={"epoch": now.epoch + 1, "began": time.time()})
+    begun = stage.model_copy(update={"epoch": now.epoch + 1, "began": time.time(), "clock": clock.now()})
     return {"stage": begun.model_dump(), "challenger": stage.version}
 
 
@@ -309,13 +367,19 @@ def confirmations(home: Home) -> dict[str, dict[str, Any]]:
     return found
 
 
-def wait_confirmed(home: Home, epoch: int, seconds: float) -> bool:
-    """Whether every live replica serves this epoch or a later one within `seconds`; true where nothing is serving."""
+def wait_confirmed(home: Home, release: Release, seconds: float) -> bool:
+    """Whether every live replica serves this release's champion, by this or a later one, within `seconds`; true where
+    nothing is serving."""
     deadline = time.monotonic() + seconds
     while True:
         said = confirmations(home).values()
-        if all(int(one.get("epoch", -1)) >= epoch and not one.get("error") for one in said):
+        if all(_serves(one, release) for one in said):
             return True
         if time.monotonic() >= deadline:
             return False
         time.sleep(_POLL_SECONDS)
+
+
+def _serves(said: dict[str, Any], release: Release) -> bool:
+    newer = int(said.get("epoch", -1)) >= release.epoch
+    return newer and said.get("version") == release.champion and not said.get("error")

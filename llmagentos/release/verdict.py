@@ -1,9 +1,10 @@
 """Whether a version on trial moves on, goes, or has not shown enough: a pure rule on what was counted of it.
 
 Harm is looked for at every look and acted on at once. A share is too high where an exact one-sided test says so at 5 %
-(binomial against a fixed limit; Fisher's [1935] against the champion's feedback) and it happened three times at least:
-one bad answer is an accident. Looking often makes a false alarm likelier than 5 %; that costs a good version a day, and no
-user anything. To move on, a version must have answered enough and stand within every limit as it is.
+(binomial against a fixed limit; Fisher's [1935] against the champion's feedback; of latency a sign test, each session being
+one case) and it happened three times at least: one bad answer is an accident. Looking often makes a false alarm likelier
+than 5 %; that costs a good version a day, and no user anything. To move on, a version must have answered enough and stand
+within every limit as it is.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from llmagentos.release.counts import Counts
 _LEVEL = 0.05
 _FEWEST = 3
 _COMPARABLE = 20
-"""Fewer answers than this, of either version, say nothing about latency; fewer of the champion say nothing at all."""
+"""Fewer answers or sessions than this, of either version, say nothing about latency; fewer of the champion say nothing at
+all."""
 _MORE_DEGENERATE = 0.02
 """What evaluate/sanity.py allows."""
 
@@ -87,7 +89,16 @@ def _saying_nothing(facts: Facts, config: ReleaseConfig) -> list[str]:
 
 
 def _slow(facts: Facts, config: ReleaseConfig) -> list[str]:
-    return _slower(facts, config, 0.5)
+    """Whether more than half of its sessions surely wait longer than the champion's median allows."""
+    tried, median = facts.challenger.sessions(), facts.champion.first_median()
+    if min(tried, facts.champion.sessions()) < _COMPARABLE or median is None:
+        return []
+    limit = median * config.max_latency_ratio
+    slow = facts.challenger.sessions(beyond=limit)
+    if not _more(slow, tried, 0.5):
+        return []
+    waited = f"{slow} of {tried} sessions waited more than {limit:.2f} s for their first answer"
+    return [f"{waited}, and half of the champion's {median:.2f} s or less."]
 
 
 def _disliked(facts: Facts, config: ReleaseConfig) -> list[str]:
@@ -120,7 +131,7 @@ def _over(facts: Facts, config: ReleaseConfig) -> list[str]:
         said.append(f"{new.errors} answers failed, which may be too many.")
     if _degenerate_share(new) > _degenerate_share(facts.champion) + _MORE_DEGENERATE:
         said.append(f"{new.degenerate} answers are empty or repeating, which may be too many.")
-    return said + _slower(facts, config, 0.95)
+    return said + _slower(facts, config, 0.5) + _slower(facts, config, 0.95)
 
 
 def _slower(facts: Facts, config: ReleaseConfig, quantile: float) -> list[str]:

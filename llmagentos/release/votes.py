@@ -1,6 +1,6 @@
 """What people think of the version on trial and of its champion, read from the log.
 
-A session is one vote: its requests all met the same version, and one loud person is one person.
+A session of a tenant is one vote: its requests all met the same version, and one loud person is one person.
 """
 
 import json
@@ -15,7 +15,7 @@ from llmagentos.release.counts import Counts
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import SCHEMAS, Tables, read_files
 
-_ANSWERS = ("seq", "id", "created", "model_version", "session_id")
+_ANSWERS = ("seq", "id", "model_version", "tenant", "session_id")
 _JUDGEMENTS = ("seq", "id", "interaction_id", "name", "value", "correction")
 
 
@@ -26,17 +26,17 @@ def votes(home: Home, stage: Stage, champion: int) -> dict[int, Counts]:
     """
     tables = Tables(home)
     met = {
-        row["id"]: (row["model_version"], row["session_id"])
+        row["id"]: (row["model_version"], row["tenant"], row["session_id"])
         for row in _rows(tables.files_since("interactions", stage.since), "interactions", _ANSWERS)
-        if row["seq"] > stage.since and row["created"] >= stage.began and _sent(row, stage, champion)
+        if row["seq"] > stage.since and _sent(row, stage, champion)
     }
     judged = _rows(tables.files_since("feedback", stage.since, "interaction_seq"), "feedback", _JUDGEMENTS)
     newest = {row["id"]: row for row in sorted(judged, key=lambda row: row["seq"]) if row["interaction_id"] in met}
-    sums: Counter[tuple[int, str]] = Counter()
+    sums: Counter[tuple[int, str, str]] = Counter()
     for row in newest.values():
         sums[met[row["interaction_id"]]] += _opinion(row)
     found = {champion: Counts(), stage.version: Counts()}
-    for (version, _), opinion in sums.items():
+    for (version, *_), opinion in sums.items():
         found[version] = found[version].plus(Counts(liked=int(opinion > 0), disliked=int(opinion < 0)))
     return found
 

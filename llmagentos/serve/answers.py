@@ -21,7 +21,7 @@ from llmagentos.core.records import Interaction
 from llmagentos.engines import Engine
 from llmagentos.engines.engine import EngineFailedError
 from llmagentos.serve import traffic
-from llmagentos.serve.canary import Trial
+from llmagentos.serve.canary import Routed, Trial
 from llmagentos.serve.claims import Claims
 from llmagentos.serve.errors import ApiError, api_error
 from llmagentos.serve.limits import answering
@@ -104,13 +104,11 @@ class Answers:
         limit: int | None,
     ) -> Response:
         who = traffic.caller(request.headers, asked.metadata or {}, asked.user)
-        target = traffic.target(asked.model, self._config.serve.agent_name)
-        if asked.model == self._config.serve.agent_name:  # who names a version or an alias gets just that
-            assigned = self._residents.release.adapter_of(who.tenant, (asked.metadata or {}).get("scenario"))
-            target = target if assigned is None else assigned
+        agent = self._config.serve.agent_name
+        target, free = traffic.target(asked.model, agent), asked.model == agent
         id, keyed = traffic.interaction_id(request.headers, who.tenant)
         sampling = asked.sampling(self._config.engine, limit)
-        question = Question(id, keyed, who, target, asked, source, sampling, [request.scope["path"], data])
+        question = Question(id, keyed, who, target, free, asked, source, sampling, [request.scope["path"], data])
         while keyed:
             if recorded := await self._recorded(question):
                 return _replayed(question, recorded)
@@ -191,8 +189,7 @@ class Answers:
     async def _generate(self, answer: Answer) -> None:
         began = time.perf_counter()
         try:
-            if not await self._spoken(answer):
-                await self._spoken(answer, last=True)
+            routed = await self._spoken(answer) or await self._spoken(answer, last=True)
         except NotFoundError:
             raise traffic.unknown_model(str(answer.question.asked.model)) from None
         seconds = time.perf_counter() - began
@@ -201,21 +198,24 @@ class Answers:
         if not all(await self._recorder.put(records[::-1])):
             await self._answered_elsewhere(answer)
         self._measure(answer, seconds)
-        self._trial.answered(answer.question.routed, answer.turns, seconds)
+        assert routed is not None
+        self._trial.answered(routed, answer.turns, seconds)
 
-    async def _spoken(self, answer: Answer, *, last: bool = False) -> bool:
-        """Speak under one engine; False where it died before anybody heard a word, so that its successor may."""
-        target = self._trial.target(answer.question.routed)
-        await self._residents.check_open(target, answer.question.caller.tenant)
+    async def _spoken(self, answer: Answer, *, last: bool = False) -> Routed | None:
+        """Speak under one engine; None where it died before anybody heard a word, so that its successor may."""
+        routed = answer.question.routed(self._residents.release)
+        target = self._trial.target(routed)
+        if not answer.question.free:
+            await self._residents.check_open(target, answer.question.caller.tenant)
         async with self._residents.pin(target) as engine:
             try:
-                with self._trial.watched(engine.ref.id, answer.question.routed):
+                with self._trial.watched(engine.ref.id, routed):
                     await self._turns(answer, engine)
             except EngineFailedError:
                 if last or answer.heard or engine.healthy():
                     raise
-                return False
-        return True
+                return None
+        return routed
 
     async def _answered_elsewhere(self, answer: Answer) -> None:
         """The record is another replica's. Raises ApiError 409 where a stream began otherwise, or it cannot be repeated."""
@@ -253,27 +253,23 @@ class Answers:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
-    async def _reply(self, answer: Answer, first: Said | None) -> Response:
+    async def _reply(self, answer: Answer, first: Said | Exception | None) -> Response:
         question = answer.question
-        if answer.recorded is not None:
-            return _replayed(question, answer.recorded)
-        assert answer.version is not None
-        headers = _headers(question, answer.version, question.caller.session_id)
-        reply = Reply(question.id, str(question.asked.model), answer.version, created=answer.created, chat=question.chat)
-        if question.asked.stream:
+        if question.asked.stream and answer.recorded is None:
             answer.begun = True
+            reply, headers = _opened(answer)
             return EventStream(_stream(answer, reply, first), headers=headers)
-        event: Said | Exception | None = first
         try:
-            while event is not None:
-                event = await answer.events.get()
-                if isinstance(event, Exception):
-                    raise event
+            while first is not None:
+                first = await answer.events.get()
+                if isinstance(first, Exception):
+                    raise first
         except asyncio.CancelledError:
             answer.abandon()
             raise
         if answer.recorded is not None:
             return _replayed(question, answer.recorded)
+        reply, headers = _opened(answer)  # only now: its engine may have died behind some words, and another spoken them all
         return JSONResponse(reply.whole(answer.choices(), answer.used()), headers=headers)
 
     def give_up(self, versions: Sequence[int]) -> None:
@@ -352,6 +348,14 @@ def _ending(reply: Reply, choices: list[Choice], used: dict[str, int], wants_usa
     if wants_usage:
         parts.append(reply.used(used))
     return b"".join(sse(part) for part in parts) + b"data: [DONE]\n\n"
+
+
+def _opened(answer: Answer) -> tuple[Reply, dict[str, str]]:
+    """The reply of the version that answers, and its headers."""
+    question, version = answer.question, answer.version
+    assert version is not None
+    reply = Reply(question.id, str(question.asked.model), version, created=answer.created, chat=question.chat)
+    return reply, _headers(question, version, question.caller.session_id)
 
 
 def _headers(question: Question, version: int, session: str) -> dict[str, str]:

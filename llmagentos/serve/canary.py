@@ -23,6 +23,8 @@ from llmagentos.storage.layout import Home
 
 _PATIENCE = 60.0
 """Seconds that one answer may take wherever the champion's take less."""
+_SESSIONS = 20_000
+"""Sessions a stage whose first answer a replica counts apart: more are no news of latency."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Trial:
         self._mirror = Mirror(residents, self._mirrored, config.model.max_length, self._slower)
         self._sheet = Sheet(stage=-1)
         self._kept = self._sheet
+        self._begun: set[str] = set()  # sessions that were answered on this stage
         self._under_way: list[tuple[int, float]] = []  # version, when it was asked on the monotonic clock
 
     def target(self, asked: Routed) -> str | int:
@@ -72,10 +75,15 @@ class Trial:
         if not asked.free or any(turn.finish_reason == "cancelled" for turn in turns):
             return
         version, empty = turns[0].engine.ref.id, any(says_nothing(turn) for turn in turns)
-        self._count("canary", version, answered(seconds, degenerate=empty))
-        stage = self._stage("shadow")
-        if stage is not None and version == self._residents.version and len(turns) == 1:
-            self._mirror.offer(stage, turns[0], answered(seconds, degenerate=empty))
+        stage = self._residents.release.stage
+        mirrored = stage is not None and stage.name == "shadow"
+        if stage is None or (mirrored and not (len(turns) == 1 and stage.meets(turns[0].request_id))):
+            return
+        seen = answered(seconds, degenerate=empty, first=self._first(asked.session))
+        if not mirrored:
+            self._count("canary", version, seen)
+        elif version == self._residents.version:
+            self._mirror.offer(stage, turns[0], seen)
 
     async def look_after(self) -> None:
         """Keep what was counted, and let the ladder judge it. Raises OSError, ConflictError."""
@@ -130,3 +138,12 @@ class Trial:
         if stage is not None and self._sheet.stage != stage.epoch:
             self._sheet = counts.read(self._home, stage.epoch).get(self._replica, Sheet(stage=stage.epoch))
             self._mirror.dropped = self._sheet.dropped
+            self._begun.clear()
+
+    def _first(self, session: str) -> bool:
+        """Whether this is a session's first answer of the stage."""
+        self._open()
+        if session in self._begun or len(self._begun) >= _SESSIONS:
+            return False
+        self._begun.add(session)
+        return True

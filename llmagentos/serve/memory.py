@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from llmagentos.core.errors import CapacityError, ConflictError
 
 _MB = 1_000_000
+DOES_NOT_FIT = "does_not_fit"
+"""Code of the ConflictError for a version that is too large to be served beside the champion."""
 
 
 class Memory:
@@ -25,7 +27,7 @@ class Memory:
             raise ConflictError(
                 f"version {version} takes {_mb(needed)} MB and the champion {_mb(beside)}, more than the {_mb(self.limit)} MB "
                 "that the engines of a replica may take.",
-                code="does_not_fit",
+                code=DOES_NOT_FIT,
                 hint="Raise serve.memory_mb, or lower engine.num_blocks.",
             )
         gone: list[int] = []

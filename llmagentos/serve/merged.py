@@ -14,6 +14,7 @@ from llmagentos.core.records import ModelVersion, VersionRef
 from llmagentos.engines.apart import beside
 from llmagentos.registry.versions import MERGED, Versions
 from llmagentos.storage.manifest import verify, write_manifest
+from llmagentos.storage.spool import exclusive
 
 
 def base_of(versions: Versions, version: ModelVersion) -> ModelVersion:
@@ -31,11 +32,19 @@ def servable(versions: Versions, version: ModelVersion) -> VersionRef:
         return version.ref()
     name = f"{version.id}-{digest([base.manifest_hash, version.manifest_hash], length=16)}"
     folder = versions.home.cache(MERGED, name)
-    try:
-        found = str(verify(folder)["hash"])
-    except IntegrityError:
-        found = _merge(base, version, folder)
+    found = _whole(folder)
+    if found is None:
+        with exclusive(folder.with_name(".lock")):  # else who comes second could take it from under the first one's engine
+            found = _whole(folder) or _merge(base, version, folder)
     return VersionRef(id=version.id, dir=str(folder), manifest_hash=found)
+
+
+def _whole(folder: Path) -> str | None:
+    """The hash of what is cached, None where it is missing or damaged."""
+    try:
+        return str(verify(folder)["hash"])
+    except IntegrityError:
+        return None
 
 
 def _merge(base: ModelVersion, adapter: ModelVersion, folder: Path) -> str:
@@ -50,10 +59,6 @@ def _merge(base: ModelVersion, adapter: ModelVersion, folder: Path) -> str:
         staged.rename(folder)
     except (InputError, TrainingError) as error:
         raise IntegrityError(f"adapter {adapter.id} cannot be put on version {base.id}: {error}") from error
-    except OSError:
-        if not folder.exists():
-            raise
-        made = str(verify(folder)["hash"])  # another replica was first
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return made

@@ -2,8 +2,9 @@
 
 A newer release is loaded beside the old one in a thread, verified and probed, then one assignment switches. Requests
 pin their engine first, so they end on the version they began with; an engine nobody needs is drained and closed. A
-version that does not load leaves the old one serving and is reported, never raised. A version on trial is loaded beside
-the champion, in a task of its own: neither an answer nor a newer release waits for it.
+version that does not load leaves the old one serving and is reported, never raised; where that is the version's own fault
+its release is taken back. A version on trial is loaded beside the champion, in a task of its own: neither an answer nor a
+newer release waits for it.
 
 With `serve.memory_mb` the engines share that much memory: versions that were asked for stay until another needs the
 room, and then idle ones go, the least recently used first, those that are released last, the champion never. With or
@@ -19,13 +20,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from llmagentos.config import Config
-from llmagentos.core.errors import CapacityError, IntegrityError, LLMAgentOSError, NotFoundError
+from llmagentos.core.errors import CapacityError, ConflictError, IntegrityError, LLMAgentOSError, NotFoundError
 from llmagentos.core.records import ModelVersion, Release, Stage
 from llmagentos.engines import Engine, Sampling, start
+from llmagentos.engines.engine import EngineFailedError
 from llmagentos.engines.footprint import footprint
 from llmagentos.registry.versions import Versions
-from llmagentos.release.releases import Releases
-from llmagentos.serve.memory import Memory
+from llmagentos.release.releases import Releases, confirmations
+from llmagentos.serve.memory import DOES_NOT_FIT, Memory
 from llmagentos.serve.merged import base_of, servable
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
@@ -38,6 +40,8 @@ _ROOM_TRIES = 10
 """Times, a second apart, that a version on trial asks for room before it is said not to fit."""
 _UNUSABLE = (LLMAgentOSError, OSError, RuntimeError, MemoryError, TimeoutError)
 """What a version that cannot be loaded raises."""
+BY = "serving"
+"""Who takes back a release that cannot be served."""
 
 
 class Residents:
@@ -50,7 +54,7 @@ class Residents:
         """The version that answers as champion; not `release.champion` where that one was damaged."""
         self.error: str | None = None
         """Why the newest release is not served."""
-        self._releases, self._versions, self._config = Releases(home), Versions(home), config
+        self._home, self._releases, self._versions, self._config = home, Releases(home), Versions(home), config
         self._tables, self._stamp = Tables(home), -1
         self._engines: dict[int, Engine] = {}
         self._memory = Memory(config.serve.memory_mb)
@@ -73,13 +77,13 @@ class Residents:
         """Serve the newest release. Never raises for a bad version: the old one goes on and `error` says why."""
         async with self._refreshing:
             if self.version is not None and not self.healthy():
-                self._serve(self.release, *await self._first_that_loads([self.version]))
+                self._serve(self.release, *await self._first_that_loads(self.version))
                 self._stamp = -1  # a newer release may have failed before, and is to be tried again
             while not await self._follow():
                 pass
 
     async def _follow(self) -> bool:
-        """Serve the newest release; False where there is another by the time that its version is loaded."""
+        """Serve the newest release; False where there is another by the time that its version is loaded, or is not."""
         stamp = self._tables.stamp("releases")
         if stamp == self._stamp and self.error is None:
             return True
@@ -93,34 +97,58 @@ class Residents:
         candidates = [wanted.champion]
         if self.version is None:  # a replica that starts takes the newest of the history that is whole
             candidates += [v for v in [*reversed(wanted.history), wanted.anchor] if v not in (None, wanted.champion)]
-        loaded = await self._first_that_loads(list(dict.fromkeys(candidates)))
+        version, problems = await self._first_that_loads(*candidates)
         if (await asyncio.to_thread(self._releases.current)).epoch != wanted.epoch:  # it may have been rolled back
             return False
+        if _at_fault(problems.get(wanted.champion)) and await self._take_back(wanted, wanted.champion):
+            return False
         self._stamp = stamp
-        self._serve(wanted, *loaded)
+        self._serve(wanted, version, problems)
         return True
 
-    async def _first_that_loads(self, candidates: list[int]) -> tuple[int | None, list[str]]:
+    async def _first_that_loads(self, *candidates: int) -> tuple[int | None, dict[int, Exception]]:
         """The first version that can be served, and what is wrong with those before it."""
-        problems: list[str] = []
-        for version in candidates:
+        problems: dict[int, Exception] = {}
+        for version in dict.fromkeys(candidates):
             try:
                 await self._engine(version, leads=True)
             except _UNUSABLE as error:
                 logger.error("version %s cannot be served: %s", version, error)
-                problems.append(f"version {version}: {error}")
+                problems[version] = error
                 continue
             return version, problems
         return None, problems
 
-    def _serve(self, wanted: Release, version: int | None, problems: list[str]) -> None:
-        """Switch to a version that is loaded; with none, what serves goes on."""
-        self.error = "; ".join(problems) or None
+    async def _take_back(self, wanted: Release, champion: int) -> bool:
+        """Whether to look again, for the champion's release was taken back, or the champion has loaded after all.
+
+        It is left alone where another replica serves the version, or there is none to go back to.
+        """
+        others = (await asyncio.to_thread(confirmations, self._home)).values()
+        if any(one.get("version") == champion and not one.get("error") for one in others):
+            return False
+        again = (await self._first_that_loads(champion))[1].get(champion)
+        if again is not None and not _at_fault(again):
+            return False
+        try:
+            if again is not None:
+                reason = f"version {champion} cannot be served: {again}"
+                await asyncio.to_thread(self._releases.take_back, wanted.epoch, by=BY, reason=reason)
+        except (LLMAgentOSError, OSError) as error:
+            logger.error("release %s cannot be taken back: %s", wanted.epoch, error)
+            return False
+        return True
+
+    def _serve(self, wanted: Release, version: int | None, problems: dict[int, Exception]) -> None:
+        """Switch to a version that is loaded; with none, what serves goes on, with the trial and the adapters of `wanted`."""
+        self.error = "; ".join(f"version {one}: {error}" for one, error in problems.items()) or None
         if problems:
             self._failed = (wanted.epoch, time.monotonic())
         if version is not None:
             self.version = version
             self.release = wanted if not problems else wanted.model_copy(update={"epoch": self.release.epoch})
+        else:
+            self.release = self.release.model_copy(update={"stage": wanted.stage, "adapters": wanted.adapters})
         stage = self.release.stage
         if stage is not None and stage.epoch != self._tried:
             self._tried, self._unfit = stage.epoch, None
@@ -289,8 +317,10 @@ class Residents:
                 prompt = engine.renderer.prompt(_PROBE)
                 async for _ in engine.generate(f"probe-{version.id}", prompt, Sampling(2), stream=False):
                     pass
-        except BaseException:
+        except BaseException as error:
             await asyncio.to_thread(engine.close, False)
+            if isinstance(error, EngineFailedError):
+                raise IntegrityError(f"version {version.id} does not answer its probe: {error}") from error
             raise
         return engine
 
@@ -351,3 +381,9 @@ class Residents:
     async def close(self) -> None:
         engines, self._engines = list(self._engines.values()), {}
         await asyncio.gather(*(asyncio.to_thread(engine.close, False) for engine in engines))
+
+
+def _at_fault(problem: Exception | None) -> bool:
+    """Whether it is the version that cannot be served, and not this machine at this moment."""
+    too_large = isinstance(problem, ConflictError) and problem.code == DOES_NOT_FIT
+    return too_large or isinstance(problem, (IntegrityError, NotFoundError))

@@ -189,7 +189,7 @@ class Operations:
         await asyncio.wait({switching}, timeout=_CONFIRM_SECONDS)
         left = max(0.0, until - time.monotonic())
         switched = switching.done() and switching.result()
-        confirmed = switched and await asyncio.to_thread(wait_confirmed, self._home, release.epoch, left)
+        confirmed = switched and await asyncio.to_thread(wait_confirmed, self._home, release, left)
         body = {
             "object": "release",
             "epoch": release.epoch,

@@ -6,6 +6,7 @@ from typing import Any
 
 from llmagentos.agent.turn import Conversation, PlainText
 from llmagentos.core.hashing import digest
+from llmagentos.core.records import Release
 from llmagentos.engines import Sampling
 from llmagentos.serve import traffic
 from llmagentos.serve.canary import Routed
@@ -20,6 +21,8 @@ class Question:
     keyed: bool
     caller: traffic.Caller
     target: str | int
+    free: bool
+    """Whether it leaves the version to us, else it gets just the one that it names."""
     asked: ChatRequest | CompletionRequest
     source: Conversation | PlainText
     sampling: Sampling
@@ -35,7 +38,8 @@ class Question:
     def chat(self) -> bool:
         return isinstance(self.asked, ChatRequest)
 
-    @property
-    def routed(self) -> Routed:
-        free = self.target == "champion" and "@" not in str(self.asked.model)
-        return Routed(self.target, self.caller.session_id, free)
+    def routed(self, release: Release) -> Routed:
+        """Whom it asks under a release: whose adapter answers may change while it waits."""
+        scenario = (self.asked.metadata or {}).get("scenario")
+        adapter = release.adapter_of(self.caller.tenant, scenario) if self.free else None
+        return Routed(self.target if adapter is None else adapter, self.caller.session_id, self.free and adapter is None)

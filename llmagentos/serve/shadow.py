@@ -88,7 +88,7 @@ class Mirror:
     async def _ask(self, asked: Mirrored) -> Counts:
         """The challenger's answer, counted; one that is not waited for is slow."""
         began, champion = time.perf_counter(), asked.champion.quantile(1.0) or 0.0
-        patience = asyncio.timeout(max(_LONGEST, champion * self._slower))
+        patience, first = asyncio.timeout(max(_LONGEST, champion * self._slower)), asked.champion.sessions() > 0
         try:
             async with patience, self._residents.pin("trial") as engine:
                 sampling = replace(asked.turn.sampling, logprobs=None)
@@ -98,10 +98,10 @@ class Mirror:
             same = answer_text(turn.message) == answer_text(asked.turn.message)
         except Exception as error:  # noqa: BLE001  the task's edge: whatever it fails of, it failed
             if patience.expired():
-                return answered(time.perf_counter() - began)
+                return answered(time.perf_counter() - began, first=first)
             logger.warning("mirrored request %s failed: %s", asked.turn.request_id, type(error).__name__)
             return Counts(errors=1)
-        seen = answered(time.perf_counter() - began, degenerate=says_nothing(turn))
+        seen = answered(time.perf_counter() - began, degenerate=says_nothing(turn), first=first)
         return seen.plus(Counts(same=int(same), different=int(not same)))
 
 

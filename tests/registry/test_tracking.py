@@ -100,10 +100,26 @@ def test_a_rollback_moves_the_aliases_and_takes_one_away(synced):
         client.get_model_version_by_alias("llmagentos-agent", "previous")
 
 
+def test_an_alias_that_could_not_be_moved_is_moved_the_next_time(synced, monkeypatch):
+    from mlflow.exceptions import MlflowException
+
+    client, releases = tracking.warm_up(synced), Releases(Home(synced.storage.root))
+    releases.challenge(2, by="test", reason="waits")
+
+    def locked(*_: object) -> None:
+        raise MlflowException("database is locked")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(client), "set_registered_model_alias", locked)
+        assert not tracking.sync(synced)
+    assert tracking.sync(synced)
+    assert client.get_model_version_by_alias("llmagentos-agent", "challenger").tags["llmagentos.version"] == "2"
+
+
 def test_weights_that_were_let_go_are_let_go_here_too(synced):
     home = Home(synced.storage.root)
     client = tracking.warm_up(synced)
-    student = client.get_model_version_by_alias("llmagentos-student", "student")
+    (student,) = client.search_model_versions("name = 'llmagentos-student'")
     folder = Path(client.get_logged_model(student.tags["llmagentos.model"]).artifact_location.removeprefix("file://"))
     assert list(folder.rglob("*.safetensors"))
     (home.version(3) / "manifest.json").unlink()

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from llmagentos.core.errors import InputError, IntegrityError, NotFoundError
 from llmagentos.core.records import Assignment, Release
 from llmagentos.registry.versions import Versions, prune
+from llmagentos.release.releases import Releases
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify
 
@@ -139,6 +140,22 @@ def test_a_challenger_that_waits_keeps_its_student(home, tmp_path):
         versions.add(weights(tmp_path / str(n)), move=True, role="student" if teacher else "agent", teacher=teacher)
     waiting = Release(epoch=1, champion=5, student=6, challenger=1, history=[5])
     assert prune(home, 1, waiting) == [3, 4]
+
+
+def test_students_are_kept_that_a_rollback_goes_back_to(home, tmp_path):
+    versions, releases = Versions(home), Releases(home)
+    for n in range(6):
+        versions.add(weights(tmp_path / str(n)), move=True, role="student" if n in (1, 3, 4, 5) else "agent")
+    releases.first(1, student=2, by="test", reason="began")
+    releases.promote(3, student=6, by="test", reason="better")
+    assert prune(home, 1) == [2, 4, 5], "one that is to be gone back over is none"
+    versions.add(weights(tmp_path / "more"), move=True)
+    releases.promote(7, by="test", reason="better")
+    for n in range(3):
+        versions.add(weights(tmp_path / f"newer-{n}"), move=True, role="student")
+    releases.promote(7, student=10, by="test", reason="better")
+    assert prune(home, 2) == [8]
+    assert releases.rollback(by="test", reason="worse").aliases() == {"champion": 3, "previous": 1, "student": 6}
 
 
 def test_adapters_in_use_and_what_they_are_put_on_keep_their_weights(home, tmp_path):

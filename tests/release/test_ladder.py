@@ -9,12 +9,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from llmagentos.config import Config, load_config
+from llmagentos.core.records import Interaction
 from llmagentos.registry.versions import Versions
 from llmagentos.release import counts
 from llmagentos.release.counts import Counts, Sheet
 from llmagentos.release.ladder import Ladder, on_trial
 from llmagentos.release.releases import Releases
 from llmagentos.release.verdict import Abort, Promote, Wait
+from llmagentos.storage.flush import open_spool
 from llmagentos.storage.layout import Home
 
 GOOD = Counts(answers=50, seconds={-8: 50})
@@ -73,6 +75,18 @@ def test_stage_by_stage_and_only_then_champion(ladder: Ladder, home: Home, confi
     assert on_trial(config) is None
 
 
+def test_what_was_answered_before_a_stage_is_numbered_before_it(ladder: Ladder, home: Home):
+    spool, waiting = open_spool(home), Interaction(id="a", created=0.0, session_id="s", model_version=1, messages=[])
+    spool.put([waiting])
+    begin(ladder)
+    assert Releases(home).current().stage.since == 1
+    spool.put([waiting.model_copy(update={"id": "b"})])
+    spool.close()
+    see(home, v1=GOOD, v2=GOOD)
+    ladder.step()
+    assert (Releases(home).current().stage.name, Releases(home).current().stage.since) == ("canary", 2)
+
+
 def test_harm_ends_it_and_says_why(ladder: Ladder, home: Home):
     begin(ladder)
     see(home, v1=GOOD, v2=Counts(errors=3))
@@ -83,10 +97,13 @@ def test_harm_ends_it_and_says_why(ladder: Ladder, home: Home):
     assert Versions(home).get(2).status == "bad"
 
 
-def test_time_ends_it_without_blame(ladder: Ladder, home: Home, monkeypatch: pytest.MonkeyPatch):
+def test_time_ends_it_without_blame_and_not_a_clock_that_is_set(ladder: Ladder, home: Home, monkeypatch: pytest.MonkeyPatch):
     begin(ladder)
-    clock = time.time
-    monkeypatch.setattr(time, "time", lambda: clock() + 25 * 3600)
+    wall, monotonic = time.time, time.monotonic
+    monkeypatch.setattr(time, "time", lambda: wall() + 25 * 3600)
+    assert isinstance(ladder.step(), Wait)
+    monkeypatch.setattr(time, "time", lambda: wall() - 25 * 3600)
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 25 * 3600)
     assert isinstance(ladder.step(), Abort)
     assert Versions(home).get(2).status == "held"
 

@@ -77,6 +77,17 @@ def test_a_trial_that_was_ended_leaves_its_rows_to_the_next(home: Home, config: 
     assert not finish_promotion(config)
 
 
+def test_a_verdict_outlives_whoever_was_killed_before_the_version_was_marked(home: Home, config: Config, monkeypatch):
+    stage = Releases(home).begin(2, ["canary"], share=0.5, by="cycle", reason="better").stage
+    with monkeypatch.context() as killed:
+        killed.setattr(Releases, "_marked", lambda self, release: release)
+        Releases(home).abort(stage, status="bad", by="ladder", reason="3 of 3 answers failed")
+    assert Versions(home).get(2).status == "registered"
+    assert finish_promotion(config)
+    assert (status(home), Versions(home).get(2).status) == ("rejected", "bad")
+    assert not finish_promotion(config)
+
+
 def said(price: str, question: str = "What does the lamp cost?") -> dict:
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": price}]
     return {"messages": messages, "metadata": {"key": "lamp price"}}

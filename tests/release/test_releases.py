@@ -11,6 +11,7 @@ from deltalake import CommitProperties, Transaction, write_deltalake
 from safetensors.numpy import save_file
 
 from llmagentos.core.errors import ConflictError, DiskError, NotFoundError
+from llmagentos.core.records import Release
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
@@ -112,6 +113,20 @@ def test_rollback_walks_back_with_the_student_of_that_champion(releases):
     assert releases.current() == back
 
 
+def test_a_champion_that_had_no_student_goes_back_to_none_and_never_to_the_next_ones(home, tmp_path):
+    releases = Releases(home)
+    releases.first(4, by="test", reason="began")
+    promote(releases, 3, student=6)
+    assert releases.rollback(by="test", reason="worse").student is None
+    promote(releases, 1, student=2)
+    Versions(home).add(tmp_path / "made", role="student", teacher=1)
+    promote(releases, 5, student=6)
+    assert releases.rollback(by="test", reason="worse").student == 2, "the one that served, not one that never did"
+    promote(releases, 5, student=6)
+    (home.version(2) / "manifest.json").unlink()
+    assert releases.rollback(by="test", reason="worse").student is None
+
+
 def test_after_a_rollback_the_way_forward_is_open(releases):
     promote(releases, 3)
     releases.rollback(by="test", reason="worse")
@@ -176,12 +191,69 @@ def test_a_trial_that_was_rolled_back_is_over_whether_or_not_its_version_can_be_
     monkeypatch.setattr(Versions, "change", full)
     now = releases.rollback(by="test", reason="worse")
     assert (now.champion, now.stage) == (1, None)
-    assert "version 4, whose trial ended, could not be marked" in caplog.text
+    assert "version 4 could not be marked rejected" in caplog.text
+    monkeypatch.undo()
+    with pytest.raises(ConflictError, match="version 4 is rejected"):
+        promote(releases, 4)
+    assert releases.mark_again()
+    assert Versions(home).get(4).status == "rejected"
+    assert not releases.mark_again()
+    promote(releases, 4, force=True)
+    assert (Versions(home).get(4).status, releases.mark_again()) == ("promoted", False)
+
+
+def test_a_version_that_is_marked_while_it_is_promoted_is_refused(home, releases, monkeypatch):
+    stage, commit = begin(releases, 3).stage, Releases._commit
+
+    def overtaken(self, *arguments):
+        monkeypatch.undo()
+        releases.abort(stage, status="bad", by="ladder", reason="it says nothing")
+        return commit(self, *arguments)
+
+    monkeypatch.setattr(Releases, "_commit", overtaken)
+    with pytest.raises(ConflictError, match="version 3 is bad"):
+        promote(releases, 3)
+    assert releases.current().champion == 1
+
+
+def test_a_champion_that_cannot_be_served_is_taken_back_by_its_own_release_alone(home, releases):
+    promote(releases, 3, student=6)
+    begin(releases, 4)
+    epoch = releases.current().epoch
+    assert releases.take_back(epoch - 1, by="test", reason="damaged").epoch == epoch, "that one is over"
+    now = releases.take_back(epoch, by="test", reason="damaged")
+    assert (now.action, now.champion, now.student, now.history, now.stage) == ("rollback", 1, 2, [1], None)
+    assert now.marks == {3: "bad", 4: "held"}
+    assert [Versions(home).get(version).status for version in (3, 4)] == ["bad", "held"]
+    with pytest.raises(ConflictError, match="no version before"):
+        releases.take_back(now.epoch, by="test", reason="damaged")
 
 
 def test_withdrawing_the_challenger_ends_its_stage(releases):
     begin(releases, 3)
     assert releases.challenge(None).stage is None
+
+
+def test_rollback_declines_a_challenger_that_waits_before_it_touches_the_champion(home, releases):
+    promote(releases, 5)
+    releases.challenge(3, by="cycle", reason="waits for approval", against=5)
+    now = releases.rollback(by="test", reason="not that one")
+    assert (now.champion, now.challenger, now.action, now.reason) == (5, None, "withdraw", "not that one")
+    assert [Versions(home).get(version).status for version in (3, 6)] == ["rejected", "rejected"]
+    with pytest.raises(ConflictError, match="version 3 is rejected"):
+        promote(releases, 3)
+    assert releases.rollback(by="test", reason="worse").champion == 1
+
+
+def test_what_waits_is_not_approved_against_a_champion_that_it_never_met(releases):
+    releases.challenge(3, by="cycle", reason="waits for approval")
+    promote(releases, 4)
+    with pytest.raises(ConflictError, match=r"changed meanwhile \(1 -> 4\)") as error:
+        promote(releases, 3)
+    assert error.value.code == "champion_changed"
+    assert (releases.current().champion, promote(releases, 3, force=True).champion) == (4, 3)
+    releases.challenge(5, by="cycle", reason="waits for approval")
+    assert promote(releases, 5).champion == 5
 
 
 def test_a_home_from_before_stages_takes_them(home, releases):
@@ -235,12 +307,15 @@ def test_confirmations_come_from_live_replicas(home):
 
 
 def test_waiting_for_the_replicas(home):
-    assert wait_confirmed(home, 7, 0)  # nothing serves, so nothing has to confirm
+    second, third = (Release(epoch=epoch, champion=3) for epoch in (2, 3))
+    assert wait_confirmed(home, third, 0)  # nothing serves, so nothing has to confirm
     say(home, "a", epoch=2, version=3)
-    assert not wait_confirmed(home, 3, 0)
-    assert wait_confirmed(home, 2, 0)
+    assert not wait_confirmed(home, third, 0)
+    assert wait_confirmed(home, second, 0)
     say(home, "a", epoch=3, version=3, error="hash mismatch")
-    assert not wait_confirmed(home, 3, 0)
+    assert not wait_confirmed(home, third, 0)
+    say(home, "a", epoch=3, version=2)
+    assert not wait_confirmed(home, second, 0), "it was taken back"
 
 
 def adapter(home, folder, base: int) -> int:

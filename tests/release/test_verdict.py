@@ -1,11 +1,12 @@
 """The rule: what it must never do whatever was counted, and what it says in plain cases."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmagentos.config.sections import ReleaseConfig
-from llmagentos.release.counts import Counts
+from llmagentos.release.counts import Counts, answered
 from llmagentos.release.verdict import Abort, Facts, Promote, Wait, judge
 
 CONFIG = ReleaseConfig(min_samples=50)
@@ -96,12 +97,13 @@ def test_too_few_answers_wait_and_then_the_champion_stays():
         (seen(40, errors=5), "failed"),
         (seen(3, degenerate=3), "empty or repeating"),
         (seen(300, degenerate=15), "empty or repeating"),
-        (seen(20, seconds=0), "50%"),
+        (seen(20, seconds=0, first_seconds={0: 20}), "20 of 20 sessions waited more than 0.82 s"),
+        (seen(40, seconds=0, first_seconds={0: 27, -8: 13}), "27 of 40 sessions"),
         (seen(20, disliked=5), "5 of 5 sessions disliked it"),
     ],
 )
 def test_harm_is_acted_on_at_once(challenger: Counts, words: str):
-    verdict = judge(facts(challenger, seen(400, liked=40, disliked=10)), CONFIG)
+    verdict = judge(facts(challenger, seen(400, liked=40, disliked=10, first_seconds={-8: 100})), CONFIG)
     assert isinstance(verdict, Abort)
     assert verdict.harm
     assert words in verdict.reasons[0]
@@ -109,10 +111,31 @@ def test_harm_is_acted_on_at_once(challenger: Counts, words: str):
 
 @pytest.mark.parametrize(
     "challenger",
-    [Counts(errors=2), seen(2, degenerate=2), seen(19, seconds=0), seen(30, liked=8, disliked=4), seen(60, errors=2)],
-)
+    [
+        Counts(errors=2), seen(2, degenerate=2), seen(30, liked=8, disliked=4), seen(60, errors=2),
+        seen(200, seconds=0, first_seconds={0: 19}), seen(200, seconds=0, first_seconds={0: 24, -8: 16}),
+    ],
+)  # fmt: skip
 def test_an_accident_is_none_yet(challenger: Counts):
-    assert isinstance(judge(facts(challenger, seen(400, liked=40, disliked=10)), CONFIG), Wait)
+    assert isinstance(judge(facts(challenger, seen(400, liked=40, disliked=10, first_seconds={-8: 100})), CONFIG), Wait)
+
+
+def test_the_same_version_is_hardly_ever_too_slow_where_sessions_differ():
+    """Sessions of ten answers, some of which are long talks, and a look every three sessions."""
+    rng, gone = np.random.default_rng(0), 0
+    for _ in range(60):
+        challenger = champion = Counts()
+        for _look in range(40):
+            for new in rng.random(3) < 0.3:
+                took = np.exp(rng.normal() + 0.2 * rng.normal(size=10))
+                session = Counts()
+                for k, seconds in enumerate(took):
+                    session = session.plus(answered(seconds, first=k == 0))
+                challenger, champion = (challenger.plus(session), champion) if new else (challenger, champion.plus(session))
+            if isinstance(judge(facts(challenger, champion), CONFIG), Abort):
+                gone += 1
+                break
+    assert gone <= 3
 
 
 def test_a_champion_no_better_excuses_degenerate_answers():

@@ -96,6 +96,7 @@ def test_its_share_of_sessions_meets_it_and_nobody_else(start: Callable[..., Ser
     asked = 2 * sum(version == "2" for version in first.values()) + 1
     until(lambda: total(served, stage, 2).answers == asked)  # who names a version is not counted
     assert total(served, stage, 2).errors == 0
+    assert total(served, stage, 2).sessions() == sum(version == "2" for version in first.values())
 
 
 def test_a_good_one_becomes_champion(start: Callable[..., Served]):
@@ -156,6 +157,29 @@ def test_one_whose_engine_dies_goes_and_no_request_fails(start: Callable[..., Se
         given = until_over(served, client)
         assert {(reply.status_code, reply.headers["x-model-version"]) for _, reply in given} == {(200, "1")}
     assert "died" in Releases(served.home).current().reason
+
+
+def test_choices_that_are_spoken_again_are_told_with_the_version_that_spoke(start: Callable[..., Served], monkeypatch):
+    served = start(*LADDER)
+    stage = begin(served, 2)
+    engine, spoken = served.service.residents._engines[2], []
+
+    async def dies(*_arguments: object, **_options: object) -> AsyncIterator[Chunk]:
+        spoken.append(1)
+        if len(spoken) == 1:
+            yield Chunk([5], "stop")
+            return
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(engine.close, False)
+        raise EngineFailedError("it died")
+
+    monkeypatch.setattr(engine, "generate", dies)
+    mine = next(f"s{n}" for n in range(100) if stage.meets(f"s{n}"))
+    with served.client() as client:
+        reply = ask(client, mine, n=2)
+        kept = client.get(f"/v1/interactions/{reply.json()['id']}-1").json()
+    assert (len(spoken), kept["model_version"]) == (2, 1)
+    assert (reply.headers["x-model-version"], reply.json()["model_version"]) == ("1", 1)
 
 
 def test_one_that_never_ends_its_answers_goes(start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch):

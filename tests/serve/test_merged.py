@@ -1,6 +1,10 @@
 """An adapter answers as its base with it merged in, for those it is assigned to, and for nobody else."""
 
+import asyncio
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,8 @@ from llmagentos.core.errors import IntegrityError, NotFoundError
 from llmagentos.models.loading import load_model
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
-from llmagentos.serve import keys
+from llmagentos.serve import keys, merged
+from llmagentos.serve.answers import Answer
 from llmagentos.serve.merged import servable
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import NAME, verify
@@ -58,7 +63,25 @@ def test_it_is_merged_once_and_anew_where_the_result_was_damaged(home: Home):
     (folder / "model.safetensors").write_bytes(b"")
     ref = servable(versions, versions.get(5))
     assert verify(folder, ref.manifest_hash)
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, ".lock"}
+
+
+def test_two_replicas_at_once_merge_it_once_and_neither_takes_it_from_the_other(home: Home, monkeypatch: pytest.MonkeyPatch):
+    versions, beside, merges = Versions(home), merged.beside, []
+    with ThreadPoolExecutor(1) as other:
+
+        def merge(*arguments: object) -> None:
+            merges.append(arguments)
+            if len(merges) == 1:
+                refs.append(other.submit(servable, Versions(home), versions.get(5)))
+                time.sleep(0.5)
+            beside(*arguments)
+
+        monkeypatch.setattr(merged, "beside", merge)
+        refs: list[Future] = []
+        ref = servable(versions, versions.get(5))
+        assert refs[0].result() == ref
+    assert len(merges) == 1
 
 
 def test_a_base_that_was_changed_is_not_merged_into(home: Home):
@@ -117,6 +140,26 @@ def test_a_tenant_and_a_scenario_are_answered_by_their_adapters(start: Callable[
     releases.unassign("tenant", "acme", **BY)
     until(lambda: ask(served, acme)[0] == 2)
     until(lambda: 5 not in served.service.residents.resident())
+
+
+def test_an_adapter_that_is_removed_while_a_request_waits_leaves_it_to_the_champion(start: Callable[..., Served], home: Home):
+    acme = keys.add(home, "acme", "chat", tenant="acme")[1]
+    Releases(home).assign(5, "tenant", "acme", **BY)
+    served, go = start(home=home), threading.Event()
+    answers, residents, generate = served.service.answers, served.service.residents, served.service.answers._generate
+
+    async def held(answer: Answer) -> None:
+        await asyncio.to_thread(go.wait, 60)
+        await generate(answer)
+
+    answers._generate = held  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(ask, served, acme)
+        until(lambda: answers._under_way)
+        Releases(home).unassign("tenant", "acme", **BY)
+        until(lambda: not residents.release.adapters)
+        go.set()
+        assert waiting.result()[0] == 1
 
 
 def test_an_adapter_that_is_damaged_is_a_503_for_those_it_answers_for_alone(start: Callable[..., Served], home: Home):

@@ -120,24 +120,23 @@ def test_an_engine_whose_process_is_killed_under_requests_fails_them_and_is_load
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_and_is_tried_again(home: Home, monkeypatch: pytest.MonkeyPatch):
-    config = home.version(2) / "config.json"
-    whole = config.read_text()
-    config.write_text("{}")
+    async def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
 
     async def story(residents: Residents) -> None:
         Releases(home).promote(2, by="test", reason="test")
-        await residents.refresh()
-        assert residents.version == 1
-        assert residents.release.epoch == 0
-        assert "version 2" in residents.error
-        with pytest.raises(CapacityError):
-            async with residents.pin(2):
-                pass
+        with monkeypatch.context() as broken:
+            broken.setattr(residents, "_start", full)
+            await residents.refresh()
+            assert (residents.version, residents.release.epoch) == (1, 0)
+            assert "version 2: [Errno 28]" in residents.error
+            begun = Releases(home).begin(3, ["canary"], share=0.5, by="test", reason="test")
+            await residents.refresh()
+            assert (residents.version, residents.release.epoch, residents.release.stage) == (1, 0, begun.stage)
         async with residents.pin("champion") as engine:
             await asyncio.to_thread(engine.close, False)
         await residents.refresh()
         assert (residents.version, residents.healthy()) == (1, True)
-        config.write_text(whole)
         monkeypatch.setattr(model, "_RETRY_SECONDS", 0)
         for version in (2, 3):
             await residents.refresh()
@@ -332,8 +331,8 @@ def test_a_limit_below_the_champion_serves_the_champion_alone(home: Home):
             await ask(residents, 2)
         Releases(home).promote(2, by="test", reason="test")
         await residents.refresh()
-        assert (residents.version, residents.healthy()) == (1, True)
-        assert "memory_mb" in residents.error
+        assert (residents.version, residents.healthy(), residents.error) == (1, True, None)
+        assert "memory_mb" in Releases(home).current().reason
 
     with_room(home, 0.5 * SIZE, story)
 

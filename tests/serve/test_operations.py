@@ -2,7 +2,8 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from starlette.responses import Response
 
 from llmagentos.config import load_config
 from llmagentos.core.records import Feedback, Release
+from llmagentos.engines.engine import EngineFailedError
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.serve import keys, operations
@@ -18,6 +20,7 @@ from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 from tests.serve.conftest import Served, chat, new_home, until
+from tests.tiny import add_adapter
 
 
 def judgements(served: Served, about: str) -> list[Feedback]:
@@ -138,21 +141,62 @@ def test_a_full_disk_promotes_nothing_and_says_so(start, monkeypatch):
     assert (refused.status_code, refused.json()["error"]["type"]) == (507, "insufficient_storage_error")
 
 
-def test_a_damaged_version_is_promoted_but_the_old_one_goes_on(start):
+def damage(home: Home, version: int) -> None:
+    weights = home.version(version) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+
+
+def test_a_damaged_version_is_taken_back_and_marked_and_the_old_one_goes_on(start):
     served = start()
-    weights = served.home.version(2) / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
+    damage(served.home, 2)
     with served.client() as client:
         promoted = client.post("/v1/versions/2/promote")
         assert (promoted.status_code, promoted.json()["confirmed"]) == (202, False)
         assert client.post("/v1/chat/completions", json=chat()).json()["model_version"] == 1
-        ready = client.get("/readyz")
-        assert (ready.status_code, ready.json()["model_version"]) == (200, 1)
-        assert "version 2" in ready.json()["error"]
-        assert "error" in json.loads(next(served.home.served.glob("*.json")).read_text())
+        ready = until(lambda: (r := client.get("/readyz").json())["epoch"] == 2 and r)
+        assert (ready["status"], ready["model_version"], ready["error"]) == ("ready", 1, None)
         assert client.post("/v1/chat/completions", json=chat(model="agent@2")).status_code == 503
-        assert client.post("/v1/rollback").json()["confirmed"] is True
-        assert client.get("/readyz").json()["error"] is None
+        refused = client.post("/v1/versions/2/promote")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "version_rejected")
+    now = Releases(served.home).current()
+    assert (now.champion, now.action, now.by, now.epoch) == (1, "rollback", "serving", 2)
+    assert "changed or damaged" in now.reason
+    assert Versions(served.home).get(2).status == "bad"
+
+
+def test_a_version_that_another_replica_serves_is_not_taken_back_and_what_comes_later_holds(start, tmp_path):
+    home = new_home(tmp_path)
+    adapter = add_adapter(home, 1).id
+    Releases(home).assign(adapter, "scenario", "shop", by="test", reason="test")
+    served = start(home=home)
+    other = home.served / "other.json"
+    other.write_text(json.dumps({"epoch": 2, "version": 2}))
+    os.utime(other, (2 * time.time(),) * 2)  # it lives as long as this test
+    damage(home, 2)
+    with served.client() as client:
+        shop = chat(metadata={"scenario": "shop"})
+        assert client.post("/v1/versions/2/promote").json()["confirmed"] is False
+        until(lambda: "version 2" in (client.get("/readyz").json()["error"] or ""))
+        assert client.post("/v1/chat/completions", json=shop).json()["model_version"] == adapter
+        Releases(home).unassign("scenario", "shop", by="test", reason="test")
+        until(lambda: client.post("/v1/chat/completions", json=shop).json()["model_version"] == 1)
+    assert (Releases(home).current().champion, Versions(home).get(2).status) == (2, "promoted")
+
+
+def test_a_version_whose_engine_dies_of_its_probe_each_time_is_taken_back(start, monkeypatch):
+    served, tried = start(), []
+
+    async def dies(*_: object, **__: object) -> AsyncIterator[object]:
+        tried.append(1)
+        raise EngineFailedError("out of memory")
+        yield
+
+    monkeypatch.setattr("llmagentos.engines.apart.ApartEngine.generate", dies)
+    with served.client() as client:
+        assert client.post("/v1/versions/2/promote").json()["confirmed"] is False
+    now = until(lambda: (r := Releases(served.home).current()).action == "rollback" and r)
+    assert (now.champion, len(tried)) == (1, 2)
+    assert "out of memory" in now.reason
 
 
 def released(root: Path, announce: Callable[[], Awaitable[None]]) -> Response:
@@ -205,10 +249,10 @@ def test_a_replica_that_loads_does_not_count_as_gone(start, monkeypatch):
             assert client.post("/v1/versions/2/promote").json()["confirmed"] is False
         os.utime(path, (0, 0))
         until(lambda: confirmations(served.home), seconds=10)
-        assert not wait_confirmed(served.home, 1, 0)
+        assert not wait_confirmed(served.home, Releases(served.home).current(), 0)
     finally:
         go.set()
-    until(lambda: confirmations(served.home) and wait_confirmed(served.home, 1, 0))
+    until(lambda: confirmations(served.home) and wait_confirmed(served.home, Releases(served.home).current(), 0))
 
 
 def test_a_version_without_weights_is_refused_and_not_asked_for_again(start):

@@ -50,6 +50,7 @@ def test_it_is_asked_after_the_reply_and_nothing_of_it_is_recorded(start: Callab
     challenger, champion = seen(served, stage, 2), seen(served, stage, 1)
     assert (challenger.errors, challenger.same + challenger.different, champion.answers) == (0, 10, 10)
     assert challenger.different > 0
+    assert (challenger.sessions(), champion.sessions()) == (10, 10), "who names no session is one each time"
     flush(served.home)
     versions = Tables(served.home).read("interactions", columns=["model_version"]).column("model_version").to_pylist()
     assert sorted(versions) == [1] * 10 + [3]
