@@ -203,7 +203,7 @@ def _in_turn(members: np.ndarray, items: _Items, rng: np.random.Generator) -> np
 
 
 def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict[str, float]:
-    """Shares with which `min_steps` gives new and judged rows their passes and no more: the past fills what they leave.
+    """Shares with which `min_steps` gives new rows their passes and no more: the past fills what they leave.
 
     A small increment would else move the weights and be over before most of what they hold was asked again.
     """
@@ -213,7 +213,7 @@ def _filled(shares: dict[str, float], recipe: Recipe, new_tokens: float) -> dict
     less = recipe.epochs * new_tokens / (min(recipe.min_steps, recipe.max_steps) * recipe.batch_tokens) / fresh["new"]
     if len(fresh) == len(shares) or less >= 1:
         return shares
-    fresh = {s: w * less for s, w in fresh.items()}
+    fresh["new"] *= less
     return {s: fresh.get(s, (1 - sum(fresh.values())) * w / past) for s, w in shares.items()}
 
 

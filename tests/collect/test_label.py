@@ -37,7 +37,7 @@ def test_an_imported_row_without_feedback_is_a_demonstration():
     ("feedback", "tier", "reason"),
     [((), "traffic", "no_feedback"), (({"name": "mood", "value": 3},), "traffic", "no_feedback"),
      (({"name": "rating", "value": 3},), "traffic", "no_feedback"), (({"name": "rating", "value": 3},), "import", "no_feedback"),
-     (({"name": "outcome", "value": 0},), "import", "no_feedback"), (({"name": "score", "value": 0.5},), "import", "no_feedback"),
+     (({"name": "score", "value": 0.5},), "import", "no_feedback"),
      ((thumb(False), thumb(True)), "import", "conflicting")],
 )  # fmt: skip
 def test_what_nobody_stands_for_is_not_trained_on(feedback, tier, reason):
@@ -45,7 +45,9 @@ def test_what_nobody_stands_for_is_not_trained_on(feedback, tier, reason):
 
 
 @pytest.mark.parametrize("tier", ["traffic", "import"])
-@pytest.mark.parametrize("feedback", [(thumb(False),), (thumb(False), thumb(False), thumb(True))])
+@pytest.mark.parametrize(
+    "feedback", [(thumb(False),), (thumb(False), thumb(False), thumb(True)), ({"name": "outcome", "value": 0},)]
+)
 def test_a_negative_judgement_makes_a_judged_row_and_no_target(feedback, tier):
     labelled = label(row(*feedback, tier=tier))
     assert labelled["judged"] == {"label": "disliked", "weight": 1.0}
