@@ -8,7 +8,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +20,7 @@ from llmagentos.config import Config
 from llmagentos.core.errors import InputError
 from llmagentos.core.messages import Message, verdict
 from llmagentos.core.records import Feedback, Interaction
+from llmagentos.storage.files import replacing
 from llmagentos.storage.flush import flush
 from llmagentos.storage.interactions import decode
 from llmagentos.storage.layout import Home
@@ -37,29 +38,16 @@ def export(config: Config, path: str | Path | None = None) -> dict[str, Any]:
     home = Home(config.storage.root).open()
     flush(home)
     counts = {"exported": 0, "skipped": 0}
-    if path is None:
-        _write(home, sys.stdout, counts)
-    else:
-        with _whole(Path(path)) as out:
-            _write(home, out, counts)
-    return {**counts, "path": str(path) if path else None}
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
-    """A file that takes the place of `path` once it is written, and leaves nothing behind where it is not."""
-    part = path.with_name(path.name + ".part")
+    if path is not None and Path(path).is_dir():
+        raise InputError(f"{path} is a folder.", field="path", hint="Name the file to write.")
     try:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder.", field="path", hint="Name the file to write.")
-        with part.open("w", encoding="utf-8") as out:
-            yield out
-        part.replace(path)
+        with replacing(Path(path)) if path is not None else nullcontext(sys.stdout) as out:
+            _write(home, out, counts)
     except OSError as error:
+        if path is None:
+            raise
         raise InputError(f"{path} cannot be written: {error.strerror or error}.", field="path") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
+    return {**counts, "path": str(path) if path else None}
 
 
 def row_of(interaction: Interaction, feedback: Sequence[Feedback]) -> dict[str, Any]:

@@ -292,7 +292,7 @@ def _draft(increment: Increment, rows: list[Row], carried: Carried, settled: Set
         recall=settled.recall,
         retired=settled.retired,
         superseded=settled.superseded,
-        withdrawn=sorted({*_withdrawn(rows, carried), *carried.withdrawn} - _ids(settled.examples)),
+        withdrawn=settled.withdrawn,
         n_new=settled.n_new,
         interactions_seq=increment.interactions_seq,
         feedback_seq=increment.feedback_seq,

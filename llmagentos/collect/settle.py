@@ -56,6 +56,8 @@ class Settled:
     heldout: list[EvalItem]
     recall: list[EvalItem]
     retired: list[dict[str, Any]]
+    withdrawn: list[str]
+    """Ids of remembered rows that are no target any more."""
     superseded: Superseded
     dropped: Counter[str]
     n_new: int
@@ -125,6 +127,7 @@ def settle(
         heldout=[*waiting, *held.heldout],
         recall=held.recall,
         retired=retired,
+        withdrawn=sorted(unmade - {e.id for e in examples}),
         superseded=superseded,
         dropped=Counter(dropped.values()),
         n_new=sum(e.id not in before for e in [*examples, *judged]),

@@ -18,6 +18,7 @@ from llmagentos.registry.versions import Versions
 from llmagentos.replay.mix import mix_rows
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
+from llmagentos.training.annotate import kept_of
 from llmagentos.training.launch import alone, launch
 from llmagentos.training.phase import Annotation, Phase
 from llmagentos.training.plan import Recipe, least_steps, make_plan
@@ -42,7 +43,8 @@ def prepare(
     divergence(config.distill.on_policy.divergence)  # a name that is none is told before anything is trained
     champion = _newest_tokenizer(home)
     tokenizer = Path(student.dir) if student else champion
-    same = Renderer(tokenizer).hash == Renderer(champion).hash
+    own = Renderer(tokenizer)
+    same = own.hash == Renderer(champion).hash
     rows, plan = (folder if same else folder / "distill") / "rows.arrow", folder / "distill" / "plan.arrow"
     for path, written_by in ((rows, tokenizer), (folder / "rows.arrow", champion)):
         if not path.exists():
@@ -69,8 +71,7 @@ def prepare(
         "teacher_kl": {"weight": 1.0, "temperature": settings.temperature},
         "next_token": {"weight": settings.cross_entropy},
     }
-    top_k = min(settings.top_k, Renderer(tokenizer).vocab_size - 1)
-    asked = Annotation(model=str(teacher), cache=str(folder / "distill" / "teacher.arrow"), top_k=top_k)
+    asked = Annotation(model=str(teacher), cache=str(folder / "distill" / "teacher.arrow"), top_k=kept_of(settings.top_k, own))
     phase = Phase(
         name="distill",
         init=student.dir if student else str(first_student(config, tokenizer, folder / "distill" / "fresh")),

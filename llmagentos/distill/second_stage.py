@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from llmagentos.config import Config
 from llmagentos.engines.batch import greedy_from, sampled_from
 from llmagentos.models.chat import Renderer
+from llmagentos.training.annotate import kept_of
 from llmagentos.training.launch import launch
 from llmagentos.training.phase import Annotation, Phase
 from llmagentos.training.plan import Recipe, make_plan
@@ -37,7 +38,7 @@ def on_policy(config: Config, student: Path, teacher: Path, rows: Path, folder: 
     leaves `student` as it is. Raises TrainingError where training fails.
     """
     settings, asked = config.distill.on_policy, Rows(rows)
-    top_k = min(config.distill.top_k, Renderer(student).vocab_size - 1)
+    top_k = kept_of(config.distill.top_k, Renderer(student))
     for number in range(settings.rounds if asked.count else 0):
         here, seed = folder / f"on-policy-{number:02d}", config.update.seed * 1000 + number
         if not (here / "rows.arrow").exists():

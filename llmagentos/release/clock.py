@@ -6,19 +6,15 @@ clock is all there is.
 """
 
 import time
-from pathlib import Path
 
 from llmagentos.core.records import Stage
-
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
+from llmagentos.storage.birth import boot
 
 
 def now() -> str:
     """This machine's life and the seconds on its monotonic clock; empty where it has no name for its life."""
-    try:
-        return f"{_BOOT.read_text('ascii').strip()} {time.monotonic()}"
-    except OSError:
-        return ""
+    life = boot()
+    return f"{life} {time.monotonic()}" if life else ""
 
 
 def hours(stage: Stage) -> float:

@@ -9,13 +9,21 @@ import json
 import os
 import stat
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 def replace_text(path: Path, text: str, *, durable: bool = False, mode: int = 0o666) -> None:
-    """Put `text` in place of whatever `path` holds. Writers do not disturb one another: the last one wins.
+    """Put `text` in place of whatever `path` holds, as `replacing` does."""
+    with replacing(path, durable=durable, mode=mode) as out:
+        out.write(text)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = False, mode: int = 0o666) -> Iterator[TextIO]:
+    """A stream whose text takes the place of whatever `path` holds once it is whole. Writers do not disturb one another: the
+    last one wins.
 
     `durable` also waits for the disk; `mode` says who may read it, less the umask. Raises OSError, with the old text
     in place.
@@ -23,7 +31,7 @@ def replace_text(path: Path, text: str, *, durable: bool = False, mode: int = 0o
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as out:
-            out.write(text)
+            yield out
             if durable:
                 out.flush()
                 os.fsync(out.fileno())

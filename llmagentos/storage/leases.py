@@ -12,7 +12,6 @@ import re
 import socket
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +19,7 @@ import psutil
 import pyarrow.dataset as ds
 
 from llmagentos.core.errors import ConflictError, DiskError, LeaseLostError
-from llmagentos.storage.birth import born
+from llmagentos.storage.birth import boot, born
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
 
@@ -38,9 +37,9 @@ def this_process() -> str:
 
 
 def _space() -> str:
-    """Where a process number means the same: this boot of the kernel, this namespace; empty where neither is known."""
+    """Where a process number means the same: this boot of the kernel, this namespace."""
     with contextlib.suppress(OSError):
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()[:8]}-{os.stat('/proc/self/ns/pid').st_ino}"
+        return f"{boot()[:8]}-{os.stat('/proc/self/ns/pid').st_ino}"
     return "here"
 
 

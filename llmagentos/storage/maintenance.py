@@ -18,7 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from llmagentos.core.errors import ConflictError, LLMAgentOSError
 from llmagentos.storage.layout import Home
 from llmagentos.storage.spool import exclusive
-from llmagentos.storage.tables import KEEP_HOURS, SCHEMAS, SETTINGS, Tables, sync_commits
+from llmagentos.storage.tables import KEEP_HOURS, SCHEMAS, SETTINGS, Tables, checkpoint
 
 MOST_FILES = 32
 """Data files of a table that are left alone."""
@@ -73,7 +73,5 @@ def _tidy(folder: Path, tables: Tables, name: str, most: int) -> None:
                 table = tables.load(name)
             else:
                 table.optimize.compact(writer_properties=_WRITER)
-    table.create_checkpoint()
-    sync_commits(folder, before - 1, table.version())
-    table.cleanup_metadata()
+    checkpoint(table, folder, before - 1)
     table.vacuum(retention_hours=KEEP_HOURS, enforce_retention_duration=False, dry_run=False, full=True)

@@ -279,21 +279,19 @@ class Tables:
                 post_commithook_properties=_LATER,
             )
             sync_commits(self.home.table(name), before, table.version())
-        _checkpoint(table, name)
+        if (table.version() + 1) % _CHECKPOINT_COMMITS == 0:
+            try:  # which is no part of the commit: where it fails, the commit stands
+                checkpoint(table, self.home.table(name), table.version() - 1)
+            except (DeltaError, OSError) as error:
+                logger.warning("no checkpoint of the table %s could be made: %s", name, error)
         return table.version()
 
 
-def _checkpoint(table: DeltaTable, name: str) -> None:
-    """What makes the log short, every so many commits. It is no part of the commit: where it fails, the commit stands."""
-    if (table.version() + 1) % _CHECKPOINT_COMMITS:
-        return
-    try:
-        table.create_checkpoint()
-        table.cleanup_metadata()
-        log = Path(table.table_uri.removeprefix("file://")) / "_delta_log"
-        sync(log / f"{table.version():020}.checkpoint.parquet", log / "_last_checkpoint", log)
-    except (DeltaError, OSError) as error:
-        logger.warning("no checkpoint of the table %s could be made: %s", name, error)
+def checkpoint(table: DeltaTable, folder: Path, after: int) -> None:
+    """Make the log short; the disk has it and the commits behind version `after` before what it replaces goes."""
+    table.create_checkpoint()
+    sync_commits(folder, after, table.version())
+    table.cleanup_metadata()
 
 
 def _schema_mode(table: DeltaTable, data: pa.Table) -> Literal["merge"] | None:

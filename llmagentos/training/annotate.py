@@ -22,6 +22,11 @@ from llmagentos.training.terms import Term
 _BATCH_TOKENS = 4096
 
 
+def kept_of(top_k: int, renderer: Renderer) -> int:
+    """How many tokens of a model's vocabulary are kept: at least one must be left for the tail."""
+    return min(top_k, renderer.vocab_size - 1)
+
+
 def annotation_for(terms: Sequence[Term], model: str, cache: Path, *, stored: Path | None = None) -> Annotation | None:
     """What the model in a folder is asked once for all terms that want to know; None where none does.
 
@@ -35,8 +40,7 @@ def annotation_for(terms: Sequence[Term], model: str, cache: Path, *, stored: Pa
     if keeping and len(asking) > 1:
         other = next(term for term in asking if term is not keeping)
         raise ConfigError(f"{keeping.name!r} keeps what a frozen model said first, and {other.name!r} asks it anew: use one.")
-    # At least one token must be left for the tail.
-    top_k = min(max(term.top_k for term in asking), Renderer(model).vocab_size - 1)
+    top_k = kept_of(max(term.top_k for term in asking), Renderer(model))
     sources = tuple(dict.fromkeys(source for term in asking for source in term.asks))
     folder = str(stored / f"top-{top_k}") if keeping and stored else ""
     return Annotation(model=model, cache=str(cache), top_k=top_k, sources=sources, stored=folder)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llmagentos.config.learning import TrainingConfig
+from llmagentos.config.learning import LoraConfig, TrainingConfig
 from llmagentos.core.records import ModelVersion
 from llmagentos.training.phase import Phase
 from llmagentos.training.plan import PlanFacts
@@ -17,6 +17,11 @@ class Prepared:
     snapshot: str
     start: ModelVersion | None
     teacher: ModelVersion | None = None
+
+
+def lora_settings(lora: LoraConfig) -> dict[str, object]:
+    """The fields of a phase that say which adapters it trains, if any."""
+    return {"lora_rank": lora.rank if lora.enabled else 0, "lora_alpha": lora.alpha}
 
 
 def engine_settings(training: TrainingConfig) -> dict[str, object]:

@@ -26,7 +26,7 @@ from llmagentos.training.annotate import annotation_for
 from llmagentos.training.launch import launch
 from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
-from llmagentos.training.prepared import engine_settings
+from llmagentos.training.prepared import engine_settings, lora_settings
 from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import ROWS, Rows, open_arrow, record_batch, write_arrow
 from llmagentos.training.terms import make_terms
@@ -211,8 +211,6 @@ def _phase(config: Config, start: Path, weights: Path, here: Path, settings: Rei
         annotation=annotation_for(make_terms(terms), str(start), here / "start.arrow"),
         learning_rate=settings.learning_rate * (1 - number / settings.rounds),
         clip=config.update.clip,
-        lora_rank=config.update.lora.rank if config.update.lora.enabled else 0,
-        lora_alpha=config.update.lora.alpha,
         seed=settings.seed,
-        **{**engine_settings(config.training), "accumulation": accumulation},  # type: ignore[arg-type]
+        **{**engine_settings(config.training), **lora_settings(config.update.lora), "accumulation": accumulation},  # type: ignore[arg-type]
     )

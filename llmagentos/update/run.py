@@ -31,7 +31,7 @@ from llmagentos.training.launch import alone, launch
 from llmagentos.training.losses import answer_losses, rendered_losses
 from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.plan import Recipe, least_steps, make_plan
-from llmagentos.training.prepared import Prepared, engine_settings
+from llmagentos.training.prepared import Prepared, engine_settings, lora_settings
 from llmagentos.training.probe import MOST, kept_back, said_anew
 from llmagentos.training.rows import PREFERENCE, Rows
 from llmagentos.training.terms import make_terms
@@ -115,9 +115,8 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         enough=update.learned,
         noise=update.noise,
         ema=update.ema,
-        lora_rank=update.lora.rank if update.lora.enabled else 0,
-        lora_alpha=update.lora.alpha,
         seed=update.seed,
+        **lora_settings(update.lora),  # type: ignore[arg-type]
         **engine_settings(training),  # type: ignore[arg-type]
     )
     return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=champion)
