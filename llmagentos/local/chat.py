@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 
 from llmagentos.config import Config
-from llmagentos.core.errors import CapacityError, InputError
+from llmagentos.core.errors import CapacityError
 from llmagentos.core.messages import Message
-from llmagentos.local.simulate import endpoint
+from llmagentos.local.simulate import endpoint, refused
 
 _TIMEOUT_SECONDS = 120.0
 _HELP = "/good, /bad, /correct TEXT judge the last answer; /new begins again; /quit ends."
@@ -76,12 +76,7 @@ def _send(client: httpx.Client, path: str, body: dict[str, Any], headers: dict[s
     except httpx.HTTPError as error:
         raise CapacityError(f"the agent does not answer ({error}).", hint="`llmagentos status` says what runs.") from None
     if reply.is_error:
-        try:
-            message = str(reply.json()["error"]["message"])
-        except (ValueError, KeyError, TypeError):
-            message = reply.text[:200]
-        hint = "Put your key into LLMAGENTOS_API_KEY, or what serve.api_key_env names." if reply.status_code == 401 else ""
-        raise InputError(f"the agent refused with {reply.status_code}: {message}", hint=hint)
+        raise refused(reply)
     return dict(reply.json())
 
 

@@ -107,13 +107,21 @@ async def post(http: httpx.AsyncClient, path: str, body: dict[str, Any], headers
             if reply.status_code not in (429, 503) or attempt == _RETRIES - 1:
                 break
             await asyncio.sleep(float(reply.headers.get("Retry-After", "1")))
-        reply.raise_for_status()
-    except httpx.HTTPStatusError as error:
-        hint = "Put your key into LLMAGENTOS_API_KEY, or what serve.api_key_env names." if reply.status_code == 401 else ""
-        raise InputError(f"the agent refused with {reply.status_code}: {reply.text[:200]}", hint=hint) from error
     except httpx.TransportError as error:
         hint = "`llmagentos status` says what runs; `llmagentos up --detach` starts it."
         raise CapacityError(
             f"the agent does not answer at {http.base_url}: {error or type(error).__name__}.", hint=hint
         ) from error
+    if not reply.is_success:
+        raise refused(reply)
     return dict(reply.json())
+
+
+def refused(reply: httpx.Response) -> InputError:
+    """What the agent says against a request, and what to do about a key that is missing."""
+    try:
+        message = str(reply.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = reply.text[:200]
+    hint = "Put your key into LLMAGENTOS_API_KEY, or what serve.api_key_env names." if reply.status_code == 401 else ""
+    return InputError(f"the agent refused with {reply.status_code}: {message}", hint=hint)

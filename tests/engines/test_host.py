@@ -47,6 +47,11 @@ class Asking:
 
 def with_host(story: Callable[[Asking], Awaitable[None]]) -> None:
     """A story; afterwards the replica closes its half and the host lives no longer."""
+    with_both(lambda its, asking: story(asking))
+
+
+def with_both(story: Callable[[Host, Asking], Awaitable[None]]) -> None:
+    """The same of a story that looks at the host too."""
 
     async def main() -> None:
         ours, theirs = socket.socketpair()
@@ -54,7 +59,7 @@ def with_host(story: Callable[[Asking], Awaitable[None]]) -> None:
         life = asyncio.ensure_future(its.live())
         asking = Asking(ours)
         async with asyncio.timeout(60):
-            await story(asking)
+            await story(its, asking)
             ours.shutdown(socket.SHUT_WR)
             await life
         if its._engine:
@@ -133,27 +138,17 @@ def test_cancelling_and_failing_are_said_of_the_request_they_belong_to(tiny: Ver
 
 
 def test_what_is_cancelled_in_the_same_breath_is_never_begun(tiny: VersionRef):
-    async def main() -> None:
-        ours, theirs = socket.socketpair()
-        its = Host(theirs)
-        life = asyncio.ensure_future(its.live())
-        asking = Asking(ours)
-        async with asyncio.timeout(60):
-            await asking.load(tiny)
-            its._heard(("ask", "a", [5, 6, 7], Sampling(900, ignore_eos=True), True))
-            its._heard(("cancel", "a"))
-            its._heard(("ask", "b", [5, 6, 7], Sampling(3, ignore_eos=True), True))
-            said = await asking.until(lambda said: ends(said) == {"a", "b"})
-            assert [what for name, what in said if name == "a"] == [([], "cancelled", ())]
-            assert len(ids(said, "b")) == 3
-            assert its._engine.busy() == 0
-            ours.shutdown(socket.SHUT_WR)
-            await life
-        its._engine.close(False)
-        ours.close()
-        theirs.close()
+    async def story(its: Host, asking: Asking) -> None:
+        await asking.load(tiny)
+        its._heard(("ask", "a", [5, 6, 7], Sampling(900, ignore_eos=True), True))
+        its._heard(("cancel", "a"))
+        its._heard(("ask", "b", [5, 6, 7], Sampling(3, ignore_eos=True), True))
+        said = await asking.until(lambda said: ends(said) == {"a", "b"})
+        assert [what for name, what in said if name == "a"] == [([], "cancelled", ())]
+        assert len(ids(said, "b")) == 3
+        assert its._engine.busy() == 0
 
-    asyncio.run(main())
+    with_both(story)
 
 
 def test_what_is_under_way_is_said_to_its_end_after_the_replica_closed_its_half(tiny: VersionRef):
