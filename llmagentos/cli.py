@@ -358,11 +358,11 @@ def benchmark(
     config: File = None,
     json: Json = False,
 ) -> None:
-    """Measure something: loop, days, forgetting."""
-    from llmagentos.local import show, steps
-    from llmagentos.local.progress import Progress
+    """Measure something: loop, days, forgetting. It fails where what it measured on says nothing."""
+    from llmagentos.local import progress, show, steps
 
-    _tell(steps.benchmark(_config(config, overrides), name, option or [], say=Progress().say), show.benchmark)
+    _tell(found := steps.benchmark(_config(config, overrides), name, option or [], say=progress.Progress().say), show.benchmark)
+    raise typer.Exit(int(bool(found.get("validity"))))
 
 
 @app.command()

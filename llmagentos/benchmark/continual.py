@@ -11,7 +11,8 @@ Matrix = Sequence[Sequence[float]]
 
 
 def figures(matrix: Matrix, lasting: Sequence[int]) -> dict[str, float]:
-    """ACC, BWT, FWT, forgetting and the score right after learning, of one life.
+    """ACC, BWT, FWT (what earlier stages brought, over what was known before any), forgetting and the score right after
+    learning, of one life.
 
     `matrix` has a row more than stages; column j belongs to stage j, learned between rows j and j + 1; `lasting` are the
     columns whose exam still holds at the end.
@@ -22,7 +23,7 @@ def figures(matrix: Matrix, lasting: Sequence[int]) -> dict[str, float]:
     return {
         "acc": _mean([last[j] for j in lasting]),
         "bwt": _mean([last[j] - matrix[j + 1][j] for j in earlier]),
-        "fwt": _mean([matrix[j][j] for j in range(stages)]),
+        "fwt": _mean([matrix[j][j] - matrix[0][j] for j in range(1, stages)]),
         "forgetting": _mean([max(row[j] for row in matrix[j + 1 : -1]) - last[j] for j in earlier]),
         "learned": _mean([matrix[j + 1][j] for j in range(stages)]),
     }
@@ -55,16 +56,24 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"mean": round(_mean(values), 4), "lowest": round(min(values), 4), "highest": round(max(values), 4)}
 
 
-def table(methods: Mapping[str, Mapping[str, Mapping[str, float]]], columns: Sequence[str]) -> str:
-    """Markdown: a row a method, mean (lowest – highest) in each column."""
-    lines = ["| method | " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, found in methods.items():
-        lines.append(f"| {name} | " + " | ".join(_cell(found.get(c)) for c in columns) + " |")
-    return "\n".join(lines)
+def table(
+    methods: Mapping[str, Mapping[str, Mapping[str, float]]], columns: Sequence[str], complaints: Sequence[str] = ()
+) -> str:
+    """Markdown: a row a figure, mean (lowest – highest) in each method's column; then why a stream says nothing."""
+    lines = ["| figure | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    for name in columns:
+        if any(name in found for found in methods.values()):
+            cells = (_cell(found.get(name)) for found in methods.values())
+            lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, *(f"Not valid: {complaint}." for complaint in complaints)])
 
 
 def _cell(value: Mapping[str, Any] | None) -> str:
-    return "–" if value is None else f"{value['mean']:.3f} ({value['lowest']:.3f} – {value['highest']:.3f})"
+    if value is None:
+        return "–"
+    form = ".3f" if abs(value["highest"]) < 100 else ".0f"
+    mean, low, high = (format(value[k], form) for k in ("mean", "lowest", "highest"))
+    return f"{mean} ({low} – {high})"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -22,7 +22,10 @@ from llmagentos.storage.files import add_lines, read_lines
 from llmagentos.storage.layout import Home
 
 REPORTED = tuple(name for name in FAMILIES if name not in TUNED)
-COLUMNS = ("acc", "bwt", "gap_closed", "plasticity", "unseen", "stale", "update", "general_change", "base_change", "seconds")
+COLUMNS = (
+    "acc", "bwt", "fwt", "forgetting", "gap_closed", "plasticity", "intransigence", "unseen", "stale", "update", "general_change",
+    "base_change", "drift_new", "drift_old", "steps", "replay_bytes", "seconds",
+)  # fmt: skip
 BOUNDS = ("naive", "joint")
 ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "without_memory": {"replay": {"memory": 0.0}},
@@ -62,13 +65,14 @@ def run(
 
     Beside strategies there are `ABLATIONS`: `-o strategies=replay,without_near`.
     A method's figures are mean, lowest and highest over families and seeds. Without `naive` and `joint` among the
-    strategies there is no gap to close. A life that breaks is not averaged away: it raises. A life takes minutes: each is
-    written to the file `lives` when it is over, and one that it holds, lived with the same settings, is not lived again.
+    strategies there is no gap to close; where they do not differ as they must, `validity` says which stream tells nothing,
+    and the command fails. A life that breaks is not averaged away: it raises. A life takes minutes: each is written to the
+    file `lives` when it is over, and one that it holds, lived with the same settings, is not lived again.
     """
     wanted = [(s, f, n, scale, stages) for f in families for n in seeds for s in strategies]
     lived = _all(config, wanted, jobs, Path(lives) if lives else None, say)
     found = summarise(lived)
-    found |= {"table": continual.table(found["methods"], COLUMNS)}
+    found |= {"table": continual.table(found["methods"], COLUMNS, [f"{k}: {x}" for k, v in found["validity"].items() for x in v])}
     return {**found, "run": _keep(config, found, lived), "lives": lived}
 
 
@@ -137,6 +141,7 @@ def _figures(life: Life) -> dict[str, float]:
         "seconds": sum(life["seconds"]),
         "steps": float(sum(life["steps"])),
         "replay_bytes": float(life["replay_bytes"]),
+        **{f"drift_{which}": statistics.fmean(moved) for which, moved in life.get("drift", {}).items() if moved},
     }
 
 

@@ -7,6 +7,7 @@ is measured is the method, not the gate.
 import json
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from llmagentos.benchmark.loop import in_home
@@ -18,6 +19,7 @@ from llmagentos.scenarios.question import Question
 from llmagentos.scenarios.streams.stream import Stage, stream
 from llmagentos.storage import suites as stored
 from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
 
 GENERAL = "general"
 BASE = "base facts"
@@ -44,7 +46,8 @@ def with_parts(config: Config, parts: dict[str, dict[str, Any]]) -> Config:
 
 
 def live(config: Config, strategy: str, family: str, seed: int, scale: float = 1.0, most: int = 8) -> dict[str, Any]:
-    """Run the life's first `most` stages; returns {matrix, unseen, general, base, stale, update, seconds, steps, replay_bytes}.
+    """Run the life's first `most` stages; returns {matrix, unseen, general, base, stale, update, drift, seconds, steps,
+    replay_bytes}.
 
     `matrix[i][j]` is the share of stage j's exam answered rightly after i stages. Needs no Ray beyond the local one that
     it starts and ends.
@@ -66,6 +69,7 @@ def _walk(config: Config, stages: list[Stage]) -> dict[str, Any]:
     bootstrap(config)
     suites = _suites(home, stages)
     rows, seconds, steps, mixes, decisions = [examine(config, suites)], [], [], [], []
+    drift: dict[str, list[float]] = {"new": [], "old": []}
     for stage in stages:
         began = time.monotonic()
         teach(config, stage.rows)
@@ -75,6 +79,8 @@ def _walk(config: Config, stages: list[Stage]) -> dict[str, Any]:
         steps.append(trained.get("steps", 0))
         mixes.append(result.report.get("mix", {}).get("update", {}).get("ratio", {}))
         decisions.append(result.decision)
+        for which, moved in result.report.get("drift", {}).items():
+            drift[which].append(moved)
         rows.append(examine(config, suites))
     changed = [k for k, s in enumerate(stages) if s.changed]
     return {
@@ -89,7 +95,8 @@ def _walk(config: Config, stages: list[Stage]) -> dict[str, Any]:
         "steps": steps,
         "mix": mixes,
         "decisions": decisions,
-        "replay_bytes": sum(f.stat().st_size for f in home.table("replay").rglob("*.parquet")),
+        "drift": drift,
+        "replay_bytes": sum(Path(file).stat().st_size for file in Tables(home).load("replay").file_uris()),
     }
 
 

@@ -70,7 +70,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         return None
     mix, usual = chosen.mix(config.replay, tokens), config.replay
     held = _held(config, rendered, champion, folder / "update" / "held.json", replays=chosen.replays)
-    rounds = update.rounds if chosen.replays else 1
+    rounds = 1 if chosen.by_size else update.rounds
     apart = tuple(kept_back(rendered, update.seed)) if rounds > 1 else ()
     passes = update.epochs * min(_MOST_PASSES, max(1.0, held.surprise / update.unfamiliar))
     recipe = Recipe(

@@ -12,7 +12,7 @@ def test_the_figures_of_a_life_of_two_stages():
     found = figures(KEEPS, [0, 1])
     assert found["acc"] == pytest.approx(0.9)
     assert found["bwt"] == pytest.approx(-0.1)
-    assert found["fwt"] == pytest.approx((0.1 + 0.2) / 2)
+    assert found["fwt"] == pytest.approx(0.2), "of the second stage alone: before the first there is none"
     assert found["forgetting"] == pytest.approx(0.1)
     assert found["learned"] == pytest.approx(0.95)
 
@@ -37,6 +37,16 @@ def test_a_stream_that_shows_nothing_says_so():
     assert len(valid({"acc": 0.6}, {"acc": 0.9}, [0.8, 1.0])) == 3
 
 
-def test_the_table_has_a_row_a_method_and_a_dash_for_what_is_not_known():
-    made = table({"replay": {"acc": summary([0.9, 1.0])}}, ["acc", "bwt"])
-    assert "| replay | 0.950 (0.900 – 1.000) | – |" in made
+def test_what_no_stage_brought_another_is_no_forward_transfer():
+    by_chance = [[0.5, 0.5], [1.0, 0.5], [1.0, 1.0]]
+    assert figures(by_chance, [0, 1])["fwt"] == 0
+
+
+def test_the_table_has_a_row_a_figure_and_a_dash_for_what_is_not_known_of_one():
+    methods = {"replay": {"acc": summary([0.9, 1.0]), "steps": summary([2500.0])}, "naive": {"acc": summary([0.3])}}
+    made = table(methods, ["acc", "bwt", "steps"], ["shop 1: joint reaches 0.80"])
+    assert made.splitlines()[2:] == [
+        "| acc | 0.950 (0.900 – 1.000) | 0.300 (0.300 – 0.300) |",
+        "| steps | 2500 (2500 – 2500) | – |",
+        "Not valid: shop 1: joint reaches 0.80.",
+    ]

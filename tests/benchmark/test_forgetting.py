@@ -15,6 +15,7 @@ def life(strategy: str, last: float, seed: int = 1) -> dict:
         "strategy": strategy, "family": "museum", "seed": seed, "lasting": [0, 1], "matrix": [[0, 0], [1, 0], [last, 1]],
         "unseen": [[0, 0], [0, 0], [0.5, 0.5]], "general": [0.9, 0.8], "base": [1.0, 0.7], "stale": 0.0, "update": 1.0,
         "seconds": [1.0, 2.0], "steps": [10, 20], "replay_bytes": 100,
+        "drift": {"new": [3.0, 2.0], "old": [0.1]},
     }  # fmt: skip
 
 
@@ -25,6 +26,7 @@ def test_the_gap_is_closed_between_the_bounds_of_the_same_stream():
     assert round(replay["gap_closed"]["mean"], 3) == round((0.95 - 0.3) / 0.7, 3)
     assert replay["general_change"]["mean"] == -0.1
     assert replay["seconds"]["mean"] == 3.0
+    assert (replay["drift_new"]["mean"], replay["drift_old"]["mean"]) == (2.5, 0.1)
 
 
 def test_without_bounds_there_is_no_gap_and_a_weak_stream_is_named():
