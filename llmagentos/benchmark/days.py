@@ -52,7 +52,7 @@ def _day(config: Config, seed: int, strategy: str) -> dict[str, Any]:
             shown = demo.run(fresh, seed=seed)
         finally:
             down(fresh)
-    kept = ("seed", "strategy", "suites", "decision", "reasons", "flips", "seconds", "parameters", "during")
+    kept = ("seed", "strategy", "suites", "decision", "reasons", "flips", "seconds", "parameters", "student", "during")
     return {name: shown[name] for name in kept}
 
 
@@ -78,10 +78,28 @@ def table(runs: list[dict[str, Any]]) -> str:
         "",
         f"Mean (lowest – highest) over {len(protected)} days of the shop.",
         f"The gate said for {name}: {said[name]}; for naive: {said['naive']}.",
+        *_student(protected),
         f"Requests while it learned and switched: {sent}, failed: {failed}. Seconds of a cycle on 2 cores: "
         f"{statistics.median(cycles):.0f} ({min(cycles):.0f} – {max(cycles):.0f}). Made by `llmagentos benchmark days`.",
     ]
     return "\n".join(lines)
+
+
+def _student(runs: list[dict[str, Any]]) -> list[str]:
+    """What the student keeps of its teacher, where there is one: its share of the weights, of each suite's score, of words."""
+    runs = [r for r in runs if r["student"]]
+    if not runs:
+        return []
+    size = runs[0]["parameters"]
+    suites = [row["suite"] for row in runs[0]["suites"]]
+    kept = {s: statistics.mean(_of(r, s)["student"] / _of(r, s)["challenger"] for r in runs) for s in suites}
+    worst = min(kept, key=lambda suite: kept[suite])
+    agreed = [r["student"]["agreement"] for r in runs]
+    return [
+        f"The student has {size['student'] / size['challenger']:.2f} of its teacher's parameters and keeps "
+        f"{statistics.mean(kept.values()):.3f} of its scores ({worst}: {kept[worst]:.3f}); both would say the same next token in "
+        f"{statistics.mean(agreed):.3f} ({min(agreed):.3f} – {max(agreed):.3f}) of all places.",
+    ]
 
 
 def _of(run: dict[str, Any], suite: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What feedback is worth: how far thumbs (KTO) and rewards (GRPO) move a behaviour, and what they cost elsewhere.
 
-Thumbs: the seed is first taught to answer returns in two manners, about half and half. A log is sampled from it; customers
-like one manner and dislike the other, so that three in ten rows of the log are negative, some thumbs the wrong way round.
+Thumbs: the seed is first taught to answer returns in two manners. A log is sampled from it; customers like one manner and
+dislike the other, and say so that three in ten answers of the log are disliked, some thumbs the wrong way round.
 The log goes through the product's own steps (label, format, settle, snapshot, update) and the share of the liked manner
 among greedy answers to unseen questions is compared: with every thumb, with the dislikes alone, and for comparison with
 the likes alone as targets of plain replay.
@@ -31,6 +31,7 @@ from llmagentos.collect.label import label
 from llmagentos.collect.settle import Past, Settled, settle
 from llmagentos.config import Config
 from llmagentos.core.evaluation import EvalItem, Suite
+from llmagentos.core.examples import example_of_row
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, same_answer
 from llmagentos.core.records import Example
@@ -61,8 +62,8 @@ from llmagentos.update.run import prepare
 
 LOG = 400
 """Interactions of the log."""
-_UP, _DOWN, _NOISE = 0.3, 0.6, 0.03
-"""How often a liked answer is praised, a disliked one blamed, and a thumb is the wrong way round."""
+_UP, _NEGATIVE, _NOISE = 0.3, 0.3, 0.03
+"""How often a liked answer is praised, how much of the log is blamed, and how often a thumb is the wrong way round."""
 _DRAWS = 4
 """Samples of each unseen question."""
 _TAUGHT_STEPS, _RATE = 300, 6e-4
@@ -153,7 +154,8 @@ def rewards(world: _World, settings: Reinforcement) -> dict[str, Any]:
 
 
 def _task(question: Question) -> Task:
-    return Task(question.messages()[:-1], list(question.tools) or None, question.skill, question)
+    example = example_of_row(question.row())
+    return Task(example.messages[:-1], example.tools, example.skill, example)
 
 
 def _taught(world: _World, name: str, shown: Sequence[Mapping[str, Any]]) -> Path:
@@ -177,9 +179,12 @@ def _taught(world: _World, name: str, shown: Sequence[Mapping[str, Any]]) -> Pat
 def _log(world: _World, start: Path, asked: Sequence[Question], rng: random.Random) -> tuple[Settled, float]:
     """A day's judged answers as the rows of a snapshot, and the share of the log that was disliked."""
     questions = [asked[k % len(asked)] for k in range(LOG)]
+    replies = _sampled(world, start, questions)
+    bad = [at for at, reply in enumerate(replies) if not same_answer(reply, questions[at].reply())]
+    blamed = set(rng.sample(bad, min(len(bad), round(_NEGATIVE * LOG))))
     rows = []
-    for at, (question, reply) in enumerate(zip(questions, _sampled(world, start, questions), strict=True)):
-        said = thumb(question, reply, rng, up=_UP, down=_DOWN, noise=_NOISE)
+    for at, (question, reply) in enumerate(zip(questions, replies, strict=True)):
+        said = thumb(question, reply, rng, up=_UP, down=float(at in blamed), noise=_NOISE)
         if said is not None:
             rows.append(_row(at, question, reply, said))
     done = [format_row(label(row), str(start), world.config.model.max_length) for row in rows]
@@ -221,7 +226,7 @@ def _mean_reward(world: _World, weights: Path, questions: Sequence[Question]) ->
         load_model(weights), _prompts(world, questions), stop_ids=renderer.stop_ids, pad_id=renderer.pad_id,
         max_new_tokens=64, batch_tokens=world.config.evaluate.batch_tokens,
     )  # fmt: skip
-    return round(fmean(reward(q, renderer.answer(ids)) for q, ids in zip(questions, found, strict=True)), 4)
+    return round(fmean(reward(_task(q).about, renderer.answer(ids)) for q, ids in zip(questions, found, strict=True)), 4)
 
 
 def _scores(world: _World, weights: Path, unseen: Sequence[Question]) -> dict[str, float]:

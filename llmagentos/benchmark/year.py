@@ -28,6 +28,8 @@ from llmagentos.storage.layout import Home
 from llmagentos.training import beside
 
 MONTH = 30
+_RIGHT = {**dict.fromkeys(GOOD, ("Promote",)), "recurrence": ("Promote", "Skipped")}
+"""What may become of a day that harms nothing."""
 _FIRST_STEPS = 3000
 _STEPS = 150
 _NOISE = 0.19
@@ -50,8 +52,8 @@ def run(
 ) -> dict[str, Any]:
     """Live `days` days; returns {skills, sabotaged_promoted, good_rejected, seconds, table, run, days}.
 
-    A good day that is not promoted, whether rejected or held, counts as rejected; on a recurrence day Skipped and
-    Promote are both right.
+    A good day that is not promoted, whether rejected or held, counts as rejected. A recurrence day is a good one too, but
+    that Skipped is as right there as Promote.
     """
     from llmagentos.local.ray import connect
 
@@ -101,25 +103,21 @@ def _day(config: Config, day: Day, family: str) -> dict[str, Any]:
 
     home = Home(config.storage.root).open()
     began, busy = time.monotonic(), _cpu_seconds()
-    decision, reasons, seconds, steps = "Skipped", ["nothing came in"], {}, 0
     if day.rows:
         teach(config, day.rows)
-        monthly = day.number % MONTH == 0
-        today = {"distill": {"enabled": monthly}} if day.number else _FIRST
-        result = cycle(with_parts(config, today))
-        decision, reasons, seconds = result.decision, result.reasons, result.seconds
-        steps = int(result.report.get("training", {}).get("update", {}).get("steps", 0))
+    today = {"distill": {"enabled": day.number % MONTH == 0}} if day.number else _FIRST
+    result = cycle(with_parts(config, today))
     spent, busy = time.monotonic() - began, _cpu_seconds() - busy
     return {
         "day": day.number,
         "kind": day.kind,
-        "decision": decision,
-        "reason": reasons[0] if reasons else "",
+        "decision": result.decision,
+        "reason": result.reasons[0] if result.reasons else "",
         "rows": len(day.rows),
-        "steps": steps,
+        "steps": int(result.report.get("training", {}).get("update", {}).get("steps", 0)),
         "seconds": round(spent, 2),
         "cpu_seconds": round(busy, 2),
-        "step_seconds": seconds,
+        "step_seconds": result.seconds,
         "skills": _skills(config, home, day, family),
     }
 
@@ -155,14 +153,14 @@ def summarise(lived: list[dict[str, Any]]) -> dict[str, Any]:
     kinds: dict[str, Counter[str]] = {}
     for day in lived:
         kinds.setdefault(day["kind"], Counter())[day["decision"]] += 1
-    good = [d for d in lived if d["kind"] in GOOD]
+    good = [d for d in lived if d["kind"] in _RIGHT]
     return {
         "skills": skills,
         "decisions": {k: dict(v) for k, v in kinds.items()},
         "sabotaged": sum(d["kind"] in SABOTAGED for d in lived),
         "sabotaged_promoted": sum(d["kind"] in SABOTAGED and d["decision"] == "Promote" for d in lived),
         "good": len(good),
-        "good_rejected": sum(d["decision"] != "Promote" for d in good),
+        "good_rejected": sum(d["decision"] not in _RIGHT[d["kind"]] for d in good),
         "seconds": _cost(lived),
     }
 

@@ -199,11 +199,8 @@ def verdict(name: str, value: object) -> int:
         return 0
     if name == "rating":
         return 1 if value >= 4 else -1 if value <= 2 else 0
-    if name == "score":
-        return 1 if value >= 0.75 else -1 if value <= 0.25 else 0
-    if name == "outcome":
-        return 1 if value > 0 else -1  # who counts successes as 1 counts failures as 0; what is not known is not sent
-    return 0
+    # Who counts successes as 1 counts failures as 0, and what half succeeded is no example; what is not known is not sent.
+    return (1 if value >= 0.75 else -1 if value <= 0.25 else 0) if name in ("score", "outcome") else 0
 
 
 def parse_row(data: object, *, line: int | None = None) -> Row:

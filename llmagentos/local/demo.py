@@ -63,6 +63,7 @@ def run(config: Config, *, seed: int = 1, visits: int = 600, say: Callable[[str]
         "flips_shown": result.report.get("flips", [])[:10],
         "mix": result.report.get("mix", {}),
         "parameters": result.report.get("parameters", {}),
+        "student": result.report.get("student", {}),
         "seconds": {k: round(v, 1) for k, v in seconds.items()},
         "traffic": traffic,
         "during": client.counts(),

@@ -30,7 +30,8 @@ def test_the_whole_of_it_in_small(config, monkeypatch):
     short = config.model_copy(
         update={"update": config.update.model_copy(update={"min_steps": 1, "max_steps": 2, "min_epochs": 0.1})}
     )
-    found = run(short, settings=Reinforcement(rounds=1, questions=4, group=4))
+    found = run(short, settings=Reinforcement(rounds=1, tasks=4, group=4))
     assert set(found["kto"]["after"]) == {"every thumb", "dislikes alone", "likes alone"}
     assert found["kto"]["likes"] > 0 < found["kto"]["dislikes"]
+    assert 0.2 < found["kto"]["negative_share"] < 0.4
     assert len(found["grpo"]["rounds"]) == 1

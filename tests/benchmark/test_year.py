@@ -28,9 +28,10 @@ def test_a_good_day_on_hold_counts_as_rejected_and_a_promoted_sabotage_is_seen()
         day(2, "noise", "Reject", 1),
         day(3, "flipped", "Promote", 1),
     ]
-    lived += [day(4, "recurrence", "Skipped", 1), day(5, "empty", "Skipped", 1)]
+    lived += [day(4, "recurrence", "Skipped", 1), day(5, "empty", "Skipped", 1), day(6, "recurrence", "Promote", 1)]
     found = summarise(lived)
-    assert (found["good"], found["good_rejected"]) == (3, 2)
+    assert (found["good"], found["good_rejected"]) == (5, 2)
+    assert summarise([*lived, day(7, "recurrence", "Hold", 1)])["good_rejected"] == 3
     assert (found["sabotaged"], found["sabotaged_promoted"]) == (2, 1)
 
 

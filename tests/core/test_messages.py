@@ -159,7 +159,7 @@ def test_a_prompt_is_all_before_the_last_answer_with_its_roles():
     [
         ("thumb", True, 1), ("thumb", False, -1), ("rating", True, 1), ("rating", 1, -1), ("rating", 2, -1), ("rating", 3, 0),
         ("rating", 4, 1), ("rating", 5, 1), ("score", 1.0, 1), ("score", 0, -1), ("score", 0.5, 0), ("outcome", True, 1),
-        ("outcome", -3, -1), ("outcome", 0, -1), ("outcome", 0.5, 1),
+        ("outcome", -3, -1), ("outcome", 0, -1), ("outcome", 0.5, 0), ("outcome", 0.05, -1), ("outcome", 12, 1),
         ("mood", True, 0), ("mood", 5, 0), ("thumb", None, 0), ("rating", "5", 0),
     ],
 )  # fmt: skip

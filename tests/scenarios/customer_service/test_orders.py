@@ -1,5 +1,6 @@
 import random
 
+from llmagentos.core.examples import example_of_row
 from llmagentos.scenarios.customer_service.orders import ASKS, either_tool, requests
 from llmagentos.scenarios.customer_service.rewards import reward
 
@@ -16,4 +17,4 @@ def test_requests_take_every_wording_in_turn_and_no_number_twice():
     assert {q.frame for q in made[:16]} == {f"orders/{t}/{k}" for t, asks in ASKS.items() for k in range(len(asks))}
     assert len({q.call[1] for q in made}) == 40
     assert all(q.call[1][0][1] in q.prompt for q in made)
-    assert all(reward(q, q.reply()) == 1.0 for q in made)
+    assert all(reward(example_of_row(q.row()), q.reply()) == 1.0 for q in made)
