@@ -12,7 +12,6 @@ import regex
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, normalised_prompt
 from llmagentos.core.similarity import near
-from llmagentos.training.rows import MADE
 
 Row = Mapping[str, Any]
 Words = frozenset[str]
@@ -21,6 +20,8 @@ Asked = tuple[str, str]
 Frame = tuple[str, str]
 """What stands before a name and behind it."""
 
+MADE = "reworded-"
+"""What the ids of made rows begin with. A row of somebody else's may be called so too: `made` tells them apart."""
 ALIKE = 2
 """How many of a thing must agree before two others count as like: one may be chance."""
 SURELY = 3
@@ -84,7 +85,7 @@ def asks_once(row: Row) -> bool:
 def made_row(like: Row, messages: list[Message]) -> dict[str, Any]:
     """A row that nobody said, about the same as another one."""
     prompt = normalised_prompt(messages)
-    return {**like, "id": MADE + digest([like["key"], prompt], length=16), "messages": messages, "prompt": prompt}
+    return {**like, "id": MADE + digest([like["key"], prompt], length=16), "messages": messages, "prompt": prompt, "made": True}
 
 
 def nearly_held(row: Row, held: Mapping[str | None, Collection[str]]) -> bool:

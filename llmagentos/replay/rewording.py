@@ -31,7 +31,6 @@ from llmagentos.replay.naming import (
     whole_places,
     words_of,
 )
-from llmagentos.training.rows import MADE
 
 DROPPED = 0.5
 """Share of the words beside those that name the question that go."""
@@ -77,7 +76,7 @@ def rewordings(
     for asked in sorted(questions, key=str):
         alone = asked in clear
         found = [row for row in questions[asked] if alone or (answers[asked[0]] == 1 and cues.get(said(row)))]
-        missing = wanted - len({row["prompt"] for row in questions[asked] if not row["id"].startswith(MADE)})
+        missing = wanted - len({row["prompt"] for row in questions[asked] if not row.get("made")})
         for row in _turns(found, missing * _TRIES) if named[asked] else ():
             if missing <= 0:
                 break

@@ -5,7 +5,7 @@ import pytest
 from llmagentos.core.examples import example_of_row
 from llmagentos.core.messages import normalised_prompt
 from llmagentos.replay.frames import framed
-from llmagentos.training.rows import MADE
+from llmagentos.replay.naming import MADE
 from tests.replay.test_rewording import prompts, row
 
 ENGLISH = {"price": ("What does {} cost?", "How much is {}?"), "weight": ("How heavy is {}?", "What does {} weigh?")}

@@ -4,9 +4,8 @@ import pytest
 
 from llmagentos.core.examples import example_of_row
 from llmagentos.core.messages import normalised_prompt
-from llmagentos.replay.naming import words_of
+from llmagentos.replay.naming import MADE, words_of
 from llmagentos.replay.rewording import rewordings
-from llmagentos.training.rows import MADE
 
 ENGLISH = ("What is the {a} of {p}?", "Tell me about {p}, its {a}", "{p} {a} please")
 CHINESE = ("{p}的{a}是什么？", "请问{p}{a}", "查一下{p}的{a}")

@@ -13,7 +13,7 @@ from llmagentos.training.engine import schedule
 from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.probe import Probe, kept_back
-from llmagentos.training.rows import MADE, ROWS, Plan, Rows, record_batch, write_arrow
+from llmagentos.training.rows import ROWS, Plan, Rows, record_batch, write_arrow
 from llmagentos.training.worker import run_phase
 from tests.training.test_worker import assert_same, prepare, weights
 
@@ -66,9 +66,9 @@ def test_rounds_that_do_not_help_end(tmp_path: Path):
 
 
 def test_wordings_that_are_kept_back_are_no_part_of_the_plan(tmp_path: Path):
-    kinds = [("new", MADE, 60), ("new", "n", 20), ("memory", MADE, 60), ("memory", "m", 20)]
+    kinds = [("new", "made", 60), ("new", "n", 20), ("memory", "made", 60), ("memory", "m", 20)]
     made = [
-        {"id": f"{name}{source}{k}", "source": source, "stratum": "s", "ids": [1, 2, 3], "mask": [0, 0, 1]}
+        {"id": f"{k}", "source": source, "stratum": "s", "made": name == "made", "ids": [1, 2, 3], "mask": [0, 0, 1]}
         for source, name, count in kinds
         for k in range(count)
     ]
