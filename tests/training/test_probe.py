@@ -101,10 +101,12 @@ def test_right_is_a_row_whose_every_token_comes_first(tmp_path: Path):
     assert enough == (probe.share >= 0.5)
 
 
-def test_a_run_goes_on_in_the_round_it_was_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("llmagentos.training.probe._HELPED", -2.0)
+@pytest.mark.parametrize("helped", [-2.0, 0.99])
+def test_a_run_goes_on_in_the_round_it_was_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helped: float):
+    """Whether the second round, in which it died, helped or not: it is held against what was known behind the first."""
+    monkeypatch.setattr("llmagentos.training.probe._HELPED", helped)
     whole, cut = (in_rounds(tmp_path, name, checkpoint_steps=3) for name in ("whole", "cut"))
-    run_phase(whole)
+    facts = run_phase(whole)
 
     def stop(progress):
         if progress.step == 10:
@@ -112,7 +114,9 @@ def test_a_run_goes_on_in_the_round_it_was_in(tmp_path: Path, monkeypatch: pytes
 
     with pytest.raises(KeyboardInterrupt):
         run_phase(cut, report=stop)
-    assert run_phase(cut)["resumed_at"] == 9
+    found = run_phase(cut)
+    assert found["resumed_at"] == 9
+    assert {name: found[name] for name in ("steps", "learned", "tokens")} == {n: facts[n] for n in ("steps", "learned", "tokens")}
     assert_same(weights(whole), weights(cut))
 
 
