@@ -3,11 +3,12 @@
 A fact that was asked in two or three wordings is learned as two or three strings, not as a fact (Allen-Zhu & Li 2024 saw
 it in pretraining). So each is also shown in made ones: words that all askings of it share are kept, the others are
 dropped at random (word dropout; Iyyer et al. 2015) and words from around other questions are strewn in. It knows no
-language and no template. Of a question whose shared words would also fit another answer a word that tells what is asked
-(cues.py) is kept too, or it is left alone. So is one that might only seem to be named by them: of words alone where its
-key has several answers (a classifier's inputs share words by chance), or where all that names another question names this
-one too (what was asked of it in other ways may have been left out), unless both stand in one wording, as "Zorba" and
-"Zorba Extra" do. Pure and deterministic for a seed.
+language and no template. A word that tells what is asked (cues.py) is never strewn, and goes only where another that tells
+it stays; of a key with several answers no word goes or comes that may tell one from another. Where neither shared words nor
+such a word tell a question from one with another answer, it is left alone. So is one that might only seem to be named by
+them: of words alone where its key has several answers (a classifier's inputs share words by chance), or where all that names
+another question names this one too (what was asked of it in other ways may have been left out), unless both stand in one
+wording, as "Zorba" and "Zorba Extra" do. Pure and deterministic for a seed.
 """
 
 import random
@@ -15,12 +16,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from llmagentos.replay.cues import cues_of
+from llmagentos.replay.cues import cues_of, idle_words
 from llmagentos.replay.naming import (
     Asked,
     Row,
     Words,
     bare_names,
+    folded,
     made_row,
     nearly_held,
     questions_of,
@@ -64,24 +66,28 @@ def rewordings(
     bare = bare_names(everything, named)
     named, places = named | bare, places | {asked: whole_places(everything[asked], name) for asked, name in bare.items()}
     cues, telling = cues_of(everything, named, places)
+    common, idle = idle_words(everything)
     clear = _named_alone(questions, named, variants)
     answers = Counter(key for key, _ in named)
     longer = (named[other] for _, other in variants)
     names = frozenset().union(*longer, *(named[asked] for asked in questions))
-    strewn = [w for found in questions.values() for row in found for w in words_of(said(row))]
-    around = [w for w in strewn if w.casefold() not in names and not _numeric(w)]
-    plain = [w for w in around if w.casefold() not in telling]
+    strewn = [w for found in questions.values() for row in found for w in words_of(said(row)) if not _numeric(w)]
+    loose = common - names - telling
+    around = [w for w in strewn if w.casefold() in loose]
     taken = {row["prompt"] for row in (*rows, *beside)} | {prompt for prompts in held.values() for prompt in prompts}
     made: list[dict[str, Any]] = []
     for asked in sorted(questions, key=str):
         alone = asked in clear
         found = [row for row in questions[asked] if alone or (answers[asked[0]] == 1 and cues.get(said(row)))]
         missing = wanted - len({row["prompt"] for row in questions[asked] if not row.get("made")})
+        free = idle.get(asked[0])
+        mine = around if free is None else [w for w in around if w.casefold() in free]
         for row in _turns(found, missing * _TRIES) if named[asked] else ():
             if missing <= 0:
                 break
-            stays = named[asked] if alone else named[asked] | _some_of(cues[said(row)], rng)
-            other = _reworded(row, stays, around if alone else plain, rng)
+            telling_it = frozenset() if free is None else folded(said(row)) - free
+            stays = named[asked] | telling_it | _some_of(cues.get(said(row), frozenset()), rng)
+            other = _reworded(row, stays, mine, rng)
             if other["prompt"] not in taken and not nearly_held(other, held):
                 taken.add(other["prompt"])
                 made.append(other)
@@ -99,9 +105,9 @@ def _named_alone(
 
 
 def _some_of(words: Words, rng: random.Random) -> Words:
-    """One of them at least."""
+    """One of them at least, if there are any."""
     listed = sorted(words)
-    return frozenset(rng.sample(listed, rng.randint(1, len(listed))))
+    return frozenset(rng.sample(listed, rng.randint(min(1, len(listed)), len(listed))))
 
 
 def _clear(named: Mapping[Asked, Words], variants: Collection[tuple[Asked, Asked]]) -> list[Asked]:

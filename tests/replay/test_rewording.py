@@ -1,5 +1,7 @@
 """Made wordings: what names a question stays, nothing held out is made, and nothing ambiguous."""
 
+import json
+
 import pytest
 
 from llmagentos.core.examples import example_of_row
@@ -95,6 +97,50 @@ def test_a_behaviour_keeps_what_its_call_depends_on():
     for r in made:
         said = r["messages"][-1]["tool_calls"][0]["function"]["arguments"]
         assert [room for room in rooms if room in r["messages"][-2]["content"]] == [room for room in rooms if room in said]
+
+
+def booking(people: int, day: str) -> dict:
+    function = {"name": "book", "arguments": json.dumps({"people": people, "day": day})}
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": function}]}
+
+
+BOOKINGS = {
+    (2, "friday"): ("Book a table for two on Friday", "A table for two this Friday, please", "Friday, table for two"),
+    (2, "saturday"): ("Book a table for two on Saturday", "Table for two, tomorrow", "Saturday table for two"),
+    (3, "friday"): ("Book a table for three on Friday", "Friday, three of us, a table", "table for three Friday"),
+    (4, "sunday"): ("Reserve Sunday table for four", "There are 4 of us on Sunday, table please", "Sunday, four, table"),
+}
+
+
+def test_no_word_of_one_call_comes_to_another_or_goes_that_it_depends_on():
+    rows = [row("booking", ask, booking(*wanted)) for wanted, asks in BOOKINGS.items() for ask in asks]
+    numbers = {"two": 2, "three": 3, "four": 4, "4": 4}
+    days = {"friday": "friday", "saturday": "saturday", "tomorrow": "saturday", "sunday": "sunday"}
+    made = [r for seed in range(8) for r in rewordings(rows, 12, held={}, seed=seed)]
+    assert len(made) > 200
+    for r in made:
+        words = {w.casefold() for w in words_of(r["messages"][-2]["content"])}
+        call = json.loads(r["messages"][-1]["tool_calls"][0]["function"]["arguments"])
+        assert {numbers[w] for w in words & numbers.keys()} == {call["people"]}
+        assert {days[w] for w in words & days.keys()} == {call["day"]}
+
+
+@pytest.mark.parametrize("names", [("Zorba", "Tarn", "Katan"), ("Zorba", "Mipul", "Tarn", "Katan", "Olin", "Peva")])
+def test_what_tells_another_question_is_strewn_into_none(names):
+    """Each is asked one thing alone, so that its name says all; nobody shall learn that "heavy" asks for Zorba's price."""
+    frames = {
+        "price": ("What does {} cost?", "How much is {}?", "{} is how expensive?"),
+        "weight": ("How heavy is {}?", "What does {} weigh?", "{} has how many grams?"),
+        "colour": ("What colour is {}?", "Which shade does {} come in?", "{} is painted how?"),
+    }
+    cues = {"price": {"cost", "much", "expensive"}, "weight": {"heavy", "weigh", "grams"}, "colour": {"shade", "painted"}}
+    kind = {n: list(frames)[at * 3 // len(names)] for at, n in enumerate(names)}
+    rows = [row(f"{n}.{kind[n]}", f.format(n), n) for n in names for f in frames[kind[n]]]
+    made = [r for seed in range(8) for r in rewordings(rows, 12, held={}, seed=seed)]
+    assert len({r["prompt"] for r in made}) > 15 * len(names)
+    for r in made:
+        words = {w.casefold() for w in words_of(r["messages"][-2]["content"])}
+        assert not words & set().union(*(cues[a] for a in cues if a != r["key"].split(".")[1]))
 
 
 def test_rows_that_say_nothing_about_their_question_are_left_alone():
