@@ -11,7 +11,7 @@ import regex
 
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, normalised_prompt
-from llmagentos.core.similarity import near
+from llmagentos.core.similarity import last_asked, near
 
 Row = Mapping[str, Any]
 Words = frozenset[str]
@@ -89,8 +89,9 @@ def made_row(like: Row, messages: list[Message]) -> dict[str, Any]:
 
 
 def nearly_held(row: Row, held: Mapping[str | None, Collection[str]]) -> bool:
-    """Whether a row asks nearly what is held out of its key."""
-    return any(near(row["prompt"], prompt) for prompt in held.get(row["key"], ()))
+    """Whether a row asks nearly what is held out of its key, whatever stands before."""
+    asked = last_asked(row["prompt"])
+    return any(near(asked, last_asked(prompt)) for prompt in held.get(row["key"], ()))
 
 
 def said(row: Row) -> str:

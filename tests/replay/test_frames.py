@@ -59,6 +59,14 @@ def test_nothing_held_out_is_made():
     assert framed(rows, 20, held=anybodys) == []
 
 
+def test_what_is_held_out_is_not_asked_behind_a_system_message_either():
+    rows = [*prices(), row("Katan.price", "Price of Katan, please", "Katan costs five euros.")]
+    said = [*rows, *(behind("You help.", r) for r in rows[:2])]
+    held = {"Katan.price": {normalised_prompt([{"role": "user", "content": "What does Katan cost?"}])}}
+    made = framed(said[:2] + said[3:], 9, held=held, beside=rows)
+    assert {r["messages"][-2]["content"] for r in made} == {"Price of Katan, please"}
+
+
 def test_what_two_answers_could_be_given_to_is_not_made():
     rows, _ = taught(ENGLISH, NAMES["en"])
     rows.append(row("Katan.again", "What does Katan cost?", "another"))  # asked alike, under another key
