@@ -58,6 +58,18 @@ def single_of(rows: Iterable[Row], keys: Collection[str]) -> dict[Asked, list[Ro
     return _asked((row for row in rows if row["key"] not in keys), said)
 
 
+def aside_of(rows: Iterable[Row]) -> list[Row]:
+    """What is asked without a key, at the end of a conversation or at some length: all that `questions_of` passes over."""
+    others = (row for row in rows if [m["role"] for m in row["messages"][-2:]] == ["user", "assistant"])
+    return [
+        row
+        for row in others
+        if isinstance(text := said(row), str)
+        and len(text) <= _CHARACTERS
+        and not (row["key"] is not None and asks_once(row) and _is_short(text))
+    ]
+
+
 def _asked(rows: Iterable[Row], name: Callable[[Row], str]) -> dict[Asked, list[Row]]:
     found: dict[Asked, list[Row]] = defaultdict(list)
     for row in rows:

@@ -13,7 +13,7 @@ wording, as "Zorba" and "Zorba Extra" do. Pure and deterministic for a seed.
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from llmagentos.replay.cues import cues_of, idle_words
@@ -21,6 +21,7 @@ from llmagentos.replay.naming import (
     Asked,
     Row,
     Words,
+    aside_of,
     bare_names,
     folded,
     made_row,
@@ -54,8 +55,9 @@ def rewordings(
 ) -> list[dict[str, Any]]:
     """Made rows, so that each question of `rows` (one key, one answer) is asked in about `wanted` wordings.
 
-    Rows are those of the replay buffer or of a snapshot; nothing is made that would also fit a question of `beside`. `held`
-    maps a key to its held-out prompts (normalised): neither they nor their near-duplicates are made.
+    Rows are those of the replay buffer or of a snapshot; nothing is made that would also fit a question of `beside`, nor what
+    could be left of a text that has another answer, though it has no key, is long or ends a conversation. `held` maps a key to
+    its held-out prompts (normalised): neither they nor their near-duplicates are made.
     """
     rng = random.Random(seed)
     questions = {asked: found for asked, found in questions_of(rows).items() if len({r["prompt"] for r in found}) > 1}
@@ -67,6 +69,7 @@ def rewordings(
     named, places = named | bare, places | {asked: whole_places(everything[asked], name) for asked, name in bare.items()}
     cues, telling = cues_of(everything, named, places)
     common, idle = idle_words(everything)
+    fits_aside = _fitting(aside_of([*rows, *beside]))
     clear = _named_alone(questions, named, variants)
     answers = Counter(key for key, _ in named)
     longer = (named[other] for _, other in variants)
@@ -88,7 +91,7 @@ def rewordings(
             telling_it = frozenset() if free is None else folded(said(row)) - free
             stays = named[asked] | telling_it | _some_of(cues.get(said(row), frozenset()), rng)
             other = _reworded(row, stays, mine, rng)
-            if other["prompt"] not in taken and not nearly_held(other, held):
+            if other["prompt"] not in taken and not nearly_held(other, held) and not fits_aside(other):
                 taken.add(other["prompt"])
                 made.append(other)
                 missing -= 1
@@ -102,6 +105,21 @@ def _named_alone(
     calls = {asked for asked, found in questions.items() if found[0]["messages"][-1].get("tool_calls")}
     surely = calls | _surely_named(named, variants)
     return {asked for asked in _clear(named, variants) if asked in questions and asked in surely}
+
+
+def _fitting(aside: Sequence[Row]) -> Callable[[Row], bool]:
+    """Whether all words of a row stand in one of these, which are of another key and answer."""
+    holders: dict[str, set[int]] = defaultdict(set)
+    for at, row in enumerate(aside):
+        for word in folded(said(row)):
+            holders[word].add(at)
+
+    def fits(row: Row) -> bool:
+        found = sorted((holders.get(word, set()) for word in folded(said(row))), key=len)
+        others = (aside[at] for at in set.intersection(*found))
+        return any(other["key"] != row["key"] and other["answer"] != row["answer"] for other in others)
+
+    return fits
 
 
 def _some_of(words: Words, rng: random.Random) -> Words:

@@ -162,6 +162,29 @@ def test_nothing_is_made_that_fits_a_question_beside_them():
     assert rewordings(rows, 8, held={}, beside=again)  # the same question is no other one
 
 
+def aside(kind: str) -> dict:
+    """What Zorba's price is, asked without a key, at the end of a conversation or at length."""
+    ask, at_length = "What is the price of Zorba?", "I was in your shop and saw a thing on the second shelf. " * 6
+    if kind == "keyless":
+        return row("-", ask, "12 euros") | {"key": None}
+    talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}] if kind == "turns" else []
+    asked = {"role": "user", "content": (at_length if kind == "long" else "") + ask}
+    messages = [*talk, asked, {"role": "assistant", "content": "12 euros"}]
+    return example_of_row({"messages": messages, "metadata": {"key": "zorba.price"}}).model_dump()
+
+
+@pytest.mark.parametrize("kind", ["keyless", "turns", "long"])
+def test_nothing_is_made_that_is_left_of_a_text_with_another_answer(kind):
+    rows = [row("zorba", prompt, "a lamp") for prompt in ("What is Zorba?", "Tell me about Zorba", "Zorba please")]
+    lost = {"what", "is", "zorba", "price", "the", "of"}
+    free, made = (rewordings(rows, 12, held={}, beside=some) for some in ([], [aside(kind)]))
+    assert made, "what has words of its own is made"
+    assert any({w.casefold() for w in words_of(prompt)} <= lost for prompt in prompts(free))
+    assert not any({w.casefold() for w in words_of(prompt)} <= lost for prompt in prompts(made))
+    again = [aside(kind) | {"answer": "a lamp"}]
+    assert prompts(rewordings(rows, 12, held={}, beside=again)) == prompts(free), "the same answer is no other one"
+
+
 def test_a_classifier_is_not_named_by_what_its_inputs_share_by_chance():
     liked = [row("sentiment", f"Sentiment: {said}", "positive") for said in ("the food was great", "I love the room")]
     not_so = [row("sentiment", f"Sentiment: {said}", "negative") for said in ("terrible service", "I hate waiting for the bill")]
