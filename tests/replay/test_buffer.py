@@ -76,12 +76,12 @@ def test_what_a_snapshot_withdrew_does_not_come_back_with_it(home):
 
 
 def test_a_snapshot_taken_back_leaves_memory_as_it_was(home):
-    rows = [{**row("p", "one"), "id": "again"}, row("r", "same"), *(row(f"m{i}") for i in range(4))]
+    rows = [{**row("p", "one"), "id": "second"}, row("r", "same"), *(row(f"m{i}") for i in range(4))]
     buffer(home, capacity=6).bootstrap(rows, [row("g", "pinned")])
     before = buffer(home).rows()
-    made = snapshot(home, {**row("p", "other"), "id": "again"}, row("r", "same"), row("new"))
+    made = snapshot(home, {**row("p", "other"), "id": "second"}, row("r", "same"), row("new"))
     assert buffer(home, capacity=6).admit(made) == 6
-    assert [r["answer"] for r in buffer(home).rows() if r["id"] == "again"] == ["other"]
+    assert [r["answer"] for r in buffer(home).rows() if r["id"] == "second"] == ["other"]
     for _ in range(2):
         buffer(home, capacity=6).take_back(made.id)
         assert buffer(home).rows() == before
