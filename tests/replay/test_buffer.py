@@ -1,6 +1,7 @@
 """The buffer keeps the past within bounds and forgets what no longer holds."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
@@ -100,6 +101,19 @@ def test_a_buffer_of_an_older_release_takes_what_leaves_it(home):
     assert buffer(home).admit(made) == 1
     buffer(home).take_back(made.id)
     assert answers(buffer(home).rows()) == ["old"]
+
+
+def test_the_ten_thousandth_snapshot_is_newer_than_the_one_before(home, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("llmagentos.replay.buffer.UNDONE", 2)
+    buffer(home).bootstrap([row("p", "9997", key="k")], [])
+    gone = {"k": {"kind": "fact", "answer": "new", "prompts": None, "calls": None}}
+    for number in range(9998, 10_001):
+        answer = [example_of_row(row("p", str(number), key="k"))]
+        made = SimpleNamespace(id=f"s{number:04d}-ab", superseded=gone, unmakes=set(), examples=lambda answer=answer: answer)
+        assert buffer(home).admit(made) == 1
+    for number in (10_000, 9999):
+        buffer(home).take_back(f"s{number:04d}-ab")
+        assert answers(buffer(home).rows()) == [str(number - 1)]
 
 
 def test_capacity_binds_memory_alone_and_the_seed_decides(home):
