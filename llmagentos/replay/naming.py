@@ -40,11 +40,16 @@ _WORDS = 6
 """Most words of a name; a character of a script without spaces counts as one."""
 _ALONE = 3
 """The same where a key was asked once, so that all its words may be its name."""
-_SCRIPT = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_SCRIPT = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 """Characters of scripts that put no space between words."""
+_ON = r"[\p{M}\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3]*"
+_SYLLABLE = rf"[\u0e40-\u0e44\u0ec0-\u0ec4]?[{_SCRIPT}]{_ON}(?:(?<=[\u1039\u17d2])[{_SCRIPT}]{_ON})*"
+"""One of them with its vowels and marks, which in Thai and Lao stand before and behind it too, and what is joined below it, as
+in Burmese and Khmer."""
+_UNSPACED = regex.compile(f"[{_SCRIPT}]")
 _RUN = rf"(?:(?![{_SCRIPT}])[\w\p{{M}}\u200c\u200d])+"
 _NUMBER = rf"[-+−$€£¥#№]?(?=\d){_RUN}(?:[.,:/]\d+)*%?"
-_TOKEN = regex.compile(rf"[{_SCRIPT}]\p{{M}}*|{_NUMBER}|{_RUN}|\s+|.", regex.DOTALL)
+_TOKEN = regex.compile(rf"{_SYLLABLE}|{_NUMBER}|{_RUN}|\s+|.", regex.DOTALL)
 """A character of a script without spaces, a number with sign and fraction, a word of any other, a gap, or a mark."""
 
 
@@ -127,6 +132,11 @@ def folded(text: str) -> Words:
 def tokens_of(text: str) -> tuple[str, ...]:
     """Words, gaps and marks, which are the text again when put together."""
     return tuple(_TOKEN.findall(text))
+
+
+def is_spaced(word: str) -> bool:
+    """Whether a space stands between such a word and others."""
+    return _UNSPACED.match(word) is None
 
 
 @functools.lru_cache(maxsize=100_000)

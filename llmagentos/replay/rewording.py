@@ -24,6 +24,7 @@ from llmagentos.replay.naming import (
     aside_of,
     bare_names,
     folded,
+    is_spaced,
     made_row,
     nearly_held,
     questions_of,
@@ -188,7 +189,7 @@ def _reworded(row: Row, named: Words, around: Sequence[str], rng: random.Random)
     kept = [t for at, t in enumerate(tokens) if _stays(tokens, at, named) or rng.random() >= DROPPED]
     for _ in range(rng.randint(0, STREWN) if around else 0):
         word = rng.choice(around)
-        gap = "" if word[0] > "\u2fff" else " "
+        gap = " " if is_spaced(word) else ""
         at = rng.choice(_gaps(kept, named))
         kept[at:at] = [gap, word, gap]
     *before, question, answer = row["messages"]

@@ -13,7 +13,8 @@ from tests.replay.test_rewording import prompts, row
 ENGLISH = {"price": ("What does {} cost?", "How much is {}?"), "weight": ("How heavy is {}?", "What does {} weigh?")}
 GERMAN = {"preis": ("Was kostet {}?", "Wie teuer ist {} heute?"), "farbe": ("Welche Farbe hat {}?", "Wie sieht {} aus?")}
 CHINESE = {"价格": ("{}多少钱？", "请问{}的价格"), "重量": ("{}有多重？", "查一下{}的重量")}
-NAMES = {"en": ("Zorba", "Mipul Extra", "Katan"), "zh": ("星辰灯", "月光杯", "云海椅")}
+THAI = {"ราคา": ("{}ราคาเท่าไหร่", "ช่วยบอกราคา{}หน่อย"), "น้ำหนัก": ("{}หนักเท่าไหร่", "น้ำหนักของ{}คือเท่าไร")}
+NAMES = {"en": ("Zorba", "Mipul Extra", "Katan"), "zh": ("星辰灯", "月光杯", "云海椅"), "th": ("โคมไฟ", "แก้วจันทร์", "เก้าอี้")}
 
 
 def taught(frames: dict[str, tuple[str, str]], names: tuple[str, ...]) -> tuple[list[dict], dict[str, str]]:
@@ -28,7 +29,7 @@ def taught(frames: dict[str, tuple[str, str]], names: tuple[str, ...]) -> tuple[
     return rows, left
 
 
-@pytest.mark.parametrize(("frames", "names"), [(ENGLISH, "en"), (GERMAN, "en"), (CHINESE, "zh")])
+@pytest.mark.parametrize(("frames", "names"), [(ENGLISH, "en"), (GERMAN, "en"), (CHINESE, "zh"), (THAI, "th")])
 def test_what_others_were_asked_is_asked_too_with_the_right_answer(frames, names):
     rows, left = taught(frames, NAMES[names])
     made = framed(rows, 20, held={})

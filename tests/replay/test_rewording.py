@@ -10,6 +10,8 @@ from llmagentos.replay.naming import MADE, words_of
 from llmagentos.replay.rewording import rewordings
 
 ENGLISH = ("What is the {a} of {p}?", "Tell me about {p}, its {a}", "{p} {a} please")
+THAI = ("{a}ของ{p}คืออะไร", "ช่วยบอก{a}{p}หน่อย", "{p} {a}เท่าไหร่")
+KHMER = ("{a}របស់{p}គឺអ្វី?", "សូមប្រាប់{a}{p}ផង", "{p}{a}ប៉ុន្មាន")
 CHINESE = ("{p}的{a}是什么？", "请问{p}{a}", "查一下{p}的{a}")
 
 
@@ -30,7 +32,9 @@ def prompts(rows: list[dict]) -> list[str]:
     return [r["messages"][-2]["content"] for r in rows]
 
 
-@pytest.mark.parametrize(("frames", "names"), [(ENGLISH, ("price", "weight")), (CHINESE, ("价格", "重量"))])
+@pytest.mark.parametrize(("frames", "names"), [
+    (ENGLISH, ("price", "weight")), (CHINESE, ("价格", "重量")), (THAI, ("ราคา", "น้ำหนัก")), (KHMER, ("តម្លៃ", "ទម្ងន់")),
+])  # fmt: skip
 def test_what_names_the_question_stays_and_the_answer_too(frames, names):
     facts = {("Zorba", names[0]): "twelve", ("Zorba", names[1]): "three", ("Mipul", names[0]): "nine"}
     rows = asked(frames, facts)
