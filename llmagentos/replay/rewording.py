@@ -54,7 +54,8 @@ def rewordings(
     seed: int | str = 0,
     beside: Sequence[Row] = (),
 ) -> list[dict[str, Any]]:
-    """Made rows, so that each question of `rows` (one key, one answer) is asked in about `wanted` wordings.
+    """Made rows, so that each question of `rows` (one key, one answer) is asked in about `wanted` wordings, whole ones that were
+    carried over (frames.py) not counted.
 
     Rows are those of the replay buffer or of a snapshot; nothing is made that would also fit a question of `beside`, nor what
     could be left of a text that has another answer, though it has no key, is long or ends a conversation. `held` maps a key to
