@@ -48,11 +48,13 @@ class ReplayConfig(Section):
     """Power of the champion's loss on a general skill, or on a remembered question in other words, by which it is asked more
     often than others; 0 asks all alike."""
     wordings: int = Field(20, ge=0)
-    """Wordings in which each new question is trained on: those that traffic lacks are made; 0 makes none."""
+    """Wordings in which each new question is trained on: those that traffic lacks are made, in whole ones that others were asked
+    in (`frames`), and as many with words left out, so that it may be nearly twice as many; 0 makes none."""
     frames: bool = True
     """Made wordings are first whole ones in which others were asked the same; false leaves words out of those that were said."""
     memory_wordings: int = Field(8, ge=0)
-    """Wordings in which each remembered question may be asked again: those that were not said are made, others each time."""
+    """Wordings in which each remembered question may be asked again: those that were not said are made, others each time, and
+    whole ones beside them as of `wordings`."""
     preference: float = Field(0.1, ge=0)
     """Share of judged rows in the mix, by tokens, where there are any and the strategy reads them."""
 

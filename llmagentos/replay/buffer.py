@@ -141,7 +141,7 @@ class Buffer:
         return [row for row in rows if row["left"] is None], [row for row in rows if row["left"] is not None]
 
     def _remember(self, memory: list[dict[str, Any]], left: list[dict[str, Any]], marks: dict[str, int]) -> None:
-        newest = sorted({row["left"] for row in left})[-UNDONE:]
+        newest = sorted({row["left"] for row in left}, key=_number)[-UNDONE:]
         rows = [*memory, *(row for row in left if row["left"] in newest)]
         self._write(map(_coded, rows), marks, predicate="kind = 'memory'")
 
@@ -150,6 +150,11 @@ class Buffer:
 
     def _write(self, rows: Iterable[Mapping[str, Any]], expect: dict[str, int], predicate: str | None = None) -> None:
         self._tables.overwrite("replay", list(rows), predicate=predicate, expect=expect)
+
+
+def _number(snapshot: str) -> tuple[int, str]:
+    """Snapshots are numbered in four digits or more: a longer number is a later one."""
+    return len(snapshot.partition("-")[0]), snapshot
 
 
 def pinned_row(example: Example) -> dict[str, Any]:

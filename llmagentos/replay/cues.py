@@ -2,11 +2,14 @@
 
 Wordings that are alike (naming.py) ask one kind of thing. A word that stands in one kind of wording only, but for a wrong label
 here or there, and in one that was asked of several names, is a cue of that kind: with the name and a cue of it a question is
-still the same question, whatever else is left out. Pure.
+still the same question, whatever else is left out. Of a key with several answers, as a call's, any word may tell one from
+another; and one that was said of a single answer in all may tell that. Pure.
 """
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 from llmagentos.replay.naming import (
     ALIKE,
@@ -49,6 +52,42 @@ def cues_of(
     several = len(set(kinds.values())) > 1
     cues = {word: kind for word, of in used.items() if several and (kind := _only(of)) is not None}
     return {text: frozenset(w for w in words if cues.get(w) == kind) for text, (kind, words) in standing.items()}, frozenset(cues)
+
+
+def idle_words(questions: Mapping[Asked, Sequence[Row]]) -> tuple[Words, dict[str, Words]]:
+    """Words that were said of two answers at least; and key with several answers -> those that tell none of them from another:
+    the answers that they were said of have nothing in common which others lack, as the same day of a booking would be."""
+    answers: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for (key, answer), rows in questions.items():
+        for word in frozenset[str]().union(*(folded(said(row)) for row in rows)):
+            answers[key][word].add(answer)
+    every: dict[str, set[str]] = defaultdict(set)
+    for words in answers.values():
+        for word, of in words.items():
+            every[word] |= of
+    idle = {}
+    for key, words in answers.items():
+        parts = {answer: _parts(answer) for answer in set().union(*words.values())}
+        usual = frozenset.intersection(*parts.values())
+        if len(parts) > 1:
+            idle[key] = frozenset(w for w, of in words.items() if frozenset.intersection(*(parts[a] for a in of)) <= usual)
+    return frozenset(word for word, of in every.items() if len(of) >= ALIKE), idle
+
+
+def _parts(answer: str) -> frozenset[str]:
+    """An answer, and each value in it with its name where it is JSON, as calls are."""
+
+    def leaves(value: Any, name: str) -> Iterator[str]:
+        if isinstance(value, dict | list):
+            for at, inner in value.items() if isinstance(value, dict) else ((name, inner) for inner in value):
+                yield from leaves(inner, at)
+        else:
+            yield f"{name}: {value}"
+
+    try:
+        return frozenset([answer, *leaves(json.loads(answer), "")])
+    except (ValueError, RecursionError):
+        return frozenset([answer])
 
 
 def _only(kinds: Counter[Hashable]) -> Hashable | None:

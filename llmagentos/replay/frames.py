@@ -33,6 +33,7 @@ from llmagentos.replay.naming import (
     questions_of,
     single_of,
     unlike_frames,
+    words_of,
 )
 
 _BEGINNINGS, _FRAMES = 8, 64
@@ -40,6 +41,8 @@ _BEGINNINGS, _FRAMES = 8, 64
 _NONE = "[]"
 _NOWHERE = ("", "")
 """The frame of what is itself a whole wording."""
+_Alike = dict[str, set[str]]
+"""System message, or none -> those that make no difference to it."""
 _READ = 6000
 """Most rows that are looked at."""
 
@@ -67,7 +70,7 @@ def framed(
     questions, beginnings = _questions(rows, [*rows, *beside])
     made: dict[str, tuple[Asked, list[Message]] | None] = {}
     for asked, question in sorted(questions.items()):
-        for prompt, messages in _carried(question, beginnings):
+        for prompt, messages in _carried(question, beginnings[_calls(question.rows[0])]):
             known = made.get(prompt, (asked, messages))
             made[prompt] = (asked, messages) if known and known[0] == asked else None
     room = {asked: wanted - question.mine for asked, question in questions.items()}
@@ -91,8 +94,9 @@ class _Question:
     alike: Mapping[Frame, set[Frame]]
 
 
-def _questions(rows: Sequence[Row], every: Sequence[Row]) -> tuple[dict[Asked, _Question], dict[str, set[str]]]:
-    """The questions of `rows`, with all that `every` knows of them; and which system messages make no difference."""
+def _questions(rows: Sequence[Row], every: Sequence[Row]) -> tuple[dict[Asked, _Question], dict[bool, _Alike]]:
+    """The questions of `rows`, with all that `every` knows of them; and which system messages make no difference, to answers of
+    text and to any: a call is the same in whatever language or length an agent is told to answer."""
     mine, everything = questions_of(rows), questions_of(every)
     answers = Counter(key for key, _ in everything)
     places = {asked: places_of(found) for asked, found in everything.items()}
@@ -109,8 +113,13 @@ def _questions(rows: Sequence[Row], every: Sequence[Row]) -> tuple[dict[Asked, _
     for asked, some in single.items():
         if texts[asked[0]] == 1:
             found[asked] = _Question(told[asked], prompts_of(some), {asked[0]: {_NOWHERE}}, {})
-    unkeyed = (item for item in told.items() if item[1][0]["key"] is None)
-    return found, _alike_beginnings([*everything.items(), *unkeyed])
+    known = [*everything.items(), *(item for item in told.items() if item[1][0]["key"] is None)]
+    texts = [(asked, rows) for asked, rows in known if not _calls(rows[0])]
+    return found, {False: _alike_beginnings(texts), True: _alike_beginnings(known)}
+
+
+def _calls(row: Row) -> bool:
+    return bool(row["messages"][-1].get("tool_calls"))
 
 
 def _some(rows: Sequence[Row], most: int, seed: int | str) -> list[Row]:
@@ -120,17 +129,25 @@ def _some(rows: Sequence[Row], most: int, seed: int | str) -> list[Row]:
     return sorted(rows, key=lambda row: fraction(row["key"] or row["prompt"], salt=str(seed)))[: max(0, most)]
 
 
-def _alike_beginnings(questions: Iterable[tuple[Asked, Sequence[Row]]]) -> dict[str, set[str]]:
+def _alike_beginnings(questions: Iterable[tuple[Asked, Sequence[Row]]]) -> _Alike:
     """A system message before a question (as JSON), and none -> the other, where it makes no difference: as many keys as
-    `ALIKE` have one answer behind both, `SURELY` times as many as have another one. Two of them never stand for one another."""
+    `ALIKE` have one answer behind both, `SURELY` times as many as have another one or are asked behind it alone. An answer of
+    one word says nothing: it may be the same in another language, and from one who is to be brief. Two of them never stand for
+    one another."""
     answers: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    keyed = set()
     for (key, answer), rows in questions:
+        if rows[0]["key"] is not None:
+            keyed.add(key)
         for row in rows:
             answers[key][_before(row)].add(answer)
     same, other = Counter[str](), Counter[str]()
-    for behind in answers.values():
-        for one in behind.keys() - {_NONE} if _NONE in behind else ():
-            (same if behind[one] == behind[_NONE] and len(behind[one]) == 1 else other)[one] += 1
+    for key, behind in answers.items():
+        for one in behind.keys() - {_NONE} if key in keyed or _NONE in behind else ():
+            if behind[one] != behind.get(_NONE) or len(behind[one]) > 1:
+                other[one] += 1
+            elif all(len(words_of(answer)) >= ALIKE for answer in behind[one]):
+                same[one] += 1
     alike = {one for one, count in same.items() if count >= ALIKE and count > SURELY * other[one]}
     return {_NONE: alike, **{one: {_NONE} for one in alike}}
 
@@ -139,7 +156,7 @@ def _before(row: Row) -> str:
     return json.dumps(row["messages"][:-2], ensure_ascii=False, sort_keys=True)
 
 
-def _carried(question: _Question, beginnings: Mapping[str, set[str]]) -> Iterator[tuple[str, list[Message]]]:
+def _carried(question: _Question, beginnings: _Alike) -> Iterator[tuple[str, list[Message]]]:
     """Prompts and their messages of one question."""
     own = {_before(row) for row in question.rows}
     *_, asking, answer = question.rows[0]["messages"]

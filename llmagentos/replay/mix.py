@@ -37,8 +37,8 @@ from llmagentos.training.launch import lone_node
 from llmagentos.training.rows import PREFERENCE, ROWS, write_arrow
 
 _TEXT = pa.schema(
-    [("id", pa.string()), ("source", pa.string()), ("stratum", pa.string()), ("messages", pa.string()), ("tools", pa.string()),
-     ("label", pa.float32()), ("weight", pa.float32()), ("pair", pa.string())]
+    [("id", pa.string()), ("source", pa.string()), ("stratum", pa.string()), ("made", pa.bool_()), ("messages", pa.string()),
+     ("tools", pa.string()), ("label", pa.float32()), ("weight", pa.float32()), ("pair", pa.string())]
 )  # fmt: skip
 _BLOCK_ROWS = 2000
 _REWORDED = 4000
@@ -81,6 +81,7 @@ def _block(source: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
             "id": str(row["id"]),
             "source": source,
             "stratum": row.get("skill"),
+            "made": row.get("made", False),
             "messages": json.dumps(row["messages"], ensure_ascii=False),
             "tools": json.dumps(row["tools"], ensure_ascii=False) if row.get("tools") else None,
             **{name: row[name] for name in marks},
@@ -131,7 +132,7 @@ def render_batch(table: pa.Table, *, folder: str, max_length: int) -> pa.Table:
         except InputError:
             continue
         if len(rendered.ids) <= max_length:
-            facts = {name: row[name] for name in ("id", "source", "stratum", "label", "weight", "pair")}
+            facts = {name: row[name] for name in ("id", "source", "stratum", "made", "label", "weight", "pair")}
             made.append({**facts, "ids": rendered.ids, "mask": rendered.mask})
     return pa.Table.from_pylist(made, schema=ROWS)
 

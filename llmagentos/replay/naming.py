@@ -11,8 +11,7 @@ import regex
 
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, normalised_prompt
-from llmagentos.core.similarity import near
-from llmagentos.training.rows import MADE
+from llmagentos.core.similarity import last_asked, near
 
 Row = Mapping[str, Any]
 Words = frozenset[str]
@@ -21,6 +20,8 @@ Asked = tuple[str, str]
 Frame = tuple[str, str]
 """What stands before a name and behind it."""
 
+MADE = "reworded-"
+"""What the ids of made rows begin with. A row of somebody else's may be called so too: `made` tells them apart."""
 ALIKE = 2
 """How many of a thing must agree before two others count as like: one may be chance."""
 SURELY = 3
@@ -39,11 +40,16 @@ _WORDS = 6
 """Most words of a name; a character of a script without spaces counts as one."""
 _ALONE = 3
 """The same where a key was asked once, so that all its words may be its name."""
-_SCRIPT = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_SCRIPT = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 """Characters of scripts that put no space between words."""
+_ON = r"[\p{M}\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3]*"
+_SYLLABLE = rf"[\u0e40-\u0e44\u0ec0-\u0ec4]?[{_SCRIPT}]{_ON}(?:(?<=[\u1039\u17d2])[{_SCRIPT}]{_ON})*"
+"""One of them with its vowels and marks, which in Thai and Lao stand before and behind it too, and what is joined below it, as
+in Burmese and Khmer."""
+_UNSPACED = regex.compile(f"[{_SCRIPT}]")
 _RUN = rf"(?:(?![{_SCRIPT}])[\w\p{{M}}\u200c\u200d])+"
 _NUMBER = rf"[-+−$€£¥#№]?(?=\d){_RUN}(?:[.,:/]\d+)*%?"
-_TOKEN = regex.compile(rf"[{_SCRIPT}]\p{{M}}*|{_NUMBER}|{_RUN}|\s+|.", regex.DOTALL)
+_TOKEN = regex.compile(rf"{_SYLLABLE}|{_NUMBER}|{_RUN}|\s+|.", regex.DOTALL)
 """A character of a script without spaces, a number with sign and fraction, a word of any other, a gap, or a mark."""
 
 
@@ -55,6 +61,18 @@ def questions_of(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
 def single_of(rows: Iterable[Row], keys: Collection[str]) -> dict[Asked, list[Row]]:
     """(what is said, answer) -> its rows, of the questions that are of none of `keys`: each wording for itself."""
     return _asked((row for row in rows if row["key"] not in keys), said)
+
+
+def aside_of(rows: Iterable[Row]) -> list[Row]:
+    """What is asked without a key, at the end of a conversation or at some length: all that `questions_of` passes over."""
+    others = (row for row in rows if [m["role"] for m in row["messages"][-2:]] == ["user", "assistant"])
+    return [
+        row
+        for row in others
+        if isinstance(text := said(row), str)
+        and len(text) <= _CHARACTERS
+        and not (row["key"] is not None and asks_once(row) and _is_short(text))
+    ]
 
 
 def _asked(rows: Iterable[Row], name: Callable[[Row], str]) -> dict[Asked, list[Row]]:
@@ -84,12 +102,13 @@ def asks_once(row: Row) -> bool:
 def made_row(like: Row, messages: list[Message]) -> dict[str, Any]:
     """A row that nobody said, about the same as another one."""
     prompt = normalised_prompt(messages)
-    return {**like, "id": MADE + digest([like["key"], prompt], length=16), "messages": messages, "prompt": prompt}
+    return {**like, "id": MADE + digest([like["key"], prompt], length=16), "messages": messages, "prompt": prompt, "made": True}
 
 
 def nearly_held(row: Row, held: Mapping[str | None, Collection[str]]) -> bool:
-    """Whether a row asks nearly what is held out of its key."""
-    return any(near(row["prompt"], prompt) for prompt in held.get(row["key"], ()))
+    """Whether a row asks nearly what is held out of its key, whatever stands before."""
+    asked = last_asked(row["prompt"])
+    return any(near(asked, last_asked(prompt)) for prompt in held.get(row["key"], ()))
 
 
 def said(row: Row) -> str:
@@ -113,6 +132,11 @@ def folded(text: str) -> Words:
 def tokens_of(text: str) -> tuple[str, ...]:
     """Words, gaps and marks, which are the text again when put together."""
     return tuple(_TOKEN.findall(text))
+
+
+def is_spaced(word: str) -> bool:
+    """Whether a space stands between such a word and others."""
+    return _UNSPACED.match(word) is None
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -5,11 +5,11 @@ with answers to other prompts: each judged row gets one, made here once, so that
 other. Both classes weigh the same in sum, within limits: a single thumb must not shout down a hundred.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from llmagentos.core.examples import judged_messages
-from llmagentos.core.hashing import fraction
+from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.messages import Message, answer_text
 from llmagentos.core.records import Example
 
@@ -62,24 +62,43 @@ def _balanced(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _units(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each row beside one with its prompt and the answer of the next row that asks something else."""
     made: list[dict[str, Any]] = []
-    for at, row in enumerate(rows):
+    for row, other in zip(rows, _others(rows), strict=True):
         name = f"kto/{row['id']}"
         made.append({**row, "pair": name})
-        other = _other(rows, at)
         if other is not None:
             messages = judged_messages(row["messages"], other["messages"][-1])
             made.append({**row, "id": f"{row['id']}/mismatched", "messages": messages, "label": 0.0, "pair": name})
     return made
 
 
-def _other(rows: Sequence[dict[str, Any]], at: int) -> dict[str, Any] | None:
-    """The next row, going round, with another prompt and another answer; else with another prompt."""
-    row, fallback = rows[at], None
-    for step in range(1, len(rows)):
-        other = rows[(at + step) % len(rows)]
-        if other["messages"][:-1] == row["messages"][:-1]:
-            continue
-        if answer_text(other["messages"][-1]) != answer_text(row["messages"][-1]):
-            return other
-        fallback = fallback or other
-    return fallback
+def _others(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any] | None]:
+    """For each row the next one, going round, with another prompt and another answer; else with another prompt.
+
+    Rows that say the same one behind the other are passed over at once: thousands may hold one refusal.
+    """
+    count = len(rows)
+    prompts = [digest(row["messages"][:-1]) for row in rows]
+    answers = [answer_text(row["messages"][-1]) for row in rows]
+    past_prompt, past_answer = _past(prompts), _past(answers)
+    for at in range(count):
+        other = at + 1
+        while other < at + count:
+            if answers[other % count] == answers[at]:
+                other = past_answer[other]
+            elif prompts[other % count] == prompts[at]:
+                other = past_prompt[other]
+            else:
+                break
+        else:
+            other = past_prompt[at]
+        yield rows[other % count] if other < at + count else None
+
+
+def _past(values: Sequence[str]) -> list[int]:
+    """For each place of two rounds the next one that holds something else."""
+    count = len(values)
+    past = list(range(1, 2 * count + 1))
+    for at in reversed(range(2 * count - 1)):
+        if values[at % count] == values[(at + 1) % count]:
+            past[at] = past[at + 1]
+    return past

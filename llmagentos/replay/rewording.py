@@ -3,24 +3,28 @@
 A fact that was asked in two or three wordings is learned as two or three strings, not as a fact (Allen-Zhu & Li 2024 saw
 it in pretraining). So each is also shown in made ones: words that all askings of it share are kept, the others are
 dropped at random (word dropout; Iyyer et al. 2015) and words from around other questions are strewn in. It knows no
-language and no template. Of a question whose shared words would also fit another answer a word that tells what is asked
-(cues.py) is kept too, or it is left alone. So is one that might only seem to be named by them: of words alone where its
-key has several answers (a classifier's inputs share words by chance), or where all that names another question names this
-one too (what was asked of it in other ways may have been left out), unless both stand in one wording, as "Zorba" and
-"Zorba Extra" do. Pure and deterministic for a seed.
+language and no template. A word that tells what is asked (cues.py) is never strewn, and goes only where another that tells
+it stays; of a key with several answers no word goes or comes that may tell one from another. Where neither shared words nor
+such a word tell a question from one with another answer, it is left alone. So is one that might only seem to be named by
+them: of words alone where its key has several answers (a classifier's inputs share words by chance), or where all that names
+another question names this one too (what was asked of it in other ways may have been left out), unless both stand in one
+wording, as "Zorba" and "Zorba Extra" do. Pure and deterministic for a seed.
 """
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from llmagentos.replay.cues import cues_of
+from llmagentos.replay.cues import cues_of, idle_words
 from llmagentos.replay.naming import (
     Asked,
     Row,
     Words,
+    aside_of,
     bare_names,
+    folded,
+    is_spaced,
     made_row,
     nearly_held,
     questions_of,
@@ -31,7 +35,6 @@ from llmagentos.replay.naming import (
     whole_places,
     words_of,
 )
-from llmagentos.training.rows import MADE
 
 DROPPED = 0.5
 """Share of the words beside those that name the question that go."""
@@ -51,10 +54,12 @@ def rewordings(
     seed: int | str = 0,
     beside: Sequence[Row] = (),
 ) -> list[dict[str, Any]]:
-    """Made rows, so that each question of `rows` (one key, one answer) is asked in about `wanted` wordings.
+    """Made rows, so that each question of `rows` (one key, one answer) is asked in about `wanted` wordings, whole ones that were
+    carried over (frames.py) not counted.
 
-    Rows are those of the replay buffer or of a snapshot; nothing is made that would also fit a question of `beside`. `held`
-    maps a key to its held-out prompts (normalised): neither they nor their near-duplicates are made.
+    Rows are those of the replay buffer or of a snapshot; nothing is made that would also fit a question of `beside`, nor what
+    could be left of a text that has another answer, though it has no key, is long or ends a conversation. `held` maps a key to
+    its held-out prompts (normalised): neither they nor their near-duplicates are made.
     """
     rng = random.Random(seed)
     questions = {asked: found for asked, found in questions_of(rows).items() if len({r["prompt"] for r in found}) > 1}
@@ -65,25 +70,30 @@ def rewordings(
     bare = bare_names(everything, named)
     named, places = named | bare, places | {asked: whole_places(everything[asked], name) for asked, name in bare.items()}
     cues, telling = cues_of(everything, named, places)
+    common, idle = idle_words(everything)
+    fits_aside = _fitting(aside_of([*rows, *beside]))
     clear = _named_alone(questions, named, variants)
     answers = Counter(key for key, _ in named)
     longer = (named[other] for _, other in variants)
     names = frozenset().union(*longer, *(named[asked] for asked in questions))
-    strewn = [w for found in questions.values() for row in found for w in words_of(said(row))]
-    around = [w for w in strewn if w.casefold() not in names and not _numeric(w)]
-    plain = [w for w in around if w.casefold() not in telling]
+    strewn = [w for found in questions.values() for row in found for w in words_of(said(row)) if not _numeric(w)]
+    loose = common - names - telling
+    around = [w for w in strewn if w.casefold() in loose]
     taken = {row["prompt"] for row in (*rows, *beside)} | {prompt for prompts in held.values() for prompt in prompts}
     made: list[dict[str, Any]] = []
     for asked in sorted(questions, key=str):
         alone = asked in clear
         found = [row for row in questions[asked] if alone or (answers[asked[0]] == 1 and cues.get(said(row)))]
-        missing = wanted - len({row["prompt"] for row in questions[asked] if not row["id"].startswith(MADE)})
+        missing = wanted - len({row["prompt"] for row in questions[asked] if not row.get("made")})
+        free = idle.get(asked[0])
+        mine = around if free is None else [w for w in around if w.casefold() in free]
         for row in _turns(found, missing * _TRIES) if named[asked] else ():
             if missing <= 0:
                 break
-            stays = named[asked] if alone else named[asked] | _some_of(cues[said(row)], rng)
-            other = _reworded(row, stays, around if alone else plain, rng)
-            if other["prompt"] not in taken and not nearly_held(other, held):
+            telling_it = frozenset() if free is None else folded(said(row)) - free
+            stays = named[asked] | telling_it | _some_of(cues.get(said(row), frozenset()), rng)
+            other = _reworded(row, stays, mine, rng)
+            if other["prompt"] not in taken and not nearly_held(other, held) and not fits_aside(other):
                 taken.add(other["prompt"])
                 made.append(other)
                 missing -= 1
@@ -99,10 +109,25 @@ def _named_alone(
     return {asked for asked in _clear(named, variants) if asked in questions and asked in surely}
 
 
+def _fitting(aside: Sequence[Row]) -> Callable[[Row], bool]:
+    """Whether all words of a row stand in one of these, which are of another key and answer."""
+    holders: dict[str, set[int]] = defaultdict(set)
+    for at, row in enumerate(aside):
+        for word in folded(said(row)):
+            holders[word].add(at)
+
+    def fits(row: Row) -> bool:
+        found = sorted((holders.get(word, set()) for word in folded(said(row))), key=len)
+        others = (aside[at] for at in set.intersection(*found))
+        return any(other["key"] != row["key"] and other["answer"] != row["answer"] for other in others)
+
+    return fits
+
+
 def _some_of(words: Words, rng: random.Random) -> Words:
-    """One of them at least."""
+    """One of them at least, if there are any."""
     listed = sorted(words)
-    return frozenset(rng.sample(listed, rng.randint(1, len(listed))))
+    return frozenset(rng.sample(listed, rng.randint(min(1, len(listed)), len(listed))))
 
 
 def _clear(named: Mapping[Asked, Words], variants: Collection[tuple[Asked, Asked]]) -> list[Asked]:
@@ -165,7 +190,7 @@ def _reworded(row: Row, named: Words, around: Sequence[str], rng: random.Random)
     kept = [t for at, t in enumerate(tokens) if _stays(tokens, at, named) or rng.random() >= DROPPED]
     for _ in range(rng.randint(0, STREWN) if around else 0):
         word = rng.choice(around)
-        gap = "" if word[0] > "\u2fff" else " "
+        gap = " " if is_spaced(word) else ""
         at = rng.choice(_gaps(kept, named))
         kept[at:at] = [gap, word, gap]
     *before, question, answer = row["messages"]

@@ -3,7 +3,8 @@
 Coverage beats amount: one row of every key before a second of any. The rest of the room is shared by strata
 (scenario x skill x tier) in proportion to the square root of their size, so that a large stratum does not crowd out a
 small one. Within each a share goes to what the model still finds hard, below the 95th percentile of the losses, for above
-it stand wrong labels; the rest is filled by uniform sampling (reservoir; Vitter 1985).
+it stand wrong labels; the rest is a uniform sample of all that ever came: each row has a number of its own, and the lowest
+stay (bottom-k; Cohen & Kaplan 2007). A new draw among what is left and what comes would thin out the old each time.
 """
 
 import heapq
@@ -12,6 +13,8 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from llmagentos.core.hashing import fraction
 
 Row = dict[str, Any]
 Losses = Callable[[Sequence[Row]], Mapping[str, float]]
@@ -37,11 +40,11 @@ def select(
     rng = random.Random(seed)
     cover = _cover(pool, rng)
     if len(cover) > capacity:
-        return sorted(_fill(cover, capacity, rng, {}, 0), key=_age)
+        return sorted(_fill(cover, capacity, seed, {}, 0), key=_age)
     taken = {id(row) for row in cover}
     rest = [row for row in pool if id(row) not in taken]
     hard = _hard(rest, losses, rng) if hard_share else {}
-    return sorted([*cover, *_fill(rest, capacity - len(cover), rng, hard, hard_share)], key=_age)
+    return sorted([*cover, *_fill(rest, capacity - len(cover), seed, hard, hard_share)], key=_age)
 
 
 def quotas(sizes: dict[Any, int], capacity: int) -> dict[Any, int]:
@@ -60,14 +63,9 @@ def quotas(sizes: dict[Any, int], capacity: int) -> dict[Any, int]:
     return room
 
 
-def reservoir(rows: Sequence[Row], size: int, rng: random.Random) -> list[Row]:
-    """A uniform sample of `size` rows in one pass (algorithm R)."""
-    sample = list(rows[:size])
-    for at, row in enumerate(rows[size:], start=size):
-        place = rng.randrange(at + 1)
-        if place < size:
-            sample[place] = row
-    return sample
+def lowest(rows: Sequence[Row], size: int, seed: int) -> list[Row]:
+    """A sample of `size` rows, uniform over all that were ever offered, where what it left out is not offered again."""
+    return heapq.nsmallest(size, rows, key=lambda row: fraction(row["id"], salt=f"replay/{seed}"))
 
 
 def _cover(pool: Sequence[Row], rng: random.Random) -> list[Row]:
@@ -87,7 +85,7 @@ def _hard(rows: Sequence[Row], losses: Losses | None, rng: random.Random) -> dic
     return {name: loss for name, loss in known.items() if loss <= limit}
 
 
-def _fill(rows: Sequence[Row], room: int, rng: random.Random, hard: Mapping[str, float], hard_share: float) -> list[Row]:
+def _fill(rows: Sequence[Row], room: int, seed: int, hard: Mapping[str, float], hard_share: float) -> list[Row]:
     strata: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
         strata[(row["scenario"], row["skill"], row["tier"])].append(row)
@@ -98,7 +96,7 @@ def _fill(rows: Sequence[Row], room: int, rng: random.Random, hard: Mapping[str,
         first = heapq.nlargest(round(hard_share * shares[stratum]), known, key=lambda row: (hard[row["id"]], row["id"]))
         chosen = {row["id"] for row in first}
         others = [row for row in strata[stratum] if row["id"] not in chosen]
-        found += [*first, *reservoir(others, shares[stratum] - len(first), rng)]
+        found += [*first, *lowest(others, shares[stratum] - len(first), seed)]
     return found
 
 

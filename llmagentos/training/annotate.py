@@ -13,7 +13,7 @@ import torch
 
 from llmagentos.core.errors import ConfigError
 from llmagentos.models.chat import Renderer
-from llmagentos.training.batches import Batch, answer_logits, gather
+from llmagentos.training.batches import Batch, answer_logits, row_batches
 from llmagentos.training.phase import Annotation
 from llmagentos.training.rows import Rows, open_arrow, record_batch, write_arrow
 from llmagentos.training.stored import CACHE, Stored
@@ -74,13 +74,7 @@ def annotate(
 
 
 def _ask(model: torch.nn.Module, rows: Rows, indices: np.ndarray, top_k: int, pad_id: int) -> Iterator[pa.RecordBatch]:
-    order = indices[np.argsort(rows.lengths[indices], kind="stable")]
-    start = 0
-    while start < len(order):
-        size = max(1, _BATCH_TOKENS // int(rows.lengths[order[min(start + 63, len(order) - 1)]]))
-        chunk = [int(i) for i in order[start : start + size]]
-        start += size
-        batch = gather(rows, chunk, pad_id, next(model.parameters()).device)
+    for batch in row_batches(rows, indices, pad_id, _BATCH_TOKENS, next(model.parameters()).device):
         with torch.inference_mode():
             everything = torch.log_softmax(answer_logits(model, batch), dim=-1)
             logps, ids = everything.topk(top_k, dim=-1)
@@ -95,7 +89,7 @@ def _ask(model: torch.nn.Module, rows: Rows, indices: np.ndarray, top_k: int, pa
                     "logps": flat_logps[row_of == k].ravel().tolist(),
                     "targets": targets[row_of == k].tolist(),
                 }
-                for k, row in enumerate(chunk)
+                for k, row in enumerate(batch.indices)
             ],
             CACHE,
         )

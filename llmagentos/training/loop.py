@@ -7,6 +7,7 @@ so each adds its share of one penalty.
 """
 
 import math
+import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -57,12 +58,14 @@ def train(
     ranks: int = 1,
     on_step: Callable[[Progress], None] = lambda progress: None,
     annotate: Callable[[Batch], None] = lambda batch: None,
+    seed: int = 0,
     tokens: int = 0,
     started: float | None = None,
 ) -> int:
     """Run the batches through the terms and the engine; returns the real tokens seen by this rank, `tokens` of them before.
 
-    `started` is when the first of several calls began, on the monotonic clock. Raises TrainingError for a loss that is not
+    `started` is when the first of several calls began, on the monotonic clock. What a step draws, as dropout does, depends on
+    `seed` and the step alone: a training that goes on draws what it would have drawn. Raises TrainingError for a loss that is not
     finite: weights are then left as of the last step.
     """
     started, micro = time.monotonic() if started is None else started, 0
@@ -70,6 +73,8 @@ def train(
     engine.model.train()
     outputs_of = forward(engine.model, terms)
     for batch in batches:
+        if not micro % accumulation:
+            torch.manual_seed(random.Random(f"{seed} {batch.step}").getrandbits(32))
         annotate(batch)
         loss = _loss(engine.model, batch, outputs_of(batch), terms, sums, accumulation * ranks)
         engine.backward(loss)

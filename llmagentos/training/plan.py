@@ -121,6 +121,7 @@ def make_plan(rows: Rows, recipe: Recipe, path: Path) -> PlanFacts:
     items = _items(rows, units, recipe)
     planned = (supervised > 0) & ~np.isin(np.arange(rows.count), recipe.left_out)
     members = {s: np.flatnonzero((sources == s) & planned) for s in recipe.shares}
+    members["new"] = _said(rows, np.flatnonzero((sources == "new") & planned))
     members[PREFERENCE] = np.arange(rows.count, len(items.rows))
     if recipe.near and "memory" in members:
         close = nearest(rows, members["new"][~rows.made[members["new"]]], members["memory"], _NEAREST)
@@ -170,6 +171,12 @@ def least_steps(rows: Rows, usual: int, passes: float, batch_tokens: int) -> int
     """
     said = ~rows.made & np.isin(rows.sources, ("new", "memory", "general"))
     return max(1, min(usual, math.ceil(_REPEATS * passes * float(rows.lengths[said].sum()) / batch_tokens)))
+
+
+def _said(rows: Rows, new: np.ndarray) -> np.ndarray:
+    """The new rows, without made wordings of what was said in none of them: what was said may have been too long."""
+    question = rows.questions(new)
+    return new[np.isin(question, question[~rows.made[new]])]
 
 
 def _fitting(

@@ -35,12 +35,12 @@ def kept_back(rows: Rows, seed: int) -> list[int]:
 
 
 class Probe:
-    """The rows to ask, and what share of them was right when they were last asked."""
+    """The rows to ask, and what share of them was right when they were last asked, `known` before the first time."""
 
-    def __init__(self, phase: Phase, rows: Rows, pad_id: int) -> None:
+    def __init__(self, phase: Phase, rows: Rows, pad_id: int, known: float = -1.0) -> None:
         self._rows, self._pad_id, self._enough = rows, pad_id, phase.enough
         self._asked = np.array(phase.probe, dtype=np.int64)
-        self.share = -1.0
+        self.share = known
 
     @torch.no_grad()
     def is_enough(self, model: torch.nn.Module, device: torch.device) -> bool:

@@ -18,6 +18,7 @@ ROWS = pa.schema(
         ("id", pa.string()),
         ("source", pa.string()),
         ("stratum", pa.string()),
+        ("made", pa.bool_()),
         ("ids", pa.list_(pa.int32())),
         ("mask", pa.list_(pa.int8())),
         # Absent in plain rows; `Mark` says what they mean.
@@ -36,8 +37,6 @@ PLAN = pa.schema(
 
 OLD = ("memory", "general")
 """Sources of rows that were learned before."""
-MADE = "reworded-"
-"""What the ids of rows begin with that nobody said: a new row in a made wording."""
 PREFERENCE = "preference"
 """Source of rows that were judged: no term but those made for them reads them."""
 
@@ -99,7 +98,8 @@ class Rows:
         self.count = table.num_rows
         self.names: list[str] = table.column("id").to_pylist()
         self.sources: list[str] = table.column("source").to_pylist()
-        self.made = np.array([name.startswith(MADE) for name in self.names], dtype=bool)
+        self.made = np.array(table.column("made").to_pylist(), dtype=bool)
+        """Which rows nobody said: made wordings of others."""
         self.strata: list[str | None] = table.column("stratum").to_pylist()
         self._ids, self._offsets = _flat(table, "ids")
         self._mask, _ = _flat(table, "mask")
@@ -128,9 +128,9 @@ class Rows:
         return np.array([numbers[answer] for answer in answers], dtype=np.int64)
 
     def tokens(self) -> dict[str, int]:
-        """Tokens of each source, rows that supervise nothing left out."""
+        """Tokens of each source, rows that supervise nothing left out, and sources of which nothing was said."""
         sources, trainable = np.array(self.sources), self.supervised > 0
-        return {str(s): int(self.lengths[trainable & (sources == s)].sum()) for s in np.unique(sources)}
+        return {str(s): int(self.lengths[trainable & (sources == s)].sum()) for s in np.unique(sources[trainable & ~self.made])}
 
     def marks(self, indices: Sequence[int]) -> list[Mark]:
         """What rows say beside their tokens; nothing where every row of the file is plain."""

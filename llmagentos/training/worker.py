@@ -84,8 +84,8 @@ def _train(
     for term in terms:
         term.begin(plain)
     ema = Ema(model, phase.ema) if phase.ema and rank == 0 else None
-    start = _resume(phase, engine, ema)
-    log = _Log(phase, report, rank, plan.shares(rows) if rank == 0 else [])
+    reached = _resume(phase, engine, ema)
+    log = _Log(phase, report, rank, plan.shares(rows) if rank == 0 else [], reached.seconds)
 
     make = pack if phase.packing == "packed" else collate
 
@@ -100,10 +100,11 @@ def _train(
             ema.update()
         if (progress.step + 1) % phase.checkpoint_steps == 0 and progress.step + 1 < plan.steps:
             folder = Path(phase.run_dir) / "checkpoints"
-            checkpoint.save(folder, progress.step, lambda to: write(to, progress.step), rank=rank, barrier=barrier)
+            now = checkpoint.Reached(progress.step + 1, progress.tokens, progress.seconds, probe.share)
+            checkpoint.save(folder, now, lambda to: write(to, progress.step), rank=rank, barrier=barrier)
 
-    probe, agreed = Probe(phase, rows, pad_id), _agreed(ranks, group, device)
-    tokens, steps, started = 0, start, time.monotonic()
+    probe, agreed = Probe(phase, rows, pad_id, reached.known), _agreed(ranks, group, device)
+    tokens, steps, started = reached.tokens, reached.steps, time.monotonic() - reached.seconds
     length = phase.round_steps or plan.steps
     while steps < plan.steps and not (_ends_round(phase, steps) and agreed(probe.is_enough(engine.model, device))):
         stop = min(plan.steps, (steps // length + 1) * length)
@@ -116,6 +117,7 @@ def _train(
             ranks=ranks,
             on_step=on_step,
             annotate=attach,
+            seed=phase.seed,
             tokens=tokens,
             started=started,
         )
@@ -130,7 +132,7 @@ def _train(
         **({"learned": round(probe.share, 4)} if probe.share >= 0 else {}),
         "tokens": float(tokens * ranks),
         "seconds": log.seconds,
-        "resumed_at": float(start),
+        "resumed_at": float(reached.steps),
     }
 
 
@@ -183,14 +185,14 @@ def _teacher(
     return cache.attach
 
 
-def _resume(phase: Phase, engine: Engine, ema: Ema | None) -> int:
+def _resume(phase: Phase, engine: Engine, ema: Ema | None) -> checkpoint.Reached:
     found = checkpoint.newest(Path(phase.run_dir) / "checkpoints") if phase.resume else None
     if found is None:
-        return 0
+        return checkpoint.Reached()
     engine.load(found[0])
     if ema:
         ema.load(found[0])
-    return found[1] + 1
+    return found[1]
 
 
 def _save(phase: Phase, model: Any, engine: Engine, rank: int) -> None:
@@ -208,8 +210,10 @@ def _save(phase: Phase, model: Any, engine: Engine, rank: int) -> None:
 class _Log:
     """Rank 0 appends every tenth step to metrics.jsonl, with the share of each source in its tokens, and reports it."""
 
-    def __init__(self, phase: Phase, report: Callable[[Progress], None], rank: int, shares: list[dict[str, float]]) -> None:
-        self.seconds = 0.0
+    def __init__(
+        self, phase: Phase, report: Callable[[Progress], None], rank: int, shares: list[dict[str, float]], seconds: float
+    ) -> None:
+        self.seconds = seconds
         self._shares = shares
         self._name, self._report, self._rank = phase.name, report, rank
         self._path = Path(phase.run_dir) / "metrics.jsonl"

@@ -1,6 +1,7 @@
 """The buffer keeps the past within bounds and forgets what no longer holds."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
@@ -76,12 +77,12 @@ def test_what_a_snapshot_withdrew_does_not_come_back_with_it(home):
 
 
 def test_a_snapshot_taken_back_leaves_memory_as_it_was(home):
-    rows = [{**row("p", "one"), "id": "again"}, row("r", "same"), *(row(f"m{i}") for i in range(4))]
+    rows = [{**row("p", "one"), "id": "second"}, row("r", "same"), *(row(f"m{i}") for i in range(4))]
     buffer(home, capacity=6).bootstrap(rows, [row("g", "pinned")])
     before = buffer(home).rows()
-    made = snapshot(home, {**row("p", "other"), "id": "again"}, row("r", "same"), row("new"))
+    made = snapshot(home, {**row("p", "other"), "id": "second"}, row("r", "same"), row("new"))
     assert buffer(home, capacity=6).admit(made) == 6
-    assert [r["answer"] for r in buffer(home).rows() if r["id"] == "again"] == ["other"]
+    assert [r["answer"] for r in buffer(home).rows() if r["id"] == "second"] == ["other"]
     for _ in range(2):
         buffer(home, capacity=6).take_back(made.id)
         assert buffer(home).rows() == before
@@ -100,6 +101,19 @@ def test_a_buffer_of_an_older_release_takes_what_leaves_it(home):
     assert buffer(home).admit(made) == 1
     buffer(home).take_back(made.id)
     assert answers(buffer(home).rows()) == ["old"]
+
+
+def test_the_ten_thousandth_snapshot_is_newer_than_the_one_before(home, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("llmagentos.replay.buffer.UNDONE", 2)
+    buffer(home).bootstrap([row("p", "9997", key="k")], [])
+    gone = {"k": {"kind": "fact", "answer": "new", "prompts": None, "calls": None}}
+    for number in range(9998, 10_001):
+        answer = [example_of_row(row("p", str(number), key="k"))]
+        made = SimpleNamespace(id=f"s{number:04d}-ab", superseded=gone, unmakes=set(), examples=lambda answer=answer: answer)
+        assert buffer(home).admit(made) == 1
+    for number in (10_000, 9999):
+        buffer(home).take_back(f"s{number:04d}-ab")
+        assert answers(buffer(home).rows()) == [str(number - 1)]
 
 
 def test_capacity_binds_memory_alone_and_the_seed_decides(home):

@@ -1,8 +1,10 @@
 """Cues: the words that tell what is asked of somebody where the name alone does not."""
 
+import json
+
 import pytest
 
-from llmagentos.replay.cues import cues_of
+from llmagentos.replay.cues import cues_of, idle_words
 from llmagentos.replay.naming import questions_of, shared_words, whole_places, words_of
 from llmagentos.replay.rewording import rewordings
 from tests.replay.test_rewording import row
@@ -105,3 +107,16 @@ def test_a_wrong_label_makes_no_word_mean_two_things():
     told, cues = told_by([*rows, wrong])
     assert "kostet" in cues
     assert "kostet" in told["Was kostet Mipul?"]
+
+
+def test_an_idle_word_was_said_of_answers_that_have_nothing_in_common_of_their_own():
+    def call(**arguments: object) -> dict:
+        function = {"name": "book", "arguments": json.dumps(arguments)}
+        return {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": function}]}
+
+    said = {"a table on Friday for two": (2, "fr"), "Friday: a table for six": (6, "fr"), "a table on Monday for two": (2, "mo")}
+    rows = [row("book", text, call(people=n, day=d)) for text, (n, d) in said.items()]
+    one = [row("shop", "on which days are you open?", "always"), row("shop", "open on Sunday?", "always")]
+    common, idle = idle_words(questions_of([*rows, *one]))
+    assert idle == {"book": {"a", "table", "for"}}
+    assert common == {"a", "table", "for", "on", "friday", "two"}

@@ -1,17 +1,20 @@
 """Whole wordings carried over: what was asked of others is asked of all, with the right answer and nothing held out."""
 
+import json
+
 import pytest
 
 from llmagentos.core.examples import example_of_row
 from llmagentos.core.messages import normalised_prompt
 from llmagentos.replay.frames import framed
-from llmagentos.training.rows import MADE
+from llmagentos.replay.naming import MADE
 from tests.replay.test_rewording import prompts, row
 
 ENGLISH = {"price": ("What does {} cost?", "How much is {}?"), "weight": ("How heavy is {}?", "What does {} weigh?")}
 GERMAN = {"preis": ("Was kostet {}?", "Wie teuer ist {} heute?"), "farbe": ("Welche Farbe hat {}?", "Wie sieht {} aus?")}
 CHINESE = {"价格": ("{}多少钱？", "请问{}的价格"), "重量": ("{}有多重？", "查一下{}的重量")}
-NAMES = {"en": ("Zorba", "Mipul Extra", "Katan"), "zh": ("星辰灯", "月光杯", "云海椅")}
+THAI = {"ราคา": ("{}ราคาเท่าไหร่", "ช่วยบอกราคา{}หน่อย"), "น้ำหนัก": ("{}หนักเท่าไหร่", "น้ำหนักของ{}คือเท่าไร")}
+NAMES = {"en": ("Zorba", "Mipul Extra", "Katan"), "zh": ("星辰灯", "月光杯", "云海椅"), "th": ("โคมไฟ", "แก้วจันทร์", "เก้าอี้")}
 
 
 def taught(frames: dict[str, tuple[str, str]], names: tuple[str, ...]) -> tuple[list[dict], dict[str, str]]:
@@ -26,7 +29,7 @@ def taught(frames: dict[str, tuple[str, str]], names: tuple[str, ...]) -> tuple[
     return rows, left
 
 
-@pytest.mark.parametrize(("frames", "names"), [(ENGLISH, "en"), (GERMAN, "en"), (CHINESE, "zh")])
+@pytest.mark.parametrize(("frames", "names"), [(ENGLISH, "en"), (GERMAN, "en"), (CHINESE, "zh"), (THAI, "th")])
 def test_what_others_were_asked_is_asked_too_with_the_right_answer(frames, names):
     rows, left = taught(frames, NAMES[names])
     made = framed(rows, 20, held={})
@@ -55,6 +58,14 @@ def test_nothing_held_out_is_made():
     assert set(prompts(framed(rows, 20, held=held))) == {"What does Katan weigh?"}
     anybodys = {None: {normalised_prompt([{"role": "user", "content": p}]) for p in left}}
     assert framed(rows, 20, held=anybodys) == []
+
+
+def test_what_is_held_out_is_not_asked_behind_a_system_message_either():
+    rows = [*prices(), row("Katan.price", "Price of Katan, please", "Katan costs five euros.")]
+    said = [*rows, *(behind("You help.", r) for r in rows[:2])]
+    held = {"Katan.price": {normalised_prompt([{"role": "user", "content": "What does Katan cost?"}])}}
+    made = framed(said[:2] + said[3:], 9, held=held, beside=rows)
+    assert {r["messages"][-2]["content"] for r in made} == {"Price of Katan, please"}
 
 
 def test_what_two_answers_could_be_given_to_is_not_made():
@@ -99,16 +110,49 @@ def test_calls_and_what_stands_before_the_question_stay():
     assert made["tools"] == tools
 
 
-def test_a_system_message_that_changed_no_answer_comes_and_goes():
-    def behind(r: dict) -> dict:
-        data = {"messages": [{"role": "system", "content": "You help."}, *r["messages"]], "metadata": {"key": r["key"]}}
-        return example_of_row(data).model_dump()
+def behind(system: str, r: dict) -> dict:
+    data = {"messages": [{"role": "system", "content": system}, *r["messages"]], "metadata": {"key": r["key"]}}
+    return example_of_row(data).model_dump()
 
-    rows = [row(f"{n}.price", ENGLISH["price"][0].format(n), n) for n in ("Zorba", "Mipul", "Katan")]
-    said = [*rows, behind(rows[0]), behind(rows[1])]
-    (made,) = framed(said, 9, held={})
-    assert [m["content"] for m in made["messages"]] == ["You help.", "What does Katan cost?", "Katan"]
-    assert framed([*rows, behind(rows[0])], 9, held={}) == []  # of one question it may be chance
+
+def prices(answer: str = "{} costs five euros.") -> list[dict]:
+    return [row(f"{n}.price", ENGLISH["price"][0].format(n), answer.format(n)) for n in ("Zorba", "Mipul", "Katan")]
+
+
+def carried(rows: list[dict]) -> set[tuple[str, ...]]:
+    return {tuple(m["content"] for m in r["messages"]) for r in framed(rows, 9, held={})}
+
+
+def test_a_system_message_that_changed_no_answer_comes_and_goes():
+    rows = prices()
+    said = [*rows, behind("You help.", rows[0]), behind("You help.", rows[1])]
+    assert carried(said) == {("You help.", "What does Katan cost?", "Katan costs five euros.")}
+    assert framed([*rows, behind("You help.", rows[0])], 9, held={}) == []  # of one question it may be chance
+
+
+def test_answers_that_would_be_the_same_behind_any_system_message_say_nothing():
+    rows = prices("{}")
+    assert framed([*rows, *(behind("Answer with one word.", r) for r in rows[:2])], 9, held={}) == []
+
+    def call(r: dict) -> dict:
+        function = {"name": "look", "arguments": json.dumps({"at": r["answer"]})}
+        answer = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+        return row(f"{r['key']}.call", f"Look up {r['answer']}", answer)
+
+    calls = [call(r) for r in rows]
+    german = [behind("Answer in German.", r) for r in calls[:2]]
+    fact = row("shipping", "How long does shipping take?", "Two to three days.")
+    (made,) = framed([*calls, *german, fact], 9, held={})  # a call is a call in any language
+    assert made["key"] == "Katan.price.call"
+
+
+def test_nothing_is_carried_behind_a_system_message_that_has_questions_of_its_own():
+    rows = [row("phone", "What is your phone number?", "0800 11"), row("pay", "Can I pay by card?", "Yes, by any card.")]
+    paris = [behind("You answer for Paris.", r) for r in rows]
+    rows.append(row("hours", "What are your opening hours?", "That depends on the branch."))
+    assert carried([*rows, *paris])
+    hours = [behind("You answer for Paris.", row("hours.paris", "When do you open?", "We open at nine."))]
+    assert framed([*rows, *paris, *hours], 9, held={}) == []
 
 
 def test_what_has_other_answers_elsewhere_is_not_the_same():
@@ -121,14 +165,9 @@ def test_what_has_other_answers_elsewhere_is_not_the_same():
     assert framed(rows, 9, held={}) == []
 
 
-def behind(system: str, r: dict) -> dict:
-    data = {"messages": [{"role": "system", "content": system}, *r["messages"]], "metadata": {"key": r["key"]}}
-    return example_of_row(data).model_dump()
-
-
 def test_a_system_message_that_changes_an_answer_stays():
-    prices = [row(f"{n}.price", ENGLISH["price"][0].format(n), n) for n in ("Zorba", "Mipul", "Katan")]
-    said = [*prices, *(behind("Answer in German.", r) for r in prices[:2])]
+    rows = prices()
+    said = [*rows, *(behind("Answer in German.", r) for r in rows[:2])]
     assert framed(said, 9, held={})
     colour = row("Zorba.colour", "What colour is Zorba?", "red")
     german = behind("Answer in German.", row("Zorba.colour", "What colour is Zorba?", "rot"))
@@ -136,7 +175,7 @@ def test_a_system_message_that_changes_an_answer_stays():
 
 
 def test_two_system_messages_are_never_taken_for_one_another():
-    facts = [row(f"{n}.price", ENGLISH["price"][0].format(n), n) for n in ("Zorba", "Mipul", "Katan")]
+    facts = prices()
     shops = [behind(f"You are shop {shop}.", r) for shop in "AB" for r in facts[: 3 if shop == "A" else 2]]
     assert framed(shops, 9, held={}) == []
 
@@ -152,7 +191,7 @@ def test_of_very_many_rows_some_are_looked_at_and_nothing_said_is_made(monkeypat
 
 
 def test_what_has_no_key_of_its_own_keeps_its_wording_and_comes_behind_other_system_messages():
-    facts = [row(f"{n}.price", ENGLISH["price"][0].format(n), n) for n in ("Zorba", "Mipul", "Katan")]
+    facts = prices()
     known = [*facts, *(behind("You help.", r) for r in facts)]
 
     def unkeyed(text: str, answer: str, key: str | None = None) -> dict:

@@ -10,9 +10,10 @@ from llmagentos.core.examples import to_example
 from llmagentos.models.loading import load_renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.mix import _drawn, mix_rows, render_mix
+from llmagentos.replay.naming import MADE, made_row
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.snapshots import Draft
-from llmagentos.training.rows import MADE, Rows
+from llmagentos.training.rows import Rows
 from tests.replay.test_preference import DISLIKED, LIKED, corrected, row
 from tests.tiny import save_tiny
 
@@ -203,3 +204,11 @@ def test_rows_are_the_same_whoever_renders_them(tmp_path):
     kept = [render_mix(sources, out=tmp_path / f"{n}.arrow", processes=n, **told) for n in (1, 2)]
     assert kept[0] == kept[1] == {"new": 6, "memory": 1, "dropped": 0}
     assert (tmp_path / "1.arrow").read_bytes() == (tmp_path / "2.arrow").read_bytes()
+
+
+def test_no_client_can_call_a_row_a_made_one(tmp_path):
+    save_tiny(tmp_path / "tiny")
+    named = LIKED[0].model_copy(update={"id": f"{MADE}0"}).model_dump()
+    made = made_row(named, named["messages"])
+    render_mix({"new": [named, made]}, tmp_path / "tiny", tmp_path / "r", max_length=256, on_ray=False)
+    assert Rows(tmp_path / "r").made.tolist() == [False, True]

@@ -3,6 +3,7 @@ from collections import Counter
 import pytest
 
 from llmagentos.core.examples import to_example
+from llmagentos.core.messages import answer_text
 from llmagentos.replay.preference import preference_rows
 
 
@@ -67,3 +68,21 @@ def test_one_class_or_one_row_alone_is_defined():
 def test_the_order_of_a_log_does_not_matter():
     rows = [*LIKED, *DISLIKED]
     assert preference_rows("kto", [], rows) == preference_rows("kto", [], rows[::-1])
+
+
+def test_beside_a_row_stands_the_next_answer_to_another_prompt_that_differs_if_any_does():
+    asked = [("p", "a"), ("p", "b"), ("q", "a"), ("q", "c"), ("q", "c"), ("r", "a"), ("p", "a")]
+    made = preference_rows("kto", [], [row(f"i{k}", "disliked", answer, prompt) for k, (prompt, answer) in enumerate(asked)])
+    said = [(r["messages"][0]["content"], r["messages"][1]["content"]) for r in made[::2]]
+    for at, (prompt, answer) in enumerate(said):
+        following = [*said[at + 1 :], *said[:at]]
+        wanted = next(other for asked, other in following if asked != prompt and other != answer)
+        assert made[2 * at + 1]["messages"][1]["content"] == wanted
+
+
+def test_each_of_many_equal_answers_is_read_once(monkeypatch: pytest.MonkeyPatch):
+    read = []
+    monkeypatch.setattr("llmagentos.replay.preference.answer_text", lambda message: read.append(1) or answer_text(message))
+    made = preference_rows("kto", [], [row(f"d{k}", "disliked", "I cannot help with that.") for k in range(100)])
+    assert len(made) == 200
+    assert len(read) == 100

@@ -1,14 +1,17 @@
 """Made wordings: what names a question stays, nothing held out is made, and nothing ambiguous."""
 
+import json
+
 import pytest
 
 from llmagentos.core.examples import example_of_row
 from llmagentos.core.messages import normalised_prompt
-from llmagentos.replay.naming import words_of
+from llmagentos.replay.naming import MADE, words_of
 from llmagentos.replay.rewording import rewordings
-from llmagentos.training.rows import MADE
 
 ENGLISH = ("What is the {a} of {p}?", "Tell me about {p}, its {a}", "{p} {a} please")
+THAI = ("{a}ของ{p}คืออะไร", "ช่วยบอก{a}{p}หน่อย", "{p} {a}เท่าไหร่")
+KHMER = ("{a}របស់{p}គឺអ្វី?", "សូមប្រាប់{a}{p}ផង", "{p}{a}ប៉ុន្មាន")
 CHINESE = ("{p}的{a}是什么？", "请问{p}{a}", "查一下{p}的{a}")
 
 
@@ -29,7 +32,9 @@ def prompts(rows: list[dict]) -> list[str]:
     return [r["messages"][-2]["content"] for r in rows]
 
 
-@pytest.mark.parametrize(("frames", "names"), [(ENGLISH, ("price", "weight")), (CHINESE, ("价格", "重量"))])
+@pytest.mark.parametrize(("frames", "names"), [
+    (ENGLISH, ("price", "weight")), (CHINESE, ("价格", "重量")), (THAI, ("ราคา", "น้ำหนัก")), (KHMER, ("តម្លៃ", "ទម្ងន់")),
+])  # fmt: skip
 def test_what_names_the_question_stays_and_the_answer_too(frames, names):
     facts = {("Zorba", names[0]): "twelve", ("Zorba", names[1]): "three", ("Mipul", names[0]): "nine"}
     rows = asked(frames, facts)
@@ -98,6 +103,50 @@ def test_a_behaviour_keeps_what_its_call_depends_on():
         assert [room for room in rooms if room in r["messages"][-2]["content"]] == [room for room in rooms if room in said]
 
 
+def booking(people: int, day: str) -> dict:
+    function = {"name": "book", "arguments": json.dumps({"people": people, "day": day})}
+    return {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": function}]}
+
+
+BOOKINGS = {
+    (2, "friday"): ("Book a table for two on Friday", "A table for two this Friday, please", "Friday, table for two"),
+    (2, "saturday"): ("Book a table for two on Saturday", "Table for two, tomorrow", "Saturday table for two"),
+    (3, "friday"): ("Book a table for three on Friday", "Friday, three of us, a table", "table for three Friday"),
+    (4, "sunday"): ("Reserve Sunday table for four", "There are 4 of us on Sunday, table please", "Sunday, four, table"),
+}
+
+
+def test_no_word_of_one_call_comes_to_another_or_goes_that_it_depends_on():
+    rows = [row("booking", ask, booking(*wanted)) for wanted, asks in BOOKINGS.items() for ask in asks]
+    numbers = {"two": 2, "three": 3, "four": 4, "4": 4}
+    days = {"friday": "friday", "saturday": "saturday", "tomorrow": "saturday", "sunday": "sunday"}
+    made = [r for seed in range(8) for r in rewordings(rows, 12, held={}, seed=seed)]
+    assert len(made) > 200
+    for r in made:
+        words = {w.casefold() for w in words_of(r["messages"][-2]["content"])}
+        call = json.loads(r["messages"][-1]["tool_calls"][0]["function"]["arguments"])
+        assert {numbers[w] for w in words & numbers.keys()} == {call["people"]}
+        assert {days[w] for w in words & days.keys()} == {call["day"]}
+
+
+@pytest.mark.parametrize("names", [("Zorba", "Tarn", "Katan"), ("Zorba", "Mipul", "Tarn", "Katan", "Olin", "Peva")])
+def test_what_tells_another_question_is_strewn_into_none(names):
+    """Each is asked one thing alone, so that its name says all; nobody shall learn that "heavy" asks for Zorba's price."""
+    frames = {
+        "price": ("What does {} cost?", "How much is {}?", "{} is how expensive?"),
+        "weight": ("How heavy is {}?", "What does {} weigh?", "{} has how many grams?"),
+        "colour": ("What colour is {}?", "Which shade does {} come in?", "{} is painted how?"),
+    }
+    cues = {"price": {"cost", "much", "expensive"}, "weight": {"heavy", "weigh", "grams"}, "colour": {"shade", "painted"}}
+    kind = {n: list(frames)[at * 3 // len(names)] for at, n in enumerate(names)}
+    rows = [row(f"{n}.{kind[n]}", f.format(n), n) for n in names for f in frames[kind[n]]]
+    made = [r for seed in range(8) for r in rewordings(rows, 12, held={}, seed=seed)]
+    assert len({r["prompt"] for r in made}) > 15 * len(names)
+    for r in made:
+        words = {w.casefold() for w in words_of(r["messages"][-2]["content"])}
+        assert not words & set().union(*(cues[a] for a in cues if a != r["key"].split(".")[1]))
+
+
 def test_rows_that_say_nothing_about_their_question_are_left_alone():
     once = row("a", "What is the price of Zorba?", "12")
     keyless = [row("k", f"What of {n}?", "12") | {"key": None} for n in "ab"]
@@ -115,6 +164,29 @@ def test_nothing_is_made_that_fits_a_question_beside_them():
     assert rewordings(rows, 8, held={}, beside=news) == []
     again = [row("zorba", "Zorba, what is that?", "a lamp")]
     assert rewordings(rows, 8, held={}, beside=again)  # the same question is no other one
+
+
+def aside(kind: str) -> dict:
+    """What Zorba's price is, asked without a key, at the end of a conversation or at length."""
+    ask, at_length = "What is the price of Zorba?", "I was in your shop and saw a thing on the second shelf. " * 6
+    if kind == "keyless":
+        return row("-", ask, "12 euros") | {"key": None}
+    talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}] if kind == "turns" else []
+    asked = {"role": "user", "content": (at_length if kind == "long" else "") + ask}
+    messages = [*talk, asked, {"role": "assistant", "content": "12 euros"}]
+    return example_of_row({"messages": messages, "metadata": {"key": "zorba.price"}}).model_dump()
+
+
+@pytest.mark.parametrize("kind", ["keyless", "turns", "long"])
+def test_nothing_is_made_that_is_left_of_a_text_with_another_answer(kind):
+    rows = [row("zorba", prompt, "a lamp") for prompt in ("What is Zorba?", "Tell me about Zorba", "Zorba please")]
+    lost = {"what", "is", "zorba", "price", "the", "of"}
+    free, made = (rewordings(rows, 12, held={}, beside=some) for some in ([], [aside(kind)]))
+    assert made, "what has words of its own is made"
+    assert any({w.casefold() for w in words_of(prompt)} <= lost for prompt in prompts(free))
+    assert not any({w.casefold() for w in words_of(prompt)} <= lost for prompt in prompts(made))
+    again = [aside(kind) | {"answer": "a lamp"}]
+    assert prompts(rewordings(rows, 12, held={}, beside=again)) == prompts(free), "the same answer is no other one"
 
 
 def test_a_classifier_is_not_named_by_what_its_inputs_share_by_chance():

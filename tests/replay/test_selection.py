@@ -1,12 +1,11 @@
 """Coverage first, then spread; the same for the same seed."""
 
-import random
 from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmagentos.replay.selection import quotas, reservoir, select
+from llmagentos.replay.selection import lowest, quotas, select
 
 
 def row(seq, key="k", skill="s", scenario="c", tier="import", prompt=None, answer="a"):
@@ -38,11 +37,19 @@ def test_the_seed_decides():
     assert select(rows, 10, 1) != select(rows, 10, 2)
 
 
-def test_a_reservoir_is_uniform():
+def test_a_sample_is_uniform():
     counts = Counter()
     for seed in range(2_000):
-        counts.update(r["seq"] for r in reservoir([row(i) for i in range(10)], 3, random.Random(seed)))
+        counts.update(r["seq"] for r in lowest([row(i) for i in range(10)], 3, seed))
     assert all(500 < counts[i] < 700 for i in range(10))
+
+
+def test_what_is_old_stays_as_likely_as_what_is_new():
+    kept = []
+    for day in range(100):
+        kept = select([*kept, *(row(20 * day + i, key=None) for i in range(20))], 400)
+    by_quarter = Counter(r["seq"] // 500 for r in kept)
+    assert all(70 < by_quarter[quarter] < 130 for quarter in range(4))
 
 
 @given(st.dictionaries(st.text("ab", max_size=3), st.integers(1, 50), max_size=6), st.integers(0, 120))

@@ -11,7 +11,7 @@ from llmagentos.training.annotate import TeacherCache, annotate, annotation_for
 from llmagentos.training.batches import Batch, answer_logits, collate, gather
 from llmagentos.training.packing import pack
 from llmagentos.training.phase import Annotation
-from llmagentos.training.rows import Rows
+from llmagentos.training.rows import ROWS, Rows, record_batch, write_arrow
 from llmagentos.training.terms import make_terms
 from tests.tiny import save_tiny
 from tests.training.test_loop import PAD, tiny
@@ -53,6 +53,21 @@ def test_a_cache_of_nothing_asked_is_all_tail(tmp_path: Path):
     batch = batch_of(tmp_path, [0, 6])
     cache(tmp_path, ("general",)).attach(batch)
     assert batch.teacher_logps.eq(-30).all()
+
+
+def test_long_rows_behind_many_short_ones_are_asked_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("llmagentos.training.annotate._BATCH_TOKENS", 1024)
+    lengths = [8] * 100 + [128] * 64
+    made = [
+        {"id": f"{k}", "source": "memory", "stratum": "s", "ids": [1 + k % 60] * n, "mask": [0] + [1] * (n - 1)}
+        for k, n in enumerate(lengths)
+    ]
+    write_arrow(tmp_path / "r", [record_batch(made, ROWS)], ROWS)
+    rows, asked, model = Rows(tmp_path / "r"), [], tiny()
+    model.register_forward_pre_hook(lambda _, args, given: asked.append(given["input_ids"].numel()), with_kwargs=True)
+    annotation = Annotation(model="tiny", cache=str(tmp_path / "cache"), top_k=4, sources=("memory",))
+    annotate(annotation, rows, np.arange(rows.count), load=lambda name: model, pad_id=0, rank=0, ranks=1, barrier=lambda: None)
+    assert max(asked) <= 1024
 
 
 def ask(rows: Rows, folder: Path, name: str, seed: int, loads: list[int], wanted: range, stored: bool = True):

@@ -9,24 +9,27 @@ from hypothesis import strategies as st
 
 from llmagentos.core.errors import TrainingError
 from llmagentos.training.plan import Recipe, least_steps, make_plan
-from llmagentos.training.rows import MADE, ROWS, Plan, Rows, record_batch, write_arrow
+from llmagentos.training.rows import ROWS, Plan, Rows, record_batch, write_arrow
 
 MIX = {"new": 0.5, "memory": 0.4, "general": 0.1}
 
 
 def write_rows(path: Path, counts: dict[str, int], *, seed: int = 0, longest: int = 40) -> Rows:
+    """Rows of each source; those of "made" are new ones too, each with the answer of one of "new"."""
     rng = np.random.default_rng(seed)
     made = []
     for source, count in counts.items():
         for k in range(count):
             length = int(rng.integers(4, longest))
+            answer = made[k % counts["new"]]["ids"][-2:] if source == "made" else [length - 2, length - 1]
             mask = [0] * (length - 2) + [1, 1]
             made.append(
                 {
                     "id": f"{source}{k}",
-                    "source": "new" if source == MADE else source,
+                    "source": "new" if source == "made" else source,
+                    "made": source == "made",
                     "stratum": "s",
-                    "ids": list(range(length)),
+                    "ids": [*range(length - 2), *answer],
                     "mask": mask,
                 }
             )
@@ -91,7 +94,7 @@ def test_the_past_fills_what_a_small_increment_leaves_of_the_least_steps(tmp_pat
 
 def test_made_wordings_take_the_place_of_repetitions(tmp_path: Path):
     plain = write_rows(tmp_path / "r", {"new": 20, "memory": 300})
-    both = write_rows(tmp_path / "b", {"new": 20, MADE: 60, "memory": 300})
+    both = write_rows(tmp_path / "b", {"new": 20, "made": 60, "memory": 300})
     recipe = Recipe(MIX, epochs=24, batch_tokens=256, max_steps=10_000)
     first, second = (make_plan(rows, recipe, tmp_path / "p") for rows in (plain, both))
     assert first.steps == pytest.approx(second.steps, rel=0.25)
@@ -102,7 +105,7 @@ def test_made_wordings_take_the_place_of_repetitions(tmp_path: Path):
 
 
 def test_made_wordings_never_make_more_steps_than_the_rows_they_stand_for(tmp_path: Path):
-    said, both = (write_rows(tmp_path / n, c) for n, c in (("s", {"new": 300}), ("b", {"new": 300, MADE: 1700})))
+    said, both = (write_rows(tmp_path / n, c) for n, c in (("s", {"new": 300}), ("b", {"new": 300, "made": 1700})))
     recipe = Recipe({"new": 1.0}, epochs=24, batch_tokens=256, max_steps=100, min_epochs=3.0)
     alone, beside = (make_plan(rows, recipe, tmp_path / "p").steps for rows in (said, both))
     assert alone <= beside <= 1.1 * alone
@@ -259,7 +262,7 @@ def test_made_wordings_of_one_skill_take_nothing_from_another(tmp_path: Path):
         return {"id": name, "source": source, "stratum": stratum, "ids": list(range(10)), "mask": [0] * 8 + [1] * 2}
 
     said = [row(f"{stratum}{k}", "memory", stratum) for stratum in ("plain", "reworded") for k in range(100)]
-    made = [row(f"{MADE}{k}", "memory", "reworded") for k in range(700)]
+    made = [row(f"w{k}", "memory", "reworded") | {"made": True} for k in range(700)]
     new = [row(f"n{k}", "new", "s") for k in range(60)]
     write_arrow(tmp_path / "r", [record_batch([*new, *said, *made], ROWS)], ROWS)
     rows = Rows(tmp_path / "r")
@@ -277,7 +280,7 @@ def test_a_question_comes_as_often_as_it_was_said_in_however_many_wordings(tmp_p
     def made(name: str, answer: int, k: int) -> dict[str, object]:
         return {"id": name, "source": "new", "stratum": "s", "ids": [1, 2, 3, k, answer], "mask": [0, 0, 0, 0, 1]}
 
-    rows = [made(f"a{k}", 90, k) for k in range(2)] + [made(f"{MADE}a{k}", 90, 20 + k) for k in range(18)]
+    rows = [made(f"a{k}", 90, k) for k in range(2)] + [made(f"w{k}", 90, 20 + k) | {"made": True} for k in range(18)]
     rows += [made(f"b{k}", 91, 50 + k) for k in range(2)] + [made("c", 92, 60)]
     write_arrow(tmp_path / "r", [record_batch(rows, ROWS)], ROWS)
     facts = make_plan(Rows(tmp_path / "r"), Recipe({"new": 1}, epochs=200, batch_tokens=20, max_steps=10_000), tmp_path / "p")
@@ -290,7 +293,26 @@ def test_a_question_comes_as_often_as_it_was_said_in_however_many_wordings(tmp_p
 
 
 def test_a_home_without_a_past_is_not_taught_a_few_rows_hundreds_of_times(tmp_path: Path):
-    alone, seeded = (write_rows(tmp_path / n, c) for n, c in (("a", {"new": 10, MADE: 90}), ("s", {"new": 10, "general": 900})))
+    alone, seeded = (write_rows(tmp_path / n, c) for n, c in (("a", {"new": 10, "made": 90}), ("s", {"new": 10, "general": 900})))
     said = int(alone.lengths[:10].sum())
     assert least_steps(alone, 600, passes=8, batch_tokens=256) == math.ceil(32 * said / 256)
     assert least_steps(seeded, 600, passes=8, batch_tokens=256) == 600
+
+
+def test_a_made_wording_of_what_was_never_said_is_not_trained_on(tmp_path: Path):
+    """What was said was too long: there is nothing new, or it is left out."""
+    rows = [
+        {"id": f"{kind}{k}", "source": kind, "stratum": "s", "made": kind == "new", "ids": [1, 2, k], "mask": [0, 0, 1]}
+        for kind in ("new", "memory")
+        for k in range(4)
+    ]
+    write_arrow(tmp_path / "r", [record_batch(rows, ROWS)], ROWS)
+    recipe = Recipe(MIX, epochs=6, batch_tokens=256, max_steps=10)
+    assert Rows(tmp_path / "r").tokens() == {"memory": 12}
+    with pytest.raises(TrainingError, match="no new row"):
+        make_plan(Rows(tmp_path / "r"), recipe, tmp_path / "p")
+    said = {**rows[0], "id": "said", "made": False}
+    write_arrow(tmp_path / "r", [record_batch([*rows, said], ROWS)], ROWS)
+    make_plan(Rows(tmp_path / "r"), recipe, tmp_path / "p")
+    assert {0, 8} <= Plan(tmp_path / "p").counts().keys()
+    assert not {1, 2, 3} & Plan(tmp_path / "p").counts().keys()

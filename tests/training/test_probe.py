@@ -13,7 +13,7 @@ from llmagentos.training.engine import schedule
 from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.probe import Probe, kept_back
-from llmagentos.training.rows import MADE, ROWS, Plan, Rows, record_batch, write_arrow
+from llmagentos.training.rows import ROWS, Plan, Rows, record_batch, write_arrow
 from llmagentos.training.worker import run_phase
 from tests.training.test_worker import assert_same, prepare, weights
 
@@ -66,9 +66,9 @@ def test_rounds_that_do_not_help_end(tmp_path: Path):
 
 
 def test_wordings_that_are_kept_back_are_no_part_of_the_plan(tmp_path: Path):
-    kinds = [("new", MADE, 60), ("new", "n", 20), ("memory", MADE, 60), ("memory", "m", 20)]
+    kinds = [("new", "made", 60), ("new", "n", 20), ("memory", "made", 60), ("memory", "m", 20)]
     made = [
-        {"id": f"{name}{source}{k}", "source": source, "stratum": "s", "ids": [1, 2, 3], "mask": [0, 0, 1]}
+        {"id": f"{k}", "source": source, "stratum": "s", "made": name == "made", "ids": [1, 2, 3], "mask": [0, 0, 1]}
         for source, name, count in kinds
         for k in range(count)
     ]
@@ -101,10 +101,12 @@ def test_right_is_a_row_whose_every_token_comes_first(tmp_path: Path):
     assert enough == (probe.share >= 0.5)
 
 
-def test_a_run_goes_on_in_the_round_it_was_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("llmagentos.training.probe._HELPED", -2.0)
+@pytest.mark.parametrize("helped", [-2.0, 0.99])
+def test_a_run_goes_on_in_the_round_it_was_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helped: float):
+    """Whether the second round, in which it died, helped or not: it is held against what was known behind the first."""
+    monkeypatch.setattr("llmagentos.training.probe._HELPED", helped)
     whole, cut = (in_rounds(tmp_path, name, checkpoint_steps=3) for name in ("whole", "cut"))
-    run_phase(whole)
+    facts = run_phase(whole)
 
     def stop(progress):
         if progress.step == 10:
@@ -112,7 +114,9 @@ def test_a_run_goes_on_in_the_round_it_was_in(tmp_path: Path, monkeypatch: pytes
 
     with pytest.raises(KeyboardInterrupt):
         run_phase(cut, report=stop)
-    assert run_phase(cut)["resumed_at"] == 9
+    found = run_phase(cut)
+    assert found["resumed_at"] == 9
+    assert {name: found[name] for name in ("steps", "learned", "tokens")} == {n: facts[n] for n in ("steps", "learned", "tokens")}
     assert_same(weights(whole), weights(cut))
 
 

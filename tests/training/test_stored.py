@@ -2,12 +2,12 @@ from pathlib import Path
 
 import numpy as np
 
-from llmagentos.training.rows import MADE, ROWS, Rows, record_batch, write_arrow
+from llmagentos.training.rows import ROWS, Rows, record_batch, write_arrow
 from llmagentos.training.stored import CACHE, Stored
 
 
 def rows_of(path: Path, *ids: str, token: int = 5) -> Rows:
-    made = [{"id": i, "source": "memory", "stratum": None, "ids": [1, token], "mask": [0, 1]} for i in ids]
+    made = [{"id": i, "source": "memory", "stratum": None, "made": i == "made", "ids": [1, token], "mask": [0, 1]} for i in ids]
     write_arrow(path, [record_batch(made, ROWS)], ROWS)
     return Rows(path)
 
@@ -46,6 +46,6 @@ def test_nothing_is_nothing(tmp_path: Path):
 
 
 def test_made_rows_are_not_kept_since_they_do_not_come_again(tmp_path: Path):
-    rows = rows_of(tmp_path / "a", "x", f"{MADE}y")
+    rows = rows_of(tmp_path / "a", "x", "made")
     Stored(tmp_path / "s", rows).keep(answers(0, 1, value=-0.5))
     assert Stored(tmp_path / "s", rows).read(np.array([0, 1])).column("row").to_pylist() == [0]

@@ -111,6 +111,23 @@ def test_a_training_killed_with_kill_9_goes_on_where_it_was(tmp_path: Path):
     assert_same(weights(whole), weights(cut))
 
 
+def test_what_dropout_draws_in_a_step_does_not_depend_on_where_the_training_began(tmp_path: Path):
+    whole, cut = prepare(tmp_path, "whole"), prepare(tmp_path, "cut")
+    described = tmp_path / "base" / "config.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"attention_dropout": 0.3}))
+
+    def stop(progress):
+        if progress.step == 10:
+            raise KeyboardInterrupt
+
+    facts = run_phase(whole)
+    with pytest.raises(KeyboardInterrupt):
+        run_phase(cut, report=stop)
+    found = run_phase(cut)
+    assert (found["resumed_at"], found["tokens"]) == (8, facts["tokens"])
+    assert_same(weights(whole), weights(cut))
+
+
 def test_deepspeed_compiles_nothing_for_a_cpu_and_does_not_load_mlflow(tmp_path: Path):
     phase = prepare(tmp_path, "a", engine="deepspeed")
     code = (

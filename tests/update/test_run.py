@@ -23,7 +23,7 @@ from llmagentos.training.launch import launch
 from llmagentos.training.losses import answer_losses
 from llmagentos.training.plan import Recipe, make_plan
 from llmagentos.training.prepared import Prepared
-from llmagentos.training.rows import MADE, ROWS, Plan, Rows, record_batch, write_arrow
+from llmagentos.training.rows import ROWS, Plan, Rows, record_batch, write_arrow
 from llmagentos.training.worker import run_phase
 from llmagentos.update.run import _one_of_each_question, _some_of_each_skill, prepare, register
 from llmagentos.update.strategies import STRATEGIES
@@ -80,14 +80,14 @@ def test_a_skill_of_the_past_is_asked_by_how_firmly_the_champion_holds_it(
 
 def test_each_remembered_question_is_asked_in_a_made_wording_how_firmly_it_is_held(tmp_path: Path):
     kinds = [
-        ("memory", "words", MADE),
+        ("memory", "words", "made"),
         ("memory", "words", "m"),
         ("memory", "calls", "c"),
         ("general", "sort", "g"),
         ("new", "x", "n"),
     ]
     rows = [
-        {"id": f"{name}{k}", "source": source, "stratum": stratum, "ids": [1, 2, k % 10], "mask": [0, 0, 1]}
+        {"id": f"{k}", "source": source, "stratum": stratum, "made": name == "made", "ids": [1, 2, k % 10], "mask": [0, 0, 1]}
         for source, stratum, name in kinds
         for k in range(40)
     ]
@@ -96,7 +96,7 @@ def test_each_remembered_question_is_asked_in_a_made_wording_how_firmly_it_is_he
     assert {skill: len(asked) for skill, asked in _some_of_each_skill(read, seed=0).items()} == {"general/sort": 32}
     asked = _one_of_each_question(read, seed=0)
     assert sorted(int(read[index][0][-1]) for index in asked) == list(range(10))
-    assert all(read.names[index].startswith(MADE) for index in asked)
+    assert all(read.made[index] for index in asked)
 
 
 def test_what_the_champion_finds_strange_gets_more_passes(day: tuple[Home, Snapshot], monkeypatch: pytest.MonkeyPatch):

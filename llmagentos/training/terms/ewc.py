@@ -3,7 +3,7 @@
 F is the diagonal empirical Fisher at θ⁻ (fisher.py) of up to `samples` remembered and general rows, drawn once. It is
 used divided by its mean over the anchored weights: the raw one shrinks with the old model's loss, to nothing where that
 is sure of what it knows, and λ would have to grow against it. So λ has the unit of `l2_anchor`'s, and EWC with an F that
-is equal everywhere is L2. The cache holds F raw, by the content of weights and rows.
+is equal everywhere is L2. The cache holds the newest F, raw, by the content of weights and rows.
 
 Assumes that the old loss is a parabola around θ⁻ whose axes are the weights. Has no signal at the start, and none without
 old rows: it needs some, though not in the mix.
@@ -21,6 +21,9 @@ from llmagentos.training.fisher import fisher
 from llmagentos.training.rows import OLD, Rows
 from llmagentos.training.terms.shift import shifts
 from llmagentos.training.terms.term import Outputs, Start, Term
+
+_KEPT = 2
+"""Fishers that stay, each as large as the weights: an update has weights of its own, and one that goes on wants the last."""
 
 
 class EWC(Term):
@@ -61,6 +64,8 @@ class EWC(Term):
             part = path.with_suffix(".part")
             save_file({n: f.cpu() for n, f in fisher(start.load(), start.rows, chosen, start.pad_id, names).items()}, part)
             part.replace(path)
+            for old in sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)[:-_KEPT]:
+                old.unlink()
         start.barrier()
         return load_file(path)
 

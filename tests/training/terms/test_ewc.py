@@ -70,6 +70,16 @@ def test_it_is_computed_once_for_the_same_weights_and_rows(tmp_path: Path):
     assert len(loads) == 3
 
 
+def test_the_fisher_of_the_two_newest_weights_is_kept(tmp_path: Path):
+    rows, cached = write_rows(tmp_path / "r", {"memory": 9}), set[Path]()
+    for samples in range(1, 5):
+        before = cached
+        begun(tmp_path, rows, tiny(), samples=samples)
+        cached = set((tmp_path / "caches" / "fisher").iterdir())
+        assert len(cached) == min(samples, 2)
+        assert len(cached & before) == min(samples - 1, 1)
+
+
 def test_without_old_rows_it_has_no_signal(tmp_path: Path):
     rows, model = write_rows(tmp_path / "r", {"new": 4}), tiny()
     term = begun(tmp_path, rows, model)
