@@ -147,16 +147,16 @@ def each(step: Callable[[Row], Row]) -> Batch:
 
 
 def _each(table: pa.Table, step: Callable[[Row], Row]) -> pa.Table:
-    return _pack(_guarded(row, step) for row in _unpack(table))
+    return _table(_guarded(row, step) for row in _unpack(table))
 
 
-def _guarded(row: Row, step: Callable[[Row], Row]) -> Row:
+def _guarded(row: Row, step: Callable[[Row], Row]) -> bytes:
     if "drop" in row:
-        return row
+        return _packed(row)
     try:
-        return step(row)
+        return _packed(step(row))  # what cannot be written is a bad row, too
     except Exception as error:  # noqa: BLE001  one bad row must not stop a day's increment
-        return drop(row, "failed", f"{type(error).__name__}: {error}")
+        return _packed(drop(row, "failed", f"{type(error).__name__}: {error}"))
 
 
 def _all(step: Callable[[list[Row]], list[Row]]) -> Batch:
@@ -195,8 +195,16 @@ def _redact(row: Row, redactor: Any) -> Row:
 
 
 def _pack(rows: Iterable[Row]) -> pa.Table:
+    return _table(map(_packed, rows))
+
+
+def _table(rows: Iterable[bytes]) -> pa.Table:
     # As JSON text: a block's schema must not depend on which rows happen to be in it.
-    return pa.table({"row": pa.array([json.dumps(row, ensure_ascii=False) for row in rows], pa.large_string())})
+    return pa.table({"row": pa.array(list(rows), pa.large_string())})
+
+
+def _packed(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode("utf-8")
 
 
 def _unpack(table: pa.Table) -> list[Row]:

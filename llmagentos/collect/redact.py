@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pydantic_core import from_json
+
 from llmagentos.core.clean import map_text
 from llmagentos.core.messages import Message
 
@@ -151,11 +153,14 @@ def redact(messages: list[Message], redactor: Redactor) -> tuple[list[Message], 
 
     def arguments(raw: str) -> str:
         try:
-            value = json.loads(raw)
-        except ValueError:
+            value = from_json(raw)
+        except ValueError:  # a lone surrogate among it: that is no value anywhere (parsed_calls)
             return text(raw)
         changed = _walk(value, text)
-        return raw if changed == value else json.dumps(changed, ensure_ascii=False)
+        try:
+            return raw if changed == value else json.dumps(changed, ensure_ascii=False, allow_nan=False)
+        except ValueError:  # a number that JSON cannot say
+            return redactor.redact(raw)[0]
 
     return [map_text(message, text, arguments) for message in messages], dict(found)
 

@@ -90,6 +90,15 @@ def test_prompts_answers_and_tool_arguments_are_redacted_and_counted():
     assert "jo@" in messages[0]["content"][0]["text"]
 
 
+@pytest.mark.parametrize("odd", ['"\\ud83d"', "1e999", "[" * 300 + "]" * 300])
+def test_arguments_that_nobody_could_store_as_values_are_redacted_as_text(odd):
+    raw = f'{{"to": "jo@example.org", "odd": {odd}}}'
+    message = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": raw}}]}
+    (changed,), counts = redact([message], redactor)
+    assert changed["tool_calls"][0]["function"]["arguments"] == raw.replace("jo@example.org", "[EMAIL]")
+    assert counts == {"EMAIL": 1}
+
+
 def test_arguments_without_personal_data_keep_their_bytes():
     raw = '{"b": 1,   "a": "x"}'
     message = {"role": "assistant", "content": "ok", "tool_calls": [{"function": {"name": "f", "arguments": raw}}]}
