@@ -83,6 +83,21 @@ def resolve(
     return result
 
 
+def replaced(older: Iterable[Example], known: Iterable[Known], *, share: float = 0.6) -> list[str]:
+    """Ids of older rows whose answer nothing that is known gives any more: neither of their key, where that is a fact, nor of
+    their prompt, where that has an answer."""
+    known = list(known)
+    of_key, of_prompt = grouped(known, lambda k: k.key), grouped(known, lambda k: k.prompt)
+    gone = []
+    for row in older:
+        about = of_key.get(row.key, []) if row.key else []
+        if majority(((normalise(k.answer), 1) for k in about), share) is None:
+            about = of_prompt.get(row.prompt, [])
+        if about and row.answer not in {k.answer for k in about}:
+            gone.append(row.id)
+    return gone
+
+
 def majority(votes: Iterable[tuple[str, int]], share: float) -> str | None:
     """The answer that has at least `share` of the votes, None where none has."""
     total: dict[str, int] = defaultdict(int)

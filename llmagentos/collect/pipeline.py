@@ -75,7 +75,7 @@ def _collect(config: Config, cycle_id: str | None) -> Snapshot | None:
     while True:
         increment = read_increment(home, carried.watermark, limit, unjudged=config.collect.implicit)
         rows = _run_chain(config, increment)
-        settled = _settle(home, config, rows, carried)
+        settled = _settle(home, config, rows, carried, set(increment.rejudged))
         stands = _ids(settled.examples, settled.judged) == _ids(carried.examples, carried.judged)
         if _enough(settled, config, again=carried.undecided and not stands):
             break
@@ -211,11 +211,11 @@ def _unpack(table: pa.Table) -> list[Row]:
     return [json.loads(text) for text in table.column("row").to_pylist()] if table.num_rows else []
 
 
-def _settle(home: Home, config: Config, rows: list[Row], carried: Carried) -> Settled:
+def _settle(home: Home, config: Config, rows: list[Row], carried: Carried, rejudged: set[int]) -> Settled:
     new = [Example.model_validate(row["example"]) for row in rows if "example" in row]
     withdrawn = _withdrawn(rows, carried)
     past = _past(home, [*new, *carried.examples, *carried.judged, *carried.disputed], {*withdrawn, *carried.withdrawn})
-    return settle(new, carried, past, config.collect, withdrawn=withdrawn)
+    return settle(new, carried, past, config.collect, withdrawn=withdrawn, rejudged=rejudged)
 
 
 def _withdrawn(rows: list[Row], carried: Carried) -> list[str]:

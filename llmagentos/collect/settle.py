@@ -15,7 +15,7 @@ from llmagentos.collect.caps import over_caps
 from llmagentos.collect.carried import Carried
 from llmagentos.collect.hold_out import choose, silence, withhold
 from llmagentos.collect.judged import contradicted
-from llmagentos.collect.keys import Known, grouped, resolve
+from llmagentos.collect.keys import Known, grouped, replaced, resolve
 from llmagentos.collect.tampering import Tampering, signs
 from llmagentos.config.learning import CollectConfig
 from llmagentos.core.evaluation import EvalItem, Suite
@@ -73,8 +73,10 @@ def settle(
     config: CollectConfig,
     *,
     withdrawn: Collection[str] = (),
+    rejudged: Collection[int] = (),
 ) -> Settled:
-    """Decide on every row of an increment. `withdrawn` are ids whose newest feedback unmade them as targets."""
+    """Decide on every row of an increment. `withdrawn` are ids whose newest feedback unmade them as targets, `rejudged` the
+    `seq` of older rows that came back with verdicts alone: where their answer was replaced since, they are as old as it."""
     waits = [as_known(e) for e in carried.examples]
     wanted = [e for e in new if e.label != "disliked"]
     tampering = signs(wanted, [*past.known, *waits], past.remembered)
@@ -92,6 +94,10 @@ def settle(
 
     first = resolve(earlier, past.known, share=config.fact_share, trusted=True).superseded
     known = [k for k in past.known if k.holds(first)] + [as_known(e) for e in earlier]
+    waiting = {e.id for e in [*carried.examples, *carried.disputed]}  # those are no older than what is known
+    late = [e for e in voters if e.seq in rejudged and e.id not in waiting]
+    dropped |= dict.fromkeys(replaced(late, known, share=config.fact_share), "superseded")
+    voters = [e for e in voters if e.id not in dropped]
     vote = resolve(voters, known, share=config.fact_share, witnesses=config.supersede_witnesses)
     superseded = merge(first, vote.superseded)
     dropped |= vote.dropped
