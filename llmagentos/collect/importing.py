@@ -207,7 +207,7 @@ def _outdated(interaction: Interaction, replaced: Superseded) -> bool:
         row = to_example(interaction.messages, id=interaction.id, seq=0, tier="import", key=interaction.key)
     except InputError:  # nothing of it is supervised
         return False
-    return is_superseded(replaced, key=row.key, prompt=row.prompt, answer=row.messages[-1])
+    return is_superseded(replaced, key=row.key, prompt=row.prompt, answer=row.messages[-1], tools=interaction.tools)
 
 
 def _sorted_out(

@@ -34,7 +34,7 @@ from llmagentos.config.learning import THUMBS_ALONE
 from llmagentos.core.clean import clean
 from llmagentos.core.errors import ConflictError
 from llmagentos.core.records import Example
-from llmagentos.core.superseding import calls_of
+from llmagentos.core.superseding import calls_of, earlier_calls
 from llmagentos.models.loading import resolve_base
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
@@ -230,7 +230,7 @@ def _past(home: Home, examples: list[Example], withdrawn: set[str]) -> Past:
     listed = [*suites.live(home), *suites.stale_parts(home)]
     items = [known for suite in listed for item in suite.items if _concerns(known := item_known(item), keys, prompts)]
     kept = ds.field("left").is_null()
-    table = Tables(home).read("replay", columns=["id", "kind", "key", "prompt", "answer", "messages"], where=kept)
+    table = Tables(home).read("replay", columns=["id", "kind", "key", "prompt", "answer", "messages", "tools"], where=kept)
     named, asked = (pa.array(sorted(x for x in some if x is not None), pa.string()) for some in (keys, prompts))
     wanted = pc.or_(pc.is_in(table["key"], named), pc.is_in(table["prompt"], asked))
     rows = table.filter(wanted).to_pylist()
@@ -254,8 +254,9 @@ def _concerns(known: Known, keys: set[str | None], prompts: set[str]) -> bool:
 
 
 def _replayed(row: dict[str, Any]) -> Known:
-    calls = calls_of(json.loads(row["messages"])[-1]) if '"tool_calls"' in row["messages"] else ()
-    return Known(row["key"], row["prompt"], row["answer"], calls)
+    messages = json.loads(row["messages"]) if '"tool_calls"' in row["messages"] else [{}]
+    calls, earlier = calls_of(messages[-1]), earlier_calls(messages)
+    return Known(row["key"], row["prompt"], row["answer"], calls, row["tools"] is not None, earlier)
 
 
 def _set_aside(home: Home, rows: list[Row], carried: Carried, settled: Settled, max_attempts: int) -> None:

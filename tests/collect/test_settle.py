@@ -197,6 +197,13 @@ def test_prompts_held_out_by_an_earlier_attempt_stay_held_out():
     assert {e.prompt for e in settled.examples} == {e.prompt for e in first.examples}
 
 
+def test_a_conversation_that_waited_loses_the_turn_that_no_longer_holds():
+    said = [{"role": m["role"], "content": m["content"]} for e in (example(1, "old"), example(2, "red")) for m in e.messages]
+    carried = Carried(examples=[example(1, "old"), to_example(said, id="2", seq=2, tier="import", key="colour")])
+    settled = settle([example(3, "new")], carried, Past(), CONFIG)
+    assert {e.id: [m.get("weight") for m in e.messages] for e in settled.examples} == {"2": [None, 0, None, 1], "3": [None, 1]}
+
+
 def greeted(id, prompt, **fields):
     hello = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello! How can I help?"}]
     messages = [*hello, {"role": "user", "content": prompt}, {"role": "assistant", "content": "12"}]
