@@ -25,7 +25,7 @@ from llmagentos.collect.implicit import doubted
 from llmagentos.collect.increment import Increment, read_increment
 from llmagentos.collect.keys import Known
 from llmagentos.collect.label import label, newest_revisions
-from llmagentos.collect.redact import REDACTORS, redact
+from llmagentos.collect.redact import REDACTORS, redact, redact_value
 from llmagentos.collect.settle import Past, Settled, item_known, settle
 from llmagentos.collect.tampering import suspects
 from llmagentos.collect.validate import Row, drop, on_messages, validate
@@ -191,7 +191,9 @@ def _redact(row: Row, redactor: Any) -> Row:
         found.update(counts)
         return changed
 
-    return {**on_messages(row, change), "redacted": dict(found)}
+    tools, counts = redact_value(row["tools"], redactor)
+    found.update(counts)
+    return {**on_messages(row, change), "tools": tools, "redacted": dict(found)}
 
 
 def _pack(rows: Iterable[Row]) -> pa.Table:
