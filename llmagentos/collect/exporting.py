@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 from llmagentos.collect.label import CUT_OFF, newest_revisions
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError
-from llmagentos.core.messages import Message, verdict
+from llmagentos.core.messages import JUDGEMENTS, Message, verdict
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.storage.files import replacing
 from llmagentos.storage.flush import flush
@@ -58,6 +58,8 @@ def row_of(interaction: Interaction, feedback: Sequence[Feedback]) -> dict[str, 
     row: dict[str, Any] = {"id": interaction.id, "messages": _weighted(interaction, feedback), "metadata": metadata}
     if interaction.tools:
         row["tools"] = interaction.tools
+    if interaction.finish_reason in CUT_OFF:  # its verdicts teach nothing, and a row cannot say that it was cut off
+        feedback = [f for f in feedback if f.correction is not None or f.name not in JUDGEMENTS]
     if feedback:
         fields = ("name", "value", "correction", "comment", "source")
         row["feedback"] = [{n: v for n in fields if (v := getattr(f, n)) is not None} for f in feedback]

@@ -187,7 +187,9 @@ def _said(one: Interaction, unread: set[str]) -> list[Any]:
 
 
 def _judged(feedback: Feedback) -> list[Any]:
-    return [feedback.name, feedback.value, feedback.correction, feedback.comment, feedback.source]
+    # A rating of true is not a rating of 1, though Python finds them equal.
+    value = (isinstance(feedback.value, bool), feedback.value)
+    return [feedback.name, value, feedback.correction, feedback.comment, feedback.source]
 
 
 def _put(log: _Log, lines: Iterable[Line], tenant: str, outcome: _Outcome) -> tuple[list[Line], list[Interaction]]:

@@ -102,6 +102,8 @@ def test_a_copy_teaches_no_unverified_answer(config, tmp_path):
     weights = {r["id"]: [m.get("weight") for m in r["messages"] if m["role"] == "assistant"]
                for r in read(tmp_path / "out.jsonl")}  # fmt: skip
     assert weights == {"liked": [0, None], "silent": [0, 0], "cut": [0, 0]}
+    judged = {r["id"]: [f["name"] for f in r.get("feedback", ())] for r in read(tmp_path / "out.jsonl")}
+    assert judged == {"liked": ["thumb"], "silent": [], "cut": []}
 
 
 def test_without_a_path_rows_go_to_standard_output(config, capsys):
