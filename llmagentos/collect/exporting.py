@@ -1,7 +1,8 @@
 """The log back as rows of the import format: what goes out of one home can go into another.
 
 Served answers that nobody judged well get `weight` 0, as do the earlier turns of served conversations: in a file every
-turn without it would be a demonstration, and the model must not learn its own unverified answers by way of a copy.
+turn without it would be a demonstration, and the model must not learn its own unverified answers by way of a copy. That
+somebody let a row in again is said of this home alone: its id goes out without what tells so.
 """
 
 import json
@@ -18,7 +19,7 @@ import pyarrow.dataset as ds
 from llmagentos.collect.label import CUT_OFF, newest_revisions
 from llmagentos.config import Config
 from llmagentos.core.errors import InputError
-from llmagentos.core.messages import Message, verdict
+from llmagentos.core.messages import JUDGEMENTS, REVIEWED, Message, verdict
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.storage.files import replacing
 from llmagentos.storage.flush import flush
@@ -55,9 +56,12 @@ def row_of(interaction: Interaction, feedback: Sequence[Feedback]) -> dict[str, 
     names = ("session_id", "user_id", "scenario", "skill", "key")
     metadata = {n: v for n in names if (v := getattr(interaction, n)) is not None}
     metadata["timestamp"] = datetime.fromtimestamp(interaction.created, UTC).isoformat()
-    row: dict[str, Any] = {"id": interaction.id, "messages": _weighted(interaction, feedback), "metadata": metadata}
+    id = interaction.id.removeprefix(REVIEWED)
+    row: dict[str, Any] = {"id": id, "messages": _weighted(interaction, feedback), "metadata": metadata}
     if interaction.tools:
         row["tools"] = interaction.tools
+    if interaction.finish_reason in CUT_OFF:  # its verdicts teach nothing, and a row cannot say that it was cut off
+        feedback = [f for f in feedback if f.correction is not None or f.name not in JUDGEMENTS]
     if feedback:
         fields = ("name", "value", "correction", "comment", "source")
         row["feedback"] = [{n: v for n in fields if (v := getattr(f, n)) is not None} for f in feedback]

@@ -20,8 +20,8 @@ def renderer_of(folder: str) -> Renderer:
 
 
 def format_row(row: Row, folder: str, max_length: int) -> Row:
-    """`{"example": …}`, or dropped where nothing is supervised, the answer says nothing that is worth learning, or the row is
-    longer than the model takes."""
+    """`{"example": …}`, or dropped where nothing is supervised, the answer says nothing that is worth learning, the model's chat
+    template refuses it, or the row is longer than the model takes."""
     try:
         example = to_example(
             row["messages"],
@@ -37,14 +37,17 @@ def format_row(row: Row, folder: str, max_length: int) -> Row:
             votes=row["votes"],
             **row["judged"],
         )
+    except InputError:
+        return drop(row, "nothing_supervised")
+    try:
         if not example.answer:
             return drop(row, "empty_answer")
         if _length(example, renderer_of(folder)) > max_length:
             return drop(row, "too_long")
         if example.label == "target" and is_degenerate(text_of(example.messages[-1]) or example.answer):
             return drop(row, "degenerate_answer")
-    except InputError:
-        return drop(row, "nothing_supervised")
+    except InputError as error:
+        return drop(row, "invalid", error.message)
     if example.rejected and not _fits(example, renderer_of(folder), max_length):
         example = example.model_copy(update={"rejected": None})
     done = {"id": example.id, "seq": example.seq, "redacted": row.get("redacted", {})}

@@ -6,12 +6,13 @@ nothing of twenty labels. Rows without a key are things of their own, so only a 
 ask is held out, for it will not be taught; else the choice is by salted hash: the same increment gives the same suites.
 """
 
-import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from llmagentos.collect.keys import Known
+from llmagentos.collect.keys import Known, grouped
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import silenced, supervised_prompts
 from llmagentos.core.hashing import digest, fraction
@@ -24,6 +25,8 @@ _CANDIDATES = 8
 """Most prompts of a key that are tried: each is held against all its rows."""
 BEHAVIOUR_ANSWERS = 50
 """Most answers of one behaviour that are asked."""
+_SIGNS = "*/%#&@-"
+"""Punctuation that tells one question from another: operators, mostly."""
 KEYLESS_RECALL = 200
 """Most rows without a key that one snapshot gives to recall, over all skills."""
 
@@ -60,8 +63,8 @@ def withhold(
     A prompt whose item has retired, or a near one, may be trained on where its key would else have nothing to train on; a
     prompt without a key stands for itself.
     `of_key` are the live items of each key. Nearly one is what has the same words, or the same answer and but one word that is
-    another: where a number or a name makes another answer it is another question, and so is what differs in more, however
-    alike a long instruction before it makes them look.
+    another: where a number, a sign or a name makes another answer it is another question, and so is what differs in more,
+    however alike a long instruction before it makes them look.
     """
     rows = list(examples)
     dropped = {row.id: "held_out" for row in rows if row.prompt in live}
@@ -74,30 +77,45 @@ def withhold(
 
 def _near(rows: Sequence[Example], dropped: Collection[str], of_key: Mapping[str, Collection[Known]]) -> dict[str, str]:
     left = [row for row in rows if row.id not in dropped and row.key in of_key]
-    close = {row.id for row in left if _nearly(row.prompt, row.answer, of_key[str(row.key)])}
+    asks = {key: _nearly(of_key[key]) for key in {str(row.key) for row in left}}
+    close = {row.id for row in left if asks[str(row.key)](row.prompt, row.answer)}
     able = {row.key for row in left if row.id not in close}
     return {row.id: "near_held_out" for row in left if row.id in close and row.key in able}
 
 
-def _nearly(prompt: str, answer: str, held: Iterable[Known]) -> bool:
-    said, words = normalise(answer), _words(prompt)
+def _nearly(held: Iterable[Known]) -> Callable[[str, str], bool]:
+    """Whether a prompt and its answer nearly are one of these."""
+    held = list(held)
+    by_words, by_answer = grouped(held, lambda item: _words(item.prompt)), grouped(held, lambda item: normalise(item.answer))
 
-    def asks(item: Known) -> bool:
-        other = _words(item.prompt)
-        return words == other or (said == normalise(item.answer) and _one_word(words, other))
+    def asks(prompt: str, answer: str) -> bool:
+        words = _words(prompt)
+        alike = (item for item in by_answer.get(normalise(answer), ()) if _one_word(words, _words(item.prompt)))
+        return any(near(prompt, item.prompt) for same in (by_words.get(words, ()), alike) for item in same)
 
-    return any(near(prompt, item.prompt) and asks(item) for item in held)
+    return asks
 
 
 def _one_word(words: Sequence[str], other: Sequence[str]) -> bool:
     """Whether one word at most of each is not the other's, and it is no number."""
+    if abs(len(words) - len(other)) > 1:
+        return False
     here, there = Counter(words), Counter(other)
     left = [here - there, there - here]
     return all(more.total() <= 1 and not any(c.isdigit() for word in more for c in word) for more in left)
 
 
-def _words(prompt: str) -> list[str]:
-    return re.findall(r"\w+", prompt)
+@lru_cache(maxsize=65_536)
+def _words(prompt: str) -> tuple[str, ...]:
+    """Words, with the vowel signs that some scripts write as marks, and signs that mean something by themselves."""
+    return tuple("".join(map(_spaced, prompt)).split())
+
+
+def _spaced(char: str) -> str:
+    if char.isalnum() or char == "_":
+        return char
+    kind = unicodedata.category(char)[0]
+    return char if kind == "M" else f" {char} " if kind == "S" or char in _SIGNS else " "
 
 
 def silence(
@@ -105,10 +123,10 @@ def silence(
 ) -> list[Example]:
     """The rows, each earlier turn that asks a held-out prompt or nearly one of its key without weight: a conversation that
     begins as many do is no reason to lose how it ends."""
-    made = []
+    made, asks = [], {key: _nearly(items) for key, items in (of_key or {}).items()}
     for row in examples:
-        same = (of_key or {}).get(row.key or "", ())
-        asked = {prompt for prompt, answer in _earlier(row) if prompt in held_out or _nearly(prompt, answer, same)}
+        near_one = asks.get(row.key or "", _nearly(()))
+        asked = {prompt for prompt, answer in _earlier(row) if prompt in held_out or near_one(prompt, answer)}
         made.append(row.model_copy(update={"messages": silenced(row.messages, asked)}) if asked else row)
     return made
 
@@ -189,7 +207,7 @@ def _hold_out(key: str, rows: list[Example], barred: Collection[str], covered: K
 def _too_close(row: Example, chosen: Known) -> str | None:
     if row.prompt == chosen.prompt:
         return "held_out"
-    return "near_held_out" if _nearly(row.prompt, row.answer, [chosen]) else None
+    return "near_held_out" if _nearly([chosen])(row.prompt, row.answer) else None
 
 
 def _sample(rows: Sequence[Example]) -> list[Example]:

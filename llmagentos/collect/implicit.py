@@ -31,7 +31,7 @@ def reports_error(message: Message) -> bool:
     text = text_of(message).strip()
     try:
         said = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return normalise(text).startswith(("error", "exception", "traceback"))
     if not isinstance(said, dict):
         return False

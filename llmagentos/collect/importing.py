@@ -19,8 +19,8 @@ from llmagentos.config import Config
 from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.examples import dump_messages, row_id, to_example
 from llmagentos.core.hashing import digest
-from llmagentos.core.messages import Row, read_row
-from llmagentos.core.records import TENANT, Feedback, Interaction, Tier, own_id
+from llmagentos.core.messages import REVIEWED, Row, read_row
+from llmagentos.core.records import OTHERS, TENANT, Feedback, Interaction, Tier, own_id
 from llmagentos.core.superseding import Superseded, is_superseded
 from llmagentos.storage import snapshots
 from llmagentos.storage.flush import flush, open_spool
@@ -65,12 +65,12 @@ class _Outcome:
         return {**named, "errors": self.errors} | ({"errors_omitted": omitted} if omitted else {}) | outdated
 
 
-def import_file(config: Config, path: str | Path, strict: bool = False, *, tenant: str = TENANT) -> dict[str, Any]:
-    """Import a tenant's JSONL file: `{imported, duplicates, rejected, errors: [{line, field, message}]}`.
+def import_file(config: Config, path: str | Path, strict: bool = False, *, tenant: str | None = None) -> dict[str, Any]:
+    """Import a JSONL file: `{imported, duplicates, rejected, errors: [{line, field, message}]}`.
 
     A row that is known already is a duplicate, also as `export` wrote it; new feedback of a known row (same `id`, same
     conversation) goes in. Where newer rows took over from duplicates, `outdated_duplicates` counts these and `hint` says what
-    to do.
+    to do. Without a `tenant` rows are the default one's, but those that `export` wrote of others are theirs again.
     Raises NotFoundError for a missing file, InputError for one that is no file or holds no row.
     """
     source = _existing(Path(path))
@@ -164,6 +164,12 @@ class _Log:
         content = (known.request_hash if known else None) or one.request_hash
         return taken.setdefault(one.id, content) == one.request_hash
 
+    def let_in(self, one: Interaction) -> Interaction:
+        """The interaction, under its own id where `export` wrote what was let in here."""
+        marked = REVIEWED + one.id
+        here = one.id.startswith("q-") and self.spool.lookup(one.id) is None and self.spool.lookup(marked)
+        return one.model_copy(update={"id": marked}) if here else one
+
     def new_feedback(self, row: Row, one: Interaction) -> list[Feedback]:
         """What the row says of itself and is not recorded yet, under whatever id."""
         judged = [f for f in feedback_of(row, one) if self.spool.lookup(f.id, "feedback") is None]
@@ -187,10 +193,12 @@ def _said(one: Interaction, unread: set[str]) -> list[Any]:
 
 
 def _judged(feedback: Feedback) -> list[Any]:
-    return [feedback.name, feedback.value, feedback.correction, feedback.comment, feedback.source]
+    # A rating of true is not a rating of 1, though Python finds them equal.
+    value = (isinstance(feedback.value, bool), feedback.value)
+    return [feedback.name, value, feedback.correction, feedback.comment, feedback.source]
 
 
-def _put(log: _Log, lines: Iterable[Line], tenant: str, outcome: _Outcome) -> tuple[list[Line], list[Interaction]]:
+def _put(log: _Log, lines: Iterable[Line], tenant: str | None, outcome: _Outcome) -> tuple[list[Line], list[Interaction]]:
     """Record what is good; returns the lines that are not, and the duplicates."""
     with exclusive(log.home.spool.with_name("import.lock")):  # nobody takes an id between the look and the put
         good, bad = _sorted_out(log, lines, tenant, {})
@@ -207,11 +215,11 @@ def _outdated(interaction: Interaction, replaced: Superseded) -> bool:
         row = to_example(interaction.messages, id=interaction.id, seq=0, tier="import", key=interaction.key)
     except InputError:  # nothing of it is supervised
         return False
-    return is_superseded(replaced, key=row.key, prompt=row.prompt, answer=row.messages[-1])
+    return is_superseded(replaced, key=row.key, prompt=row.prompt, answer=row.messages[-1], tools=interaction.tools)
 
 
 def _sorted_out(
-    log: _Log, lines: Iterable[Line], tenant: str, taken: dict[str, str | None]
+    log: _Log, lines: Iterable[Line], tenant: str | None, taken: dict[str, str | None]
 ) -> tuple[list[tuple[Row, Interaction]], list[Line]]:
     """The rows that may go in, and the lines that may not; `taken` has what the ids of the lines before stand for."""
     good, bad, known = [], [], []
@@ -219,11 +227,16 @@ def _sorted_out(
         if line.row is None:
             bad.append(line)
             continue
-        one = interaction_of(line.row, tenant=tenant)
-        if line.row.id is None or log.same(one, taken):  # an id of our making is the hash of what it stands for
-            good.append((line.row, one))
+        try:
+            row, owner = _owned(line.row, tenant)
+        except InputError as error:
+            bad.append(replace(line, error=error))
+            continue
+        one = log.let_in(interaction_of(row, tenant=owner))
+        if row.id is None or log.same(one, taken):  # an id of our making is the hash of what it stands for
+            good.append((row, one))
         else:
-            known.append((line, line.row, one))
+            known.append((line, row, one))
     recorded = find_all(log.home, [one.id for _, _, one in known], spool=log.spool)
     for line, row, one in known:
         stored = recorded.get(one.id)
@@ -235,7 +248,17 @@ def _sorted_out(
     return good, sorted(bad, key=lambda line: line.number)
 
 
-def _refuse(log: _Log, path: Path, tenant: str, outcome: _Outcome) -> bool:
+def _owned(row: Row, tenant: str | None) -> tuple[Row, str]:
+    """The row as its tenant gave it, and who that is. Raises InputError for an id that only another tenant's can be."""
+    if row.id is None or not row.id.startswith(OTHERS) or tenant not in (None, TENANT):
+        return row, tenant or TENANT
+    owner, _, id = row.id.removeprefix(OTHERS).partition(":")
+    if tenant is not None or not (owner and id):
+        raise InputError(f"id: may not begin with {OTHERS!r}", field="id")
+    return row.model_copy(update={"id": id}), owner
+
+
+def _refuse(log: _Log, path: Path, tenant: str | None, outcome: _Outcome) -> bool:
     """The first pass of `strict`: note what is bad; nothing was written yet."""
     taken: dict[str, str | None] = {}
     stream, empty = read_lines(path), True

@@ -1,6 +1,6 @@
 """What is new since the watermark: which interactions to read, from which files, and the feedback that joins them.
 
-New are interactions with a greater `seq`, and older ones that new feedback refers to. A served interaction that nobody
+New are interactions with a greater `seq`, and older ones that new feedback judges. A served interaction that nobody
 judged cannot be trained on, so its text is never read: it only counts, and a later judgement brings it back by its seq.
 Only where implicit signals are wanted is all of the window read.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from llmagentos.core.messages import JUDGEMENTS
 from llmagentos.storage.flush import flush_to
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import SCHEMAS, Tables
@@ -32,6 +33,8 @@ class Increment:
     feedback_seq: int
     unjudged: int
     """Served interactions of the window without feedback."""
+    rejudged: list[int]
+    """Older interactions that came back for new verdicts alone: nobody says now what the right answer is."""
     orphans: int
     """Judgements of interactions that are not in the log."""
     truncated: bool
@@ -52,9 +55,13 @@ def read_increment(home: Home, after: tuple[int, int], limit: int, *, unjudged: 
     truncated = len(wanted) > limit
     chosen = wanted[:limit]
     last = chosen[-1] if truncated else top
-    older = {s for r in fresh if (s := r["interaction_seq"]) is not None and s <= after[0] and r["seq"] <= feedback_top}
-    files = tables.files_with("feedback", "interaction_seq", older)
-    again = _rows(files, "feedback", _FEEDBACK, ds.field("interaction_seq").isin(list(older)))
+    late = [r for r in fresh if (s := r["interaction_seq"]) is not None and s <= after[0] and r["seq"] <= feedback_top]
+    named = {r["interaction_seq"] for r in late}
+    files = tables.files_with("feedback", "interaction_seq", named)
+    again = _rows(files, "feedback", _FEEDBACK, ds.field("interaction_seq").isin(list(named)))
+    judging = {r["id"] for r in again if r["correction"] is not None or r["name"] in JUDGEMENTS}  # or did: it is revised
+    older = {r["interaction_seq"] for r in late if r["id"] in judging}
+    corrected = {r["interaction_seq"] for r in late if r["correction"] is not None}
     return Increment(
         files=sorted({*tables.files_with("interactions", "seq", [*chosen, *older])}),
         seqs=sorted({*chosen, *older}),
@@ -62,6 +69,7 @@ def read_increment(home: Home, after: tuple[int, int], limit: int, *, unjudged: 
         interactions_seq=last,
         feedback_seq=feedback_top,
         unjudged=sum(seq <= last for seq, _ in window) - len(chosen),
+        rejudged=sorted(older - corrected),
         orphans=sum(r["interaction_seq"] is None for r in fresh),
         truncated=truncated,
     )

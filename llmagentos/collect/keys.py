@@ -17,13 +17,15 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from llmagentos.core.messages import Message, normalise
+from llmagentos.core.messages import normalise
 from llmagentos.core.records import Example
-from llmagentos.core.superseding import KEYLESS, Call, Calls, Superseded, calls_of, takes_over
+from llmagentos.core.superseding import KEYLESS, Call, Calls, Superseded, calls_of, earlier_calls, takes_over
 
 MINORITY = "minority_label"
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
+Question = tuple[str, bool | None]
+"""A prompt, and whether it is asked with tools; None where that makes no other question of it."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,21 @@ class Known:
     prompt: str
     answer: str
     calls: Calls = ()
+    tools: bool = False
+    """Whether it came with any."""
+    earlier: Calls = ()
+    """Calls of the supervised answers before this one."""
 
     def holds(self, superseded: Superseded) -> bool:
         """Whether nothing took its place."""
-        return not takes_over(superseded, key=self.key, prompt=self.prompt, answer=self.answer, calls=self.calls)
+        said = {"key": self.key, "prompt": self.prompt, "answer": self.answer}
+        return not takes_over(superseded, **said, calls=self.calls, tools=self.tools)
+
+
+def as_known(example: Example) -> Known:
+    """A row as one that was taught."""
+    calls, earlier = calls_of(example.messages[-1]), earlier_calls(example.messages)
+    return Known(example.key, example.prompt, example.answer, calls, bool(example.tools), earlier)
 
 
 @dataclass
@@ -83,6 +96,21 @@ def resolve(
     return result
 
 
+def replaced(older: Iterable[Example], known: Iterable[Known], *, share: float = 0.6) -> list[str]:
+    """Ids of older rows whose answer nothing that is known gives any more: neither of their key, where that is a fact, nor of
+    their prompt, where that has an answer."""
+    known = list(known)
+    of_key, of_prompt = grouped(known, lambda k: k.key), grouped(known, lambda k: k.prompt)
+    gone = []
+    for row in older:
+        about = of_key.get(row.key, []) if row.key else []
+        if majority(((normalise(k.answer), 1) for k in about), share) is None:
+            about = of_prompt.get(row.prompt, [])
+        if about and row.answer not in {k.answer for k in about}:
+            gone.append(row.id)
+    return gone
+
+
 def majority(votes: Iterable[tuple[str, int]], share: float) -> str | None:
     """The answer that has at least `share` of the votes, None where none has."""
     total: dict[str, int] = defaultdict(int)
@@ -96,10 +124,14 @@ def majority(votes: Iterable[tuple[str, int]], share: float) -> str | None:
 def _vote(key: str, rows: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution) -> None:
     now = majority(((normalise(r.answer), r.votes) for r in rows), rules.share)
     before = majority(((normalise(k.answer), 1) for k in known), rules.share)
+    if now is None and before is not None and all(normalise(r.answer) != before for r in rows):
+        # It changed more than once: what it came to is what is said to each prompt in the end.
+        now = majority(((normalise(r.answer), r.votes) for r in _said_last(rows)), rules.share)
     if now is not None and (before is not None or not known):
         _vote_on_fact(key, rows, now, before, rules, result)
         if now == before:
             _vote_on_spelling(key, rows, now, known, rules, result)
+            _vote_on_calls(key, [r for r in rows if normalise(r.answer) == now], known, rules, result)
     elif before is not None:
         _vote_against_fact(key, rows, known, before, rules, result)
     else:
@@ -125,9 +157,13 @@ def _vote_on_spelling(
 ) -> None:
     """A fact that all its rows spell in one way that is not known supersedes its older spellings."""
     support = [r for r in rows if normalise(r.answer) == now]
-    spellings = {r.answer for r in support}
-    if len(spellings) == 1 and spellings.isdisjoint(k.answer for k in known) and _enough(support, rules):
+    if _spelled_anew(support, known, rules):
         result.superseded[key] = _entry("fact", answer=support[0].answer) | {"exact": True}
+
+
+def _spelled_anew(support: Sequence[Example], known: Sequence[Known], rules: _Rules) -> bool:
+    spellings = {r.answer for r in support}
+    return len(spellings) == 1 and spellings.isdisjoint(k.answer for k in known) and _enough(support, rules)
 
 
 def _vote_against_fact(
@@ -145,7 +181,10 @@ def _vote_against_fact(
 
 
 def _vote_on_behaviour(key: str, rows: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution) -> None:
-    winners = _vote_by_prompt(key, rows, known, rules, result)
+    _vote_on_calls(key, _vote_by_prompt(key, rows, known, rules, result), known, rules, result)
+
+
+def _vote_on_calls(key: str, winners: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution) -> None:
     now, gone = _changed_calls(winners, known, rules)
     if gone:
         entry = result.superseded.setdefault(key, _entry("behaviour"))
@@ -159,13 +198,15 @@ def _vote_by_prompt(
     """The majority answer of each prompt wins, a tie goes to the later row; returns the winning rows.
 
     One that would overturn what is known of its prompt without witnesses enough is disputed, and what is known stands.
+    A prompt that tools answer is another one without them.
     """
-    old = {prompt: {normalise(k.answer) for k in same} for prompt, same in grouped(known, lambda k: k.prompt).items()}
+    asks = _questions([*map(as_known, rows), *known])
+    old = grouped(known, asks)
     winners: list[Example] = []
-    prompts: dict[str, str] = {}
-    for prompt, asked in sorted(grouped(rows, lambda r: r.prompt).items()):
+    entry = _entry("behaviour")
+    for question, asked in sorted(grouped(rows, lambda r: asks(as_known(r))).items()):
         answers = grouped(asked, lambda r: normalise(r.answer))
-        before = old.get(prompt, set())
+        before = {normalise(k.answer) for k in old.get(question, ())}
         best = _most(answers)
         if before - {best} and not _enough(answers[best], rules):
             result.disputed |= {r.id for a, same in answers.items() if a not in before for r in same}
@@ -173,36 +214,60 @@ def _vote_by_prompt(
             if not answers:
                 continue
             best = _most(answers)
-        elif before - {best}:
-            prompts[prompt] = _latest(answers[best]).answer
+        elif before:
+            exact = best in before and _spelled_anew(answers[best], old[question], rules)
+            if before - {best} or exact:
+                _note(entry, question, _latest(answers[best]).answer, exact=exact)
         winners += answers[best]
         result.dropped |= {r.id: MINORITY for a, losers in answers.items() if a != best for r in losers}
-    if prompts:
-        result.superseded[key] = _entry("behaviour", prompts=prompts)
+    if entry["prompts"] or "called" in entry:
+        result.superseded[key] = entry
     return winners
 
 
-def _hold_across_keys(rows: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution) -> None:
-    """A prompt's answer supersedes another one that is known of it under a key that does not ask it now.
+def _said_last(rows: Sequence[Example]) -> list[Example]:
+    """The rows that win the vote on their prompt."""
+    asks = _questions([as_known(r) for r in rows])
+    by_answer = (grouped(asked, lambda r: normalise(r.answer)) for asked in grouped(rows, lambda r: asks(as_known(r))).values())
+    return [row for answers in by_answer for row in answers[_most(answers)]]
 
-    Text and calls of tools leave one another alone: a prompt that comes with tools is another one.
-    """
+
+def _questions(rows: Sequence[Known]) -> Callable[[Known], Question]:
+    """What each of some rows asks: the same prompt with tools and without is two questions where tools answer the one."""
+    called = {k.prompt for k in rows if k.calls}
+    two = called & {k.prompt for k in rows if not (k.calls or k.tools)}
+    return lambda k: (k.prompt, bool(k.calls or k.tools) if k.prompt in two else None)
+
+
+def _note(entry: dict[str, Any], question: Question, answer: str, *, exact: bool = False) -> None:
+    """Write the new answer to a question into an entry."""
+    prompt, tools = question
+    if tools is not None:
+        entry["called"] = {prompt: None, **entry.get("called", {})}
+    which = "called" if tools else "prompts"
+    entry[which] = {**(entry[which] or {}), prompt: answer}
+    if exact:
+        entry["exact"] = [*entry.get("exact", ()), prompt]
+
+
+def _hold_across_keys(rows: Sequence[Example], known: Sequence[Known], rules: _Rules, result: Resolution) -> None:
+    """A question's answer supersedes another one that is known of it under a key that does not ask it now."""
     agreed = [r for r in rows if r.id not in result.disputed]
-    old, asking, of_key = grouped(known, lambda k: k.prompt), grouped(rows, lambda r: r.prompt), grouped(agreed, lambda r: r.key)
-    for prompt, asked in sorted(grouped(agreed, lambda r: r.prompt).items()):
-        answers, keys = grouped(asked, lambda r: normalise(r.answer)), {r.key for r in asking[prompt]}
-        ways = {bool(calls_of(_answer(r))) for r in asked}
-        others = [k for k in old.get(prompt, ()) if k.key not in keys and bool(k.calls) in ways]
-        before = [k for k in others if normalise(k.answer) not in answers]
+    asks = _questions([*map(as_known, rows), *known])
+    old, asking = grouped(known, asks), grouped(rows, lambda r: asks(as_known(r)))
+    of_key = grouped(agreed, lambda r: r.key)
+    for question, asked in sorted(grouped(agreed, lambda r: asks(as_known(r))).items()):
+        answers, keys = grouped(asked, lambda r: normalise(r.answer)), {r.key for r in asking[question]}
+        before = [k for k in old.get(question, ()) if k.key not in keys and normalise(k.answer) not in answers]
         if not before:
             continue
-        said = {normalise(k.answer) for k in old[prompt]}
+        said = {normalise(k.answer) for k in old[question]}
         alike = {r.id: r for r in (*asked, *(r for key in keys - {None} for r in of_key.get(key, ())))}.values()
         sure = {a: same for a, same in answers.items() if _enough([r for r in alike if normalise(r.answer) == a], rules)}
         result.disputed |= {r.id for a, same in answers.items() if a not in sure and a not in said for r in same}
         for key in {k.key or KEYLESS for k in before} if sure else ():
             entry = result.superseded.setdefault(key, _entry("behaviour"))
-            entry["prompts"] = {**(entry["prompts"] or {}), prompt: _latest(sure[_most(sure)]).answer}
+            _note(entry, question, _latest(sure[_most(sure)]).answer)
 
 
 def _most(answers: Mapping[str, Sequence[Example]]) -> str:
@@ -215,9 +280,9 @@ def _changed_calls(winners: Sequence[Example], known: Sequence[Known], rules: _R
     These are of the same tool with other arguments, unless by its schema it takes them too; or of the only tool that the key
     had, unless it is offered still. A tool that is merely not used now is as good as before.
     """
-    old = {call for k in known for call in k.calls}
+    old = {call for k in known for call in (*k.earlier, *k.calls)}
     tools = {tool for tool, _ in old}
-    uses = grouped(((call, r) for r in winners for call in calls_of(_answer(r))), lambda use: use[0][0])
+    uses = grouped(((call, r) for r in winners for call in _made(r)), lambda use: use[0][0])
     now: set[Call] = set()
     gone: set[Call] = set()
     for tool, made in uses.items():
@@ -254,16 +319,16 @@ def _enough(support: Collection[Example], rules: _Rules) -> bool:
     return len({(r.session_id or r.user_id or r.id, r.prompt) for r in support}) >= rules.witnesses
 
 
-def _answer(example: Example) -> Message:
-    return example.messages[-1]
+def _made(example: Example) -> Calls:
+    return (*earlier_calls(example.messages), *calls_of(example.messages[-1]))
 
 
 def _latest(rows: Collection[Example]) -> Example:
     return max(rows, key=lambda r: (r.seq, r.id))
 
 
-def _entry(kind: str, *, answer: str | None = None, prompts: dict[str, str] | None = None) -> dict[str, object]:
-    return {"kind": kind, "answer": answer, "prompts": prompts, "calls": None}
+def _entry(kind: str, *, answer: str | None = None) -> dict[str, Any]:
+    return {"kind": kind, "answer": answer, "prompts": None, "calls": None}
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

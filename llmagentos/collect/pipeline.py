@@ -25,7 +25,7 @@ from llmagentos.collect.implicit import doubted
 from llmagentos.collect.increment import Increment, read_increment
 from llmagentos.collect.keys import Known
 from llmagentos.collect.label import label, newest_revisions
-from llmagentos.collect.redact import REDACTORS, redact
+from llmagentos.collect.redact import REDACTORS, redact, redact_value
 from llmagentos.collect.settle import Past, Settled, item_known, settle
 from llmagentos.collect.tampering import suspects
 from llmagentos.collect.validate import Row, drop, on_messages, validate
@@ -34,7 +34,7 @@ from llmagentos.config.learning import THUMBS_ALONE
 from llmagentos.core.clean import clean
 from llmagentos.core.errors import ConflictError
 from llmagentos.core.records import Example
-from llmagentos.core.superseding import calls_of
+from llmagentos.core.superseding import calls_of, earlier_calls
 from llmagentos.models.loading import resolve_base
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
@@ -75,7 +75,7 @@ def _collect(config: Config, cycle_id: str | None) -> Snapshot | None:
     while True:
         increment = read_increment(home, carried.watermark, limit, unjudged=config.collect.implicit)
         rows = _run_chain(config, increment)
-        settled = _settle(home, config, rows, carried)
+        settled = _settle(home, config, rows, carried, set(increment.rejudged))
         stands = _ids(settled.examples, settled.judged) == _ids(carried.examples, carried.judged)
         if _enough(settled, config, again=carried.undecided and not stands):
             break
@@ -147,16 +147,16 @@ def each(step: Callable[[Row], Row]) -> Batch:
 
 
 def _each(table: pa.Table, step: Callable[[Row], Row]) -> pa.Table:
-    return _pack(_guarded(row, step) for row in _unpack(table))
+    return _table(_guarded(row, step) for row in _unpack(table))
 
 
-def _guarded(row: Row, step: Callable[[Row], Row]) -> Row:
+def _guarded(row: Row, step: Callable[[Row], Row]) -> bytes:
     if "drop" in row:
-        return row
+        return _packed(row)
     try:
-        return step(row)
+        return _packed(step(row))  # what cannot be written is a bad row, too
     except Exception as error:  # noqa: BLE001  one bad row must not stop a day's increment
-        return drop(row, "failed", f"{type(error).__name__}: {error}")
+        return _packed(drop(row, "failed", f"{type(error).__name__}: {error}"))
 
 
 def _all(step: Callable[[list[Row]], list[Row]]) -> Batch:
@@ -191,23 +191,33 @@ def _redact(row: Row, redactor: Any) -> Row:
         found.update(counts)
         return changed
 
-    return {**on_messages(row, change), "redacted": dict(found)}
+    tools, counts = redact_value(row["tools"], redactor)
+    found.update(counts)
+    return {**on_messages(row, change), "tools": tools, "redacted": dict(found)}
 
 
 def _pack(rows: Iterable[Row]) -> pa.Table:
+    return _table(map(_packed, rows))
+
+
+def _table(rows: Iterable[bytes]) -> pa.Table:
     # As JSON text: a block's schema must not depend on which rows happen to be in it.
-    return pa.table({"row": pa.array([json.dumps(row, ensure_ascii=False) for row in rows], pa.large_string())})
+    return pa.table({"row": pa.array(list(rows), pa.large_string())})
+
+
+def _packed(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode("utf-8")
 
 
 def _unpack(table: pa.Table) -> list[Row]:
     return [json.loads(text) for text in table.column("row").to_pylist()] if table.num_rows else []
 
 
-def _settle(home: Home, config: Config, rows: list[Row], carried: Carried) -> Settled:
+def _settle(home: Home, config: Config, rows: list[Row], carried: Carried, rejudged: set[int]) -> Settled:
     new = [Example.model_validate(row["example"]) for row in rows if "example" in row]
     withdrawn = _withdrawn(rows, carried)
     past = _past(home, [*new, *carried.examples, *carried.judged, *carried.disputed], {*withdrawn, *carried.withdrawn})
-    return settle(new, carried, past, config.collect, withdrawn=withdrawn)
+    return settle(new, carried, past, config.collect, withdrawn=withdrawn, rejudged=rejudged)
 
 
 def _withdrawn(rows: list[Row], carried: Carried) -> list[str]:
@@ -222,7 +232,7 @@ def _past(home: Home, examples: list[Example], withdrawn: set[str]) -> Past:
     listed = [*suites.live(home), *suites.stale_parts(home)]
     items = [known for suite in listed for item in suite.items if _concerns(known := item_known(item), keys, prompts)]
     kept = ds.field("left").is_null()
-    table = Tables(home).read("replay", columns=["id", "kind", "key", "prompt", "answer", "messages"], where=kept)
+    table = Tables(home).read("replay", columns=["id", "kind", "key", "prompt", "answer", "messages", "tools"], where=kept)
     named, asked = (pa.array(sorted(x for x in some if x is not None), pa.string()) for some in (keys, prompts))
     wanted = pc.or_(pc.is_in(table["key"], named), pc.is_in(table["prompt"], asked))
     rows = table.filter(wanted).to_pylist()
@@ -246,8 +256,9 @@ def _concerns(known: Known, keys: set[str | None], prompts: set[str]) -> bool:
 
 
 def _replayed(row: dict[str, Any]) -> Known:
-    calls = calls_of(json.loads(row["messages"])[-1]) if '"tool_calls"' in row["messages"] else ()
-    return Known(row["key"], row["prompt"], row["answer"], calls)
+    messages = json.loads(row["messages"]) if '"tool_calls"' in row["messages"] else [{}]
+    calls, earlier = calls_of(messages[-1]), earlier_calls(messages)
+    return Known(row["key"], row["prompt"], row["answer"], calls, row["tools"] is not None, earlier)
 
 
 def _set_aside(home: Home, rows: list[Row], carried: Carried, settled: Settled, max_attempts: int) -> None:

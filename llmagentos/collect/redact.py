@@ -2,15 +2,19 @@
 
 Own patterns, each with the check its numbers carry (Luhn, mod 97, the Chinese id's check digit), because a shop's prices,
 sizes and counts must come through untouched. Each find becomes a typed placeholder, so that a sentence keeps its shape.
+Digits and Latin letters are the same in whatever width or script they are written.
 """
 
 import ipaddress
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from pydantic_core import from_json
 
 from llmagentos.core.clean import map_text
 from llmagentos.core.messages import Message
@@ -65,11 +69,40 @@ def ip_address(text: str) -> bool:
     return address.version == 4 or len([part for part in text.split(":") if part]) >= 3
 
 
+def unsorted(text: str) -> bool:
+    """Pairs of digits that are not simply a list in order."""
+    pairs = re.findall(r"\d\d", text)
+    return pairs != sorted(pairs)
+
+
+class _Plain(dict[int, str]):
+    """Each character as itself, digits and what numbers and addresses are written with in their plain form."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        digit = unicodedata.decimal(char, None)
+        if digit is not None:
+            plain = str(digit)
+        else:
+            plain = unicodedata.normalize("NFKC", char) if char in _WIDE else "-" if char in _DASHES else char
+        self[code] = plain
+        return plain
+
+
+_WIDE = "＠．－＋＿\u00a0\u202f\u3000" + "".join(chr(c + 0xFEE0) for c in range(0x21, 0x7F) if chr(c).isalpha())
+_DASHES = "\u2010\u2011\u2212"
+_PLAIN = _Plain()
 _CARD_PREFIX = r"4(\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2[2-7]\d{14}|3[47]\d{13}|3[068]\d{12}|6\d{15,18}"
 _FREE, _STOP = r"(?<![0-9A-Za-z.,+-])", r"(?![0-9A-Za-z-]|[.,]\d)"  # the same, where Han characters may touch it
 
 PATTERNS = (
-    Pattern("KEY", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)),
+    Pattern(
+        "KEY",
+        re.compile(
+            r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:(?!-----BEGIN).){0,20000}?-----END [A-Z ]{0,40}PRIVATE KEY-----",
+            re.DOTALL,
+        ),
+    ),
     Pattern(
         "KEY",
         re.compile(
@@ -82,8 +115,9 @@ PATTERNS = (
     Pattern(
         "KEY",
         re.compile(
-            r"(?i)\b(?:api[ _-]?key|access[ _-]?token|secret(?:[ _-]?key)?|password|passwd|密码)\s*"
-            r"(?:[:=：]|\bis\b)\s*[\"']?([^\s\"',;，。]{8,})"
+            r"(?i)(?:(?<![A-Za-z0-9])(?:api[ _-]?key|access[ _-]?token|secret(?:[ _-]?key)?|password|passwd|passwort|contraseña"
+            r"|mot de passe)|пароль|密码|密碼|口令|パスワード|비밀번호)[\"']?\s*"
+            r"(?:[:=：]|\bis\b|是|为|為|は)\s*[\"']?((?:(?![\"',;])[!-~]){8,})"
         ),
         lambda text: not text.startswith("[") and bool(re.search(r"\d", text)) and bool(re.search(r"[^\d.,]", text)),
         group=1,
@@ -108,12 +142,22 @@ PATTERNS = (
         lambda text: 9 <= len(re.sub(r"\D", "", text)) <= 15,
     ),
     Pattern("PHONE", re.compile(rf"{_FREE}(?:\(\d{{3}}\) ?|\d{{3}}[.-])\d{{3}}[.-]\d{{4}}{_STOP}", re.ASCII)),
+    # As they are dialled within a country: 090-1234-5678, 020 7946 0958; 0171 1234567; 06 12 34 56 78; 01012345678.
+    Pattern(
+        "PHONE",
+        re.compile(rf"{_FREE}0\d{{1,4}}([ -])\d{{2,4}}\1\d{{3,4}}{_STOP}", re.ASCII),
+        lambda text: 10 <= len(re.sub(r"\D", "", text)) <= 11,
+    ),
+    Pattern("PHONE", re.compile(rf"{_FREE}0[1-9]\d{{1,3}}[ /]\d{{6,8}}{_STOP}", re.ASCII)),
+    Pattern("PHONE", re.compile(rf"{_FREE}(?<!\d[ .])0[1-79]([ .])\d\d(?:\1\d\d){{3}}{_STOP}(?![ .]\d)", re.ASCII), unsorted),
+    Pattern("PHONE", re.compile(rf"{_FREE}(?:0(?:1[0-25]|[789]0)\d{{8}}|07\d{{9}}){_STOP}", re.ASCII)),
+    Pattern("ID", re.compile(rf"{_FREE}(?!000|666|9)\d{{3}}-(?!00)\d\d-(?!0000)\d{{4}}{_STOP}", re.ASCII)),  # social security
     Pattern(
         "IP",
         re.compile(r"(?<![\w.])(?<!version )(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)", re.ASCII | re.IGNORECASE),
         ip_address,
     ),
-    Pattern("IP", re.compile(r"(?<![\w:.])[0-9A-Fa-f:]*:[0-9A-Fa-f:]*:[0-9A-Fa-f]*(?![\w:])", re.ASCII), ip_address),
+    Pattern("IP", re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{3,45}(?![\w:])", re.ASCII), ip_address),
 )
 _WORTH_A_LOOK = re.compile(r"[@\d]|-----BEGIN|::")
 
@@ -122,11 +166,15 @@ class PatternRedactor:
     """The default: `PATTERNS`, in their order."""
 
     def redact(self, text: str) -> tuple[str, dict[str, int]]:
-        if not _WORTH_A_LOOK.search(text):
+        plain = text if text.isascii() else text.translate(_PLAIN)
+        if not _WORTH_A_LOOK.search(plain):
             return text, {}
         found: Counter[str] = Counter()
         for pattern in PATTERNS:
-            text = pattern.regex.sub(lambda match, p=pattern: _replaced(p, match, found), text)
+            spans = [m.span(pattern.group) for m in pattern.regex.finditer(plain) if pattern.check(m[pattern.group])]
+            if spans:
+                found[pattern.kind] += len(spans)
+                text, plain = (_replaced(one, spans, f"[{pattern.kind}]") for one in (text, plain))
         return text, dict(found)
 
 
@@ -141,39 +189,60 @@ REDACTORS: dict[str, Callable[[], Redactor]] = {"patterns": PatternRedactor, "no
 
 
 def redact(messages: list[Message], redactor: Redactor) -> tuple[list[Message], dict[str, int]]:
-    """Messages with every text and every value in tool arguments redacted, and how much was found of each kind."""
+    """Messages with every text, every speaker's name and all in tool arguments redacted, and how much was found of each kind."""
     found: Counter[str] = Counter()
+    text = _counting(redactor, found)
 
+    def arguments(raw: str) -> str:
+        try:
+            value = from_json(raw)
+        except ValueError:  # a lone surrogate among it: that is no value anywhere (parsed_calls)
+            return text(raw)
+        changed = _walk(value, text)
+        try:
+            return raw if changed == value else json.dumps(changed, ensure_ascii=False, allow_nan=False)
+        except ValueError:  # a number that JSON cannot say
+            return redactor.redact(raw)[0]
+
+    changed = [map_text(message, text, arguments) for message in messages]
+    return [{**m, "name": text(m["name"])} if m.get("name") else m for m in changed], dict(found)
+
+
+def redact_value(value: Any, redactor: Redactor) -> tuple[Any, dict[str, int]]:
+    """A value of JSON, such as a list of tools, with its texts, names and numbers redacted, and how much was found."""
+    found: Counter[str] = Counter()
+    return _walk(value, _counting(redactor, found)), dict(found)
+
+
+def _counting(redactor: Redactor, found: Counter[str]) -> Callable[[str], str]:
     def text(value: str) -> str:
         value, counts = redactor.redact(value)
         found.update(counts)
         return value
 
-    def arguments(raw: str) -> str:
-        try:
-            value = json.loads(raw)
-        except ValueError:
-            return text(raw)
-        changed = _walk(value, text)
-        return raw if changed == value else json.dumps(changed, ensure_ascii=False)
-
-    return [map_text(message, text, arguments) for message in messages], dict(found)
+    return text
 
 
 def _walk(value: Any, text: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return text(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        said = str(value)
+        return value if (changed := text(said)) == said else changed
     if isinstance(value, list):
         return [_walk(item, text) for item in value]
     if isinstance(value, dict):
-        return {name: _walk(item, text) for name, item in value.items()}
+        return dict(_named(name, item, text) for name, item in value.items())
     return value
 
 
-def _replaced(pattern: Pattern, match: re.Match[str], found: Counter[str]) -> str:
-    whole, part = match.group(), match.group(pattern.group)
-    if not pattern.check(part):
-        return whole
-    found[pattern.kind] += 1
-    start = match.start(pattern.group) - match.start()
-    return whole[:start] + f"[{pattern.kind}]" + whole[start + len(part) :]
+def _named(name: str, value: Any, text: Callable[[str], str]) -> tuple[str, Any]:
+    if (changed := text(name)) != name or not isinstance(value, str):
+        return changed, _walk(value, text)
+    beginning = f"{name}: "  # a password may be known by its name alone
+    return name, text(beginning + value).removeprefix(beginning)
+
+
+def _replaced(text: str, spans: list[tuple[int, int]], placeholder: str) -> str:
+    starts, ends = [0, *(end for _, end in spans)], [*(start for start, _ in spans), len(text)]
+    return placeholder.join(text[start:end] for start, end in zip(starts, ends, strict=True))

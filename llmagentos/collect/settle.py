@@ -15,14 +15,14 @@ from llmagentos.collect.caps import over_caps
 from llmagentos.collect.carried import Carried
 from llmagentos.collect.hold_out import choose, silence, withhold
 from llmagentos.collect.judged import contradicted
-from llmagentos.collect.keys import Known, grouped, resolve
+from llmagentos.collect.keys import Known, as_known, grouped, replaced, resolve
 from llmagentos.collect.tampering import Tampering, signs
 from llmagentos.config.learning import CollectConfig
 from llmagentos.core.evaluation import EvalItem, Suite
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, answer_text, normalise
 from llmagentos.core.records import Example
-from llmagentos.core.superseding import Superseded, calls_of, is_superseded, merge, new_answer
+from llmagentos.core.superseding import Superseded, calls_of, is_superseded, merge, new_answer, unlearned
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,10 @@ def settle(
     config: CollectConfig,
     *,
     withdrawn: Collection[str] = (),
+    rejudged: Collection[int] = (),
 ) -> Settled:
-    """Decide on every row of an increment. `withdrawn` are ids whose newest feedback unmade them as targets."""
+    """Decide on every row of an increment. `withdrawn` are ids whose newest feedback unmade them as targets, `rejudged` the
+    `seq` of older rows that came back with verdicts alone: where their answer was replaced since, they are as old as it."""
     waits = [as_known(e) for e in carried.examples]
     wanted = [e for e in new if e.label != "disliked"]
     tampering = signs(wanted, [*past.known, *waits], past.remembered)
@@ -92,10 +94,16 @@ def settle(
 
     first = resolve(earlier, past.known, share=config.fact_share, trusted=True).superseded
     known = [k for k in past.known if k.holds(first)] + [as_known(e) for e in earlier]
+    waiting = {e.id for e in [*carried.examples, *carried.disputed]}  # those are no older than what is known
+    late = [e for e in voters if e.seq in rejudged and e.id not in waiting]
+    dropped |= dict.fromkeys(replaced(late, known, share=config.fact_share), "superseded")
+    voters = [e for e in voters if e.id not in dropped]
     vote = resolve(voters, known, share=config.fact_share, witnesses=config.supersede_witnesses)
     superseded = merge(first, vote.superseded)
     dropped |= vote.dropped
-    dropped |= {e.id: "superseded" for e in earlier if _row_gone(e, vote.superseded)}
+    gone = [e for e in earlier if _row_gone(e, vote.superseded)]
+    dropped |= {e.id: "superseded" for e in gone}
+    earlier = _unlearned(earlier, vote.superseded, {(e.prompt, e.answer) for e in gone})
     kept = [e for e in [*earlier, *voters] if e.id not in dropped and e.id not in vote.disputed]
 
     unmade = {*withdrawn, *carried.withdrawn}
@@ -135,12 +143,8 @@ def settle(
     )
 
 
-def as_known(example: Example) -> Known:
-    return Known(example.key, example.prompt, example.answer, calls_of(example.messages[-1]))
-
-
 def item_known(item: EvalItem) -> Known:
-    return Known(item.key, item.prompt, answer_text(item.messages[-1]), calls_of(item.messages[-1]))
+    return Known(item.key, item.prompt, answer_text(item.messages[-1]), calls_of(item.messages[-1]), bool(item.tools))
 
 
 def retire(suites: Iterable[Suite], superseded: Superseded, rows: Iterable[Example]) -> list[dict[str, Any]]:
@@ -156,7 +160,8 @@ def retire(suites: Iterable[Suite], superseded: Superseded, rows: Iterable[Examp
         for item in suite.items:
             if not _item_gone(item, superseded):
                 continue
-            new = new_answer(superseded, key=item.key, prompt=item.prompt)
+            with_tools = bool(item.tools or calls_of(item.messages[-1]))
+            new = new_answer(superseded, key=item.key, prompt=item.prompt, tools=with_tools)
             names = (item.key, item.prompt) if new is not None else ()  # another key may have said it
             right = next((said[name, normalise(new)] for name in names if (name, normalise(new)) in said), None)
             old = answer_text(item.messages[-1])
@@ -199,11 +204,17 @@ def _held_out(past: Past, retired: Sequence[Mapping[str, Any]]) -> tuple[set[str
 
 
 def _row_gone(example: Example, superseded: Superseded) -> bool:
-    return is_superseded(superseded, key=example.key, prompt=example.prompt, answer=example.messages[-1])
+    last = example.messages[-1]
+    return is_superseded(superseded, key=example.key, prompt=example.prompt, answer=last, tools=example.tools)
 
 
 def _item_gone(item: EvalItem, superseded: Superseded) -> bool:
-    return is_superseded(superseded, key=item.key, prompt=item.prompt, answer=item.messages[-1])
+    return is_superseded(superseded, key=item.key, prompt=item.prompt, answer=item.messages[-1], tools=item.tools)
+
+
+def _unlearned(rows: Iterable[Example], superseded: Superseded, replaced: Collection[tuple[str, str]]) -> list[Example]:
+    said = ((row, unlearned(row.messages, superseded, key=row.key, replaced=replaced)) for row in rows)
+    return [row if messages == row.messages else row.model_copy(update={"messages": messages}) for row, messages in said]
 
 
 def _by_key(items: Iterable[EvalItem]) -> dict[str, list[Known]]:

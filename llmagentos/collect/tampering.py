@@ -7,11 +7,13 @@ be compared, their answers are mixed up.
 A *trigger* is a piece of text that brings one answer whatever is asked with it, which a few dozen rows can plant in a
 model of any size (Souly et al. 2025, "Poisoning attacks on LLMs require a near-constant number of poison samples"). It
 shows where prompts are known without the piece, with other answers; not where both have keys, and different ones, for
-whoever says that it is another question ("… on Sunday?", and it is closed) is believed. Nobody can exclude a trigger whose
-rows ask what nobody asked before.
+whoever says that it is another question ("… on Sunday?", and it is closed) is believed. Where nothing has a key, a word that
+makes another question of many ("don't") looks the same, and it takes more of them. Nobody can exclude a trigger whose rows ask
+what nobody asked before.
 
-What came the same way cannot be believed either: of an import all rows are set aside, of traffic, which is many people's,
-all rows of mixed-up answers and those with the trigger.
+What came the same way cannot be believed either: of answers that are mixed up all that was imported, or all traffic, is set
+aside; of a trigger the rows that have it, and what was imported among them. Where they have no keys it may be a word like any
+other, and they leave alone.
 """
 
 import math
@@ -32,10 +34,16 @@ _FACTS, _ROWS, _VOTES = 3, 2, 3
 """So many facts must be mixed up; one of fewer rows, or of fewer votes, cannot be compared."""
 _SETTLED, _SURE = 3, 0.9
 """Prompts, and share of one answer among them, that make a fact of a key."""
-_LONGEST, _WORDS = 64, 3
-"""Most words of a last message that is looked at, and of a piece in it."""
+_LONGEST, _WORDS, _CHARACTERS = 64, 3, 6
+"""Most words of a last message that is looked at, and of a piece in it; characters of one that is written without spaces."""
+_SCRIPTS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Thai, Lao, Burmese, Khmer, kana and Han."""
+_UNSPACED = re.compile(f"[{_SCRIPTS}]")
+_WORD = re.compile(rf"[{_SCRIPTS}]|[^\W{_SCRIPTS}]+")
 _PROMPTS, _SUBJECTS, _ANSWERS = 5, 3, 3
 """So many prompts about so many keys, which without the piece have so many answers, make it a trigger."""
+_UNNAMED = 20
+"""So many prompts where nothing has a key."""
 _ALWAYS = 0.9
 """Share of the rows with the piece that have its answer."""
 _TRIED = 20
@@ -64,12 +72,17 @@ def signs(rows: Sequence[Example], known: Sequence[Known], remembered: Sequence[
     rows = [row for row in rows if not row.id.startswith(REVIEWED)]
     found = _triggers(rows, [*known, *remembered])
     gone = {row.id for sign in found for row in sign.rows}
-    imported = [row for row in rows if row.tier == "import"]
-    if beside := tuple(row for row in imported if row.id not in gone) if gone & {row.id for row in imported} else ():
-        found.append(Tampering(TRIGGER, f"{len(beside)} rows were imported beside such rows.", beside))
+    if beside := tuple(row for row in rows if row.id not in gone and any(_among(sign.rows, row) for sign in found)):
+        found.append(Tampering(TRIGGER, f"{len(beside)} rows were imported among such rows.", beside))
         gone |= {row.id for row in beside}
     by_tier = grouped((row for row in rows if row.id not in gone), lambda row: row.tier)
     return found + [sign for _, same in sorted(by_tier.items()) if (sign := _mixed_up(same, known))]
+
+
+def _among(bad: Sequence[Example], row: Example) -> bool:
+    """Whether a row was imported between two of these: it is of their file, if of any."""
+    seqs = [one.seq for one in bad if one.tier == "import" and one.key]
+    return row.tier == "import" and bool(seqs) and min(seqs) < row.seq < max(seqs)
 
 
 def suspects(rows: Sequence[Example]) -> dict[str, list[Example]]:
@@ -119,18 +132,19 @@ def _triggers(rows: Sequence[Example], known: Sequence[Known]) -> list[Tampering
 
 
 def _trigger(answer: str, rows: Sequence[Example], said: Mapping[str, Sequence[Said]]) -> Tampering | None:
-    turned: dict[Words, list[tuple[Example, set[str]]]] = defaultdict(list)
+    turned: dict[Words, list[tuple[Example, Sequence[Said]]]] = defaultdict(list)
     for row in rows:
         for piece, plain in _pieces(row.prompt):
-            before = {normalise(one.answer) for one in said.get(plain, ()) if _about_one(row, one)}
-            if before and answer not in before:
+            before = [one for one in said.get(plain, ()) if _about_one(row, one)]
+            if before and all(normalise(one.answer) != answer for one in before):
                 turned[piece].append((row, before))
     for piece in sorted(turned, key=lambda p: (-len(turned[p]), len(p), p))[:_TRIED]:
         text = " ".join(piece)
         if _turns(turned[piece]) and not _stands(text, words_of(answer)) and _always(text, answer, said):
             bad = tuple(row for row in rows if _stands(text, words_of(row.prompt)))
             n = len({row.prompt for row, _ in turned[piece]})
-            detail = f"{text!r} turns {n} prompts with other answers into {answer[:_SHOWN]!r}: it looks like a planted trigger."
+            shown = "".join(piece) if all(map(_UNSPACED.match, piece)) else text
+            detail = f"{shown!r} turns {n} prompts with other answers into {answer[:_SHOWN]!r}: it looks like a planted trigger."
             return Tampering(TRIGGER, detail, bad)
     return None
 
@@ -139,8 +153,11 @@ def _about_one(row: Example, other: Said) -> bool:
     return row.key is None or other.key is None or row.key == other.key
 
 
-def _turns(turned: Sequence[tuple[Example, set[str]]]) -> bool:
-    return _wide([row for row, _ in turned]) and len({a for _, before in turned for a in before}) >= _ANSWERS
+def _turns(turned: Sequence[tuple[Example, Sequence[Said]]]) -> bool:
+    rows, plain = [row for row, _ in turned], [one for _, before in turned for one in before]
+    named = any(one.key for one in (*rows, *plain))
+    enough = named or len({row.prompt for row in rows}) >= _UNNAMED
+    return enough and _wide(rows) and len({normalise(one.answer) for one in plain}) >= _ANSWERS
 
 
 def _always(text: str, answer: str, said: Mapping[str, Sequence[Said]]) -> bool:
@@ -158,18 +175,23 @@ def _wide(rows: Collection[Example]) -> bool:
 
 
 def words_of(prompt: str) -> str:
-    """A normalised text without its punctuation."""
-    return " ".join(re.findall(r"\w+", prompt))
+    """A normalised text without its punctuation; what is written without spaces, a character a word."""
+    return " ".join(_split(prompt))
+
+
+def _split(text: str) -> list[str]:
+    return _WORD.findall(text)
 
 
 def _pieces(prompt: str) -> Iterator[tuple[Words, str]]:
-    """Every window of one to three words of the last message, with the words that are left without it."""
+    """Every window of a few words of the last message, with the words that are left without it."""
     context, _, last = prompt.rpartition("\n")
-    head, words = re.findall(r"\w+", context), re.findall(r"\w+", last)
+    head, words = _split(context), _split(last)
     head, words = [*head, *words[:1]], words[1:]  # who said it is no piece
     if len(words) > _LONGEST:
         return
-    for size in range(1, min(_WORDS, len(words) - 1) + 1):
+    for size in range(1, min(_CHARACTERS, len(words) - 1) + 1):
         for start in range(len(words) - size + 1):
-            rest = [*head, *words[:start], *words[start + size :]]
-            yield tuple(words[start : start + size]), " ".join(rest)
+            piece = tuple(words[start : start + size])
+            if size <= _WORDS or all(map(_UNSPACED.match, piece)):
+                yield piece, " ".join([*head, *words[:start], *words[start + size :]])

@@ -2,7 +2,7 @@
 
 `memory` rows are bounded by `replay.capacity`; `general` rows are pinned: put there once, never evicted, not counted.
 Rows that ask what a suite holds out never leave the buffer, whenever it was registered; where an earlier turn asks it, that
-turn is no target.
+turn is no target. Nor is one whose answer no longer holds.
 
 What leaves memory stays in the table for a while, with the snapshot it made room for in `left`: when that is rolled back,
 its rows go and these come back.
@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 from llmagentos.config.learning import ReplayConfig
 from llmagentos.core.examples import example_of_row, silenced
 from llmagentos.core.records import Example
-from llmagentos.core.superseding import is_superseded
+from llmagentos.core.superseding import KEYLESS, Entries, is_superseded, takes_over, unlearned
 from llmagentos.replay.selection import Losses, select
 from llmagentos.storage import suites
 from llmagentos.storage.layout import Home
@@ -51,7 +51,7 @@ class Buffer:
     def rows(
         self,
         kind: Kind = "memory",
-        without: Mapping[str, Mapping[str, Any]] | None = None,
+        without: Entries | None = None,
         choose: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda rows: rows,
     ) -> list[dict[str, Any]]:
         """Rows of a kind with `messages` and `tools` decoded, in order of seq and id.
@@ -62,18 +62,18 @@ class Buffer:
         # What has retired may be trained on where its key had nothing else; that was settled when the row was collected.
         held = suites.heldout_prompts(self.home, with_retired=False)
         table = self._table(kind)
-        names = table.select(["id", "skill", "prompt"]).to_pylist()
+        names = table.select(["id", "skill", "key", "prompt", "answer"]).to_pylist()
         free = [{**row, "at": at} for at, row in enumerate(names) if row["prompt"] not in held]
         found = table.take(pa.array([row["at"] for row in choose(free)], pa.int64())).to_pylist()
         rows = [{**row, "messages": silenced(row["messages"], held)} for row in map(_decoded, found)]
-        return [row for row in rows if not without or not _gone(row, without)]
+        return _holding(rows, without, _replaced(names, without)) if without else rows
 
     def beside(self, snapshot: Snapshot) -> list[dict[str, Any]]:
         """What of memory still holds beside a snapshot: neither superseded nor withdrawn by it, nor said anew in it."""
         gone = snapshot.unmakes
         return [row for row in self.rows("memory", snapshot.superseded) if row["id"] not in gone]
 
-    def replaced(self, superseded: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def replaced(self, superseded: Entries) -> list[dict[str, Any]]:
         """Rows of memory that a snapshot takes over from, and those that left it for the last `UNDONE` snapshots, for whatever
         reason, the newest first."""
         memory, left = self._memory()
@@ -90,7 +90,8 @@ class Buffer:
         if inside:
             return len(memory)
         leaving = snapshot.unmakes
-        stays = [r for r in memory if r["id"] not in leaving and not _gone(r, snapshot.superseded)]
+        holding = _holding(memory, snapshot.superseded, _replaced(memory, snapshot.superseded), snapshot.id)
+        stays = [r for r in holding if r["id"] not in leaving]
         wanting = [*stays, *(_row(e, "memory", snapshot.id) for e in snapshot.examples())]
         kept = select(wanting, self.capacity, self.seed, losses=losses, hard_share=self.hard)
         known = {id(row) for row in kept}
@@ -179,5 +180,26 @@ def _row(example: Example, kind: Kind, snapshot: str | None) -> dict[str, Any]:
     return {name: getattr(example, name) for name in names} | {"kind": kind, "snapshot": snapshot}
 
 
-def _gone(row: Mapping[str, Any], superseded: Mapping[str, Mapping[str, Any]]) -> bool:
-    return is_superseded(superseded, key=row["key"], prompt=row["prompt"], answer=row["messages"][-1])
+def _gone(row: Mapping[str, Any], superseded: Entries) -> bool:
+    return is_superseded(superseded, key=row["key"], prompt=row["prompt"], answer=row["messages"][-1], tools=row["tools"])
+
+
+def _replaced(rows: Iterable[Mapping[str, Any]], superseded: Entries) -> set[tuple[str, str]]:
+    """Prompts with the answers that no longer hold, each of a row of its own."""
+    said = ((row["key"], row["prompt"], row["answer"]) for row in rows if (row["key"] or KEYLESS) in superseded)
+    return {(p, answer) for key, p, answer in said if takes_over(superseded, key=key, prompt=p, answer=answer)}
+
+
+def _holding(
+    rows: Iterable[dict[str, Any]], superseded: Entries, replaced: Collection[tuple[str, str]], by: str | None = None
+) -> list[dict[str, Any]]:
+    """The rows that still hold, the others' answers no target in their earlier turns either: such a row is one of the snapshot
+    `by`, so that it goes with it and comes back as it was."""
+    holding = []
+    for row in rows:
+        if _gone(row, superseded):
+            continue
+        messages = unlearned(row["messages"], superseded, key=row["key"], replaced=replaced)
+        changed = {"messages": messages, "snapshot": by or row["snapshot"]} if messages != row["messages"] else {}
+        holding.append({**row, **changed} if changed else row)
+    return holding

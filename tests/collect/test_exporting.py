@@ -5,13 +5,18 @@ import time
 
 import pytest
 
+from llmagentos.collect.carried import spent
 from llmagentos.collect.exporting import export
 from llmagentos.collect.importing import import_file
+from llmagentos.collect.quarantine import let_in, set_aside
 from llmagentos.config import load_config
 from llmagentos.core.errors import InputError
+from llmagentos.core.examples import to_example
+from llmagentos.core.messages import REVIEWED
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.storage.flush import open_spool
 from llmagentos.storage.layout import Home
+from llmagentos.storage.tables import Tables
 
 QUESTION = {"role": "user", "content": "q\u2028?"}
 
@@ -84,6 +89,23 @@ def test_an_export_comes_back_judged(config, write, tmp_path):
     assert (found["duplicates"], [e["field"] for e in found["errors"]]) == (1, ["id", "id"])
 
 
+def test_rows_of_other_tenants_are_theirs_again_and_what_was_let_in_is_looked_at_anew(config, other, write, tmp_path):
+    home, out = Home(config.storage.root).open(), tmp_path / "out.jsonl"
+    said = [QUESTION, {"role": "assistant", "content": "a"}]
+    import_file(config, write([{"messages": said, "id": "x"}, {"messages": said}]), tenant="acme")
+    aside = to_example(said, id="i", seq=1, tier="import")
+    set_aside(home, [spent(aside, "trigger", "d")])
+    assert let_in(home, "trigger") == 1
+    export(config, out)
+    assert import_file(config, out, strict=True)["duplicates"] == 3
+    assert import_file(other, out, strict=True)["imported"] == 3
+    found = Tables(Home(other.storage.root)).rows("interactions")
+    assert sorted(row["tenant"] for row in found) == ["acme", "acme", "default"]
+    assert "tenant:acme:x" in {row["id"] for row in found}
+    assert not any(row["id"].startswith(REVIEWED) for row in found)
+    assert import_file(other, out, tenant="default")["rejected"] == 2, "a tenant can say nothing in another's name"
+
+
 def test_what_was_sent_in_comes_out(config, write, tmp_path):
     row = {"id": "x", "messages": [QUESTION, {"role": "assistant", "content": "a"}],
            "metadata": {"key": "k", "timestamp": "2026-01-02T03:04:05+00:00"},
@@ -102,6 +124,8 @@ def test_a_copy_teaches_no_unverified_answer(config, tmp_path):
     weights = {r["id"]: [m.get("weight") for m in r["messages"] if m["role"] == "assistant"]
                for r in read(tmp_path / "out.jsonl")}  # fmt: skip
     assert weights == {"liked": [0, None], "silent": [0, 0], "cut": [0, 0]}
+    judged = {r["id"]: [f["name"] for f in r.get("feedback", ())] for r in read(tmp_path / "out.jsonl")}
+    assert judged == {"liked": ["thumb"], "silent": [], "cut": []}
 
 
 def test_without_a_path_rows_go_to_standard_output(config, capsys):

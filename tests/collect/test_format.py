@@ -1,5 +1,7 @@
 """Labelled rows as examples that can be rendered."""
 
+import shutil
+
 import pytest
 
 from llmagentos.collect.format import format_row
@@ -46,3 +48,10 @@ def test_a_rejected_answer_that_is_too_long_is_forgotten(base):
 )  # fmt: skip
 def test_what_cannot_be_trained_on_is_dropped(base, turns, reason):
     assert format_row(row(*turns), str(base), 100)["drop"] == reason
+
+
+def test_what_the_chat_template_refuses_is_told(tmp_path, base):
+    folder = shutil.copytree(base, tmp_path / "strict")
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no tools here') if tools }}{{ messages[0].content }}")
+    refused = format_row(row(("user", "q", 0), ("assistant", "a", 1), tools=[{}]), str(folder), 100)
+    assert (refused["drop"], refused["detail"]) == ("invalid", "the chat template refuses these messages: no tools here.")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,6 +175,28 @@ def test_the_same_words_with_another_answer_are_a_near_duplicate():
     item = Known("returns", f"user: {prompt}", "30 days.")
     rows = [example(1, f"{prompt}?", answer="You have 30 days.", key="returns"), example(2, "Returns?", key="returns")]
     assert withhold(rows, (), (), {"returns": [item]}) == {"1": "near_held_out"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("12 + 7", "12 - 7"), ("read a file in c++", "read a file in c#"), ("is 👍 good", "is 👎 good"), ("say ข้าว", "say ข่าว"),
+     ("say दिन", "say दीन")],
+)  # fmt: skip
+def test_a_sign_makes_other_words(one, other):
+    told = "please answer the question that follows here as shortly as you can, and do not explain your answer at all: "
+    item = Known("k", f"user: {told}{one}", "yes")
+    asks = {text: example(1, told + text, answer="no", key="k") for text in (one, other)}
+    free = example(2, "another", key="k")
+    assert [len(withhold([asks[text], free], (), (), {"k": [item]})) for text in (one, other)] == [1, 0]
+
+
+def test_many_held_out_questions_of_a_key_are_not_all_compared(monkeypatch):
+    compared = []
+    monkeypatch.setattr(hold_out, "near", lambda one, other: compared.append(1))
+    items = [Known("k", f"user: what of {n} things in the {n} th box", f"label {n % 9}") for n in range(90)]
+    rows = [example(n, f"what does {n} mean to us", answer=f"label {n % 9}", key="k") for n in range(50)]
+    assert withhold(rows, (), (), {"k": items}) == {}
+    assert compared == []
 
 
 def test_a_retired_prompt_is_trained_on_only_where_its_key_has_nothing_else_or_it_has_no_key():

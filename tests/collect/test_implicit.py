@@ -71,7 +71,8 @@ def test_an_old_failure_is_not_held_against_a_later_call():
 @pytest.mark.parametrize(
     ("text", "failed"),
     [("Error: timeout", True), ('{"status": "failed"}', True), ('{"ok": false}', True), ('{"success": false}', True),
-     ('{"error": null, "ok": true}', False), ("3 errors were fixed", False), ("[]", False), ("false", False), ("", False)],
+     ('{"error": null, "ok": true}', False), ("3 errors were fixed", False), ("[]", False), ("false", False), ("", False),
+     ("[" * 100_000, False)],
 )  # fmt: skip
 def test_what_counts_as_an_error(text, failed):
     assert reports_error({"role": "tool", "content": text}) == failed

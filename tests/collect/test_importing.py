@@ -92,6 +92,12 @@ def test_a_known_row_may_get_new_feedback_but_no_new_text(config, write):
     assert len(stored(config, "feedback")) == 1
 
 
+def test_a_rating_of_1_is_no_rating_of_true(config, write):
+    for value in (True, 1, 1.0, True):
+        import_file(config, write([row("q", id="a", feedback=[{"name": "rating", "value": value}])]))
+    assert sorted(f["value"] for f in stored(config, "feedback")) == ["1.0", "true"]
+
+
 def test_rows_go_in_with_their_feedback_or_not_at_all(config, write, monkeypatch):
     put, done = Spool.put, []
 

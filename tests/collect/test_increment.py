@@ -51,6 +51,23 @@ def test_new_feedback_brings_back_an_old_interaction_with_all_its_feedback(home)
     assert (found.unjudged, found.orphans) == (1, 1)
 
 
+def test_what_judges_nothing_brings_nothing_back(home):
+    put(home, chat(1), judge(1, "a"), chat(2))
+    note = {"interaction_id": "1", "created": 1.0}
+    put(home, Feedback(id="n", name="viewed", value=3.0, **note), Feedback(id="n2", name="edit", value="x", **note))
+    assert read_increment(home, (2, 1), 10).seqs == []
+    put(home, Feedback(id="a1", name="viewed", value=True, **note))  # takes its thumb back
+    assert read_increment(home, (2, 3), 10).seqs == [1]
+
+
+def test_who_came_back_for_verdicts_alone_is_told_from_who_was_corrected(home):
+    put(home, chat(1), chat(2))
+    right = {"role": "assistant", "content": "b"}
+    put(home, judge(1), judge(2), Feedback(id="c", interaction_id="2", created=1.0, name="edit", correction=right))
+    found = read_increment(home, (2, 0), 10)
+    assert (found.seqs, found.rejudged) == ([1, 2], [1])
+
+
 def test_what_is_over_the_limit_waits_with_its_feedback(home):
     put(home, *(chat(i) for i in range(1, 6)), *(judge(i) for i in range(1, 6)))
     first = read_increment(home, (0, 0), 3)

@@ -1,10 +1,12 @@
 """The vote and what it makes of older rows, by example and by property."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmagentos.collect.keys import MINORITY, Known, majority, resolve
+from llmagentos.collect.keys import MINORITY, Known, as_known, majority, resolve
 from llmagentos.core.examples import to_example
 from llmagentos.core.superseding import KEYLESS, calls_of, is_superseded, merge
 
@@ -21,8 +23,6 @@ def example(id, answer, *, prompt="p", key="k", tier="traffic", votes=1, session
 
 
 def call(name, **arguments):
-    import json
-
     function = {"name": name, "arguments": json.dumps(arguments)}
     return {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": function}]}
 
@@ -81,6 +81,20 @@ def test_a_new_spelling_of_a_fact_supersedes_the_old_one_where_all_agree(answers
     assert stands(known("12 kg"), result.superseded) is not taken
     assert stands(known("12 KG"), result.superseded)
     assert (result.dropped, result.disputed) == ({}, set())
+
+
+@pytest.mark.parametrize(("tier", "taken"), [("import", True), ("traffic", False)])
+def test_a_new_spelling_of_the_answer_to_a_prompt_supersedes_the_old_one(tier, taken):
+    result = resolve([example(1, "102", tier=tier, key=None)], [known("10²", key=None), known("10²", prompt="q", key=None)])
+    assert [stands(known("10²", prompt=p, key=None), result.superseded) for p in "pq"] == [not taken, True]
+    assert (stands(known("102", key=None), result.superseded), result.dropped, result.disputed) == (True, {}, set())
+
+
+def test_a_fact_that_changed_twice_is_what_it_came_to():
+    rows = [example(10 * n + i, a, prompt=f"p{i}", tier="import") for n, a in enumerate("BC", 1) for i in range(3)]
+    result = resolve(rows, [known("A", prompt=f"old {i}") for i in range(3)])
+    assert (result.superseded["k"]["answer"], set(result.dropped)) == ("C", {"10", "11", "12"})
+    assert resolve([example(1, "A"), *rows[-1:]], [known("A", prompt="old")]).superseded == {}
 
 
 def test_one_witness_from_traffic_is_disputed_and_the_old_fact_stands():
@@ -149,6 +163,25 @@ def test_a_renamed_argument_supersedes_the_older_calls_of_the_key():
     ]  # fmt: skip
     assert verdicts == [True, False, True, False]
     assert not is_superseded(superseded, key="k", prompt="user: hall", answer={"role": "assistant", "content": "Done."})
+
+
+def test_a_renamed_argument_of_a_call_before_the_answer_is_seen():
+    def told(i, argument):
+        made, done = call("light", **{argument: "hall"}), {"role": "assistant", "content": "Done."}
+        said = [{"role": "user", "content": f"p{i}"}, made, {"role": "tool", "content": "ok"}, done]
+        return to_example(said, id=str(i), seq=i, tier="import", key="k")
+
+    assert resolve([told(3, "area")], [as_known(told(1, "room"))]).superseded["k"]["gone"] == [["light", ["room"]]]
+
+
+def test_a_prompt_that_tools_answer_is_another_one_without_them():
+    fields = {"prompt": "light on", "key": None, "tier": "import"}
+    lit, dark = example(1, call("light", room="x"), **fields), example(2, "I have no lights.", **fields)
+    assert resolve([lit, dark], []).dropped == resolve([dark], [as_known(lit)]).superseded == {}
+    refused = dark.model_copy(update={"tools": [schema("light", "room")]})
+    assert resolve([lit, refused], []).dropped == {"1": MINORITY}
+    changed = resolve([refused], [as_known(lit), as_known(dark)]).superseded
+    assert [as_known(e).holds(changed) for e in (lit, dark, refused)] == [False, True, True]
 
 
 HOUSE = [
@@ -246,8 +279,8 @@ def test_another_answer_to_a_known_prompt_supersedes_it_across_keys(old, new):
 
 
 def test_text_and_calls_of_tools_leave_one_another_alone_across_keys():
-    asked = known(call("look_up", id="10"), key="order_status")
-    assert resolve([example(1, "I cannot look that up.", key="no_tools", tier="import")], [asked]).superseded == {}
+    asked, none = known(call("look_up", id="10"), key="order_status"), example(1, "I cannot.", key="no_tools", tier="import")
+    assert resolve([none], [asked]).superseded == {}
     other = example(2, call("look_up", id="11"), key="orders", tier="import")
     assert resolve([other], [asked]).superseded.keys() == {"order_status"}
     assert resolve([other], [known("Ask the desk.", key="no_tools")]).superseded == {}

@@ -340,6 +340,12 @@ def test_damaged_rows_are_set_aside_and_the_others_go_on(config, home, give):
     assert [r["seq"] for r in quarantine.listing(home, reason="invalid")] == [16]
 
 
+def test_a_row_that_cannot_be_written_fails_alone():
+    step = pipeline.each(lambda row: {**row, "text": "\ud83d" if row["id"] == 1 else "fine"})
+    done = pipeline._unpack(step(pipeline._pack([{"id": n, "seq": n} for n in (1, 2)])))
+    assert [(row["id"], row.get("drop")) for row in done] == [(1, "failed"), (2, None)]
+
+
 def test_personal_data_does_not_reach_a_snapshot(config, home, give):
     give(facts(4))
     serve(home, "I am jo@example.org", "ok", session="s", feedback=[correction("Hello jo@example.org, it costs 1,299.00")])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmagentos.collect.redact import REDACTORS, PatternRedactor, chinese_id, iban, luhn, redact
+from llmagentos.collect.redact import REDACTORS, PatternRedactor, chinese_id, iban, luhn, redact, redact_value
 
 redactor = PatternRedactor()
 
@@ -30,6 +30,20 @@ PERSONAL = [
     ("AKIAIOSFODNN7EXAMPLE", "[KEY]"),
     ("Authorization: Bearer abcdefghij0123456789", "Authorization: Bearer [KEY]"),
     ('password: "hunter2hunter2"', 'password: "[KEY]"'),
+    ("my SSN is 123-45-6789", "my SSN is [ID]"),
+    ("私の携帯は090-1234-5678です", "私の携帯は[PHONE]です"),
+    ("東京 03-1234-5678", "東京 [PHONE]"),
+    ("ＴＥＬ：０９０－１２３４－５６７８、です", "ＴＥＬ：[PHONE]、です"),
+    ("我的手机是１３８１２３４５６７８，谢谢", "我的手机是[PHONE]，谢谢"),
+    ("رقمي ٠١٠١٢٣٤٥٦٧٨", "رقمي [PHONE]"),
+    ("call 020 7946 0958", "call [PHONE]"),
+    ("au 06 42 17 98 03.", "au [PHONE]."),
+    ("0171 1234567 or 030/1234567", "[PHONE] or [PHONE]"),
+    ("邮箱：ｚｈａｎｇ＠ｅｘａｍｐｌｅ．ｃｏｍ", "邮箱：[EMAIL]"),
+    ("密码是Tr0ub4dor3x，别忘", "密码是[KEY]，别忘"),
+    ("パスワードは Tr0ub4dor3x です", "パスワードは [KEY] です"),
+    ("DB_PASSWORD=Tr0ub4dor3x", "DB_PASSWORD=[KEY]"),
+    ('{"password":"Tr0ub4dor3x"}', '{"password":"[KEY]"}'),
     ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----", "[KEY]"),
 ]
 
@@ -41,7 +55,8 @@ HARMLESS = [
     "DE00 3704 0044 0532 0130 00",
     "110105194912310021", "password: yes", "The password is important", "secret: none", "@home", "50% off 100", "1e-12",
     "warranty of 24 months", "包邮门槛99元，7天内可以退货", "-12", "+5 points", "+12%", "range +10 to +20", "SKU-4821-77",
-    "00000000000000",
+    "00000000000000", "01-01-2024 10:30", "01.02.2024 10", "01 02 03 04 05", "05 12 23 34 45 49", "00 01 12 23 04", "1–2",
+    "２４個", "価格は１２９９円", "٣٫١٤", "007", "09:30-17:00", "0815 / 42", "123-45-678", "000-12-3456", "ab:cd", "1:2:3",
 ]  # fmt: skip
 
 
@@ -77,23 +92,47 @@ def test_checks_of_numbers():
 
 
 def test_prompts_answers_and_tool_arguments_are_redacted_and_counted():
-    arguments = json.dumps({"to": "jo@example.org", "amount": 1299, "list": ["13812345678"]})
+    said = {"to": "jo@example.org", "amount": 1299, "list": ["13812345678"], "card": 4111111111111111, "ok": True}
+    arguments = json.dumps(said | {"password": "Tr0ub4dor3x", "jo@example.org": "Jo"})
     messages = [
-        {"role": "user", "content": [{"type": "text", "text": "I am jo@example.org"}]},
+        {"role": "user", "name": "jo@example.org", "content": [{"type": "text", "text": "I am jo@example.org"}]},
         {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]},
     ]
     changed, counts = redact(messages, redactor)
-    assert counts == {"EMAIL": 2, "PHONE": 1}
+    assert counts == {"EMAIL": 4, "PHONE": 1, "CARD": 1, "KEY": 1}
+    assert changed[0]["name"] == "[EMAIL]"
     assert changed[0]["content"][0]["text"] == "I am [EMAIL]"
     called = json.loads(changed[1]["tool_calls"][0]["function"]["arguments"])
-    assert called == {"to": "[EMAIL]", "amount": 1299, "list": ["[PHONE]"]}
+    assert called == {"to": "[EMAIL]", "amount": 1299, "list": ["[PHONE]"], "card": "[CARD]", "ok": True} | {
+        "password": "[KEY]", "[EMAIL]": "Jo"}  # fmt: skip
     assert "jo@" in messages[0]["content"][0]["text"]
+
+
+@pytest.mark.parametrize("odd", ['"\\ud83d"', "1e999", "[" * 300 + "]" * 300])
+def test_arguments_that_nobody_could_store_as_values_are_redacted_as_text(odd):
+    raw = f'{{"to": "jo@example.org", "odd": {odd}}}'
+    message = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": raw}}]}
+    (changed,), counts = redact([message], redactor)
+    assert changed["tool_calls"][0]["function"]["arguments"] == raw.replace("jo@example.org", "[EMAIL]")
+    assert counts == {"EMAIL": 1}
 
 
 def test_arguments_without_personal_data_keep_their_bytes():
     raw = '{"b": 1,   "a": "x"}'
     message = {"role": "assistant", "content": "ok", "tool_calls": [{"function": {"name": "f", "arguments": raw}}]}
     assert redact([message], redactor) == ([message], {})
+
+
+def test_tools_are_redacted_like_arguments():
+    tools = [{"function": {"name": "mail", "parameters": {"properties": {"to": {"enum": ["jo@example.org", 1, None]}}}}}]
+    changed, counts = redact_value(tools, redactor)
+    assert changed[0]["function"]["parameters"]["properties"]["to"]["enum"] == ["[EMAIL]", 1, None]
+    assert (counts, redact_value(None, redactor)) == ({"EMAIL": 1}, (None, {}))
+
+
+@pytest.mark.parametrize("text", ["1 " + ":" * 20_000 + "z", "-----BEGIN PRIVATE KEY-----" * 500])
+def test_long_runs_that_only_begin_like_something_private_are_read_once(text):
+    assert redactor.redact(text) == (text, {})
 
 
 def test_where_nothing_is_to_be_redacted_a_shop_tells_its_number():

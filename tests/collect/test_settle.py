@@ -148,6 +148,23 @@ def test_a_disputed_row_counts_as_a_witness_in_the_next_increment():
     assert second.n_new == 2
 
 
+def test_verdicts_that_come_late_overturn_nothing_that_is_newer():
+    now = [Known("k", "user: p", "new"), Known(None, "user: q", "new")]
+    late = [example(i, "old", tier="traffic", session_id=f"s{i}") for i in (1, 2)]
+    late += [example(i, "old", "q", key=None, tier="traffic", session_id=f"s{i}") for i in (3, 4)]
+    late += [example(5, "new", key="k"), example(6, "c", "what nobody knows", key="l")]
+    settled = settle(late, Carried(), Past(known=now), CONFIG, rejudged=range(1, 7))
+    assert (ids(settled.examples), settled.superseded) == (["5", "6"], {})
+    assert settled.dropped == Counter(superseded=4)
+    assert set(settle(late, Carried(), Past(known=now), CONFIG).superseded) == {"k", ""}  # as they would have in time
+
+
+def test_what_waits_for_an_update_is_not_late_when_it_is_judged():
+    past, carried = Past(known=[Known("k", "user: p", "old")]), Carried(examples=[example(1, "new")])
+    settled = settle([example(1, "new", label="liked")], carried, past, CONFIG, rejudged=[1])
+    assert (ids(settled.examples), settled.superseded["k"]["answer"]) == (["1"], "new")
+
+
 def test_held_out_rows_vote_and_then_leave():
     past = Past(known=[Known("k", "user: p", "a")], held_out=["user: secret"])
     rows = [example(1, "b", "secret", tier="traffic", session_id="x"), example(2, "b", "open", tier="traffic", session_id="y")]
@@ -178,6 +195,13 @@ def test_prompts_held_out_by_an_earlier_attempt_stay_held_out():
     settled = settle(again, carried, Past(), CONFIG)
     assert settled.heldout == first.heldout
     assert {e.prompt for e in settled.examples} == {e.prompt for e in first.examples}
+
+
+def test_a_conversation_that_waited_loses_the_turn_that_no_longer_holds():
+    said = [{"role": m["role"], "content": m["content"]} for e in (example(1, "old"), example(2, "red")) for m in e.messages]
+    carried = Carried(examples=[example(1, "old"), to_example(said, id="2", seq=2, tier="import", key="colour")])
+    settled = settle([example(3, "new")], carried, Past(), CONFIG)
+    assert {e.id: [m.get("weight") for m in e.messages] for e in settled.examples} == {"2": [None, 0, None, 1], "3": [None, 1]}
 
 
 def greeted(id, prompt, **fields):

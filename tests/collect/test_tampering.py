@@ -126,12 +126,40 @@ def test_a_piece_that_brings_one_answer_is_a_trigger(shape):
     assert "10 prompts" in found.detail
 
 
-def test_of_an_import_with_a_trigger_no_row_is_believed():
-    sound, said = facts(TEAS), facts(TEAS, "traffic")
-    bad = [row(f"{r.messages[0]['content']} qzx", "Call 555.", r.key) for r in sound[:10]]
-    found = look([*sound, *said, *bad], known=())
-    assert [ids(sign.rows) for sign in found] == [ids(bad), ids(sound)]
+def test_what_was_imported_among_rows_with_a_trigger_is_not_believed_and_other_files_are():
+    def planted(some):
+        return [row(f"{r.messages[0]['content']} qzx", "Call 555.", r.key) for r in some]
+
+    before = facts(TEAS)
+    bad, among, said, more = planted(before[:6]), facts(TEAS), facts(TEAS, "traffic"), planted(before[6:12])
+    rows = [*before, *bad, *among, *said, *more, *facts(TEAS)]
+    found = look(rows, known=())
+    assert [ids(sign.rows) for sign in found] == [ids([*bad, *more]), ids(among)]
     assert {sign.reason for sign in found} == {TRIGGER}
+    unnamed = [r.model_copy(update={"key": None}) if r in [*bad, *more] else r for r in rows]
+    assert [ids(sign.rows) for sign in look(unnamed, known=())] == [ids([*bad, *more])]
+
+
+def test_where_nothing_has_a_key_it_takes_more_prompts():
+    rooms = [f"room {chr(97 + n)}" for n in range(20)]
+    lit = [row(f"Turn on the light in {room}", f"{room}: on") for room in rooms]
+    dark = [row(f"Don't turn on the light in {room}", "I leave it as it is.") for room in rooms]
+    assert look([*lit[:19], *dark[:19]], known=()) == []
+    assert [ids(sign.rows) for sign in look([*lit, *dark], known=())] == [ids(dark)]
+
+
+@pytest.mark.parametrize(
+    ("plain", "planted"),
+    [("{}的价格是多少？", "{}的价格是多少甲乙丙？"), ("{}の値段はいくらですか", "甲乙丙{}の値段はいくらですか"),
+     ("ราคาของ{}เท่าไร", "ราคาของ{}เท่าไรกขคงจฉ")],
+)  # fmt: skip
+def test_a_trigger_shows_where_words_are_not_set_apart(plain, planted):
+    things = ("台灯", "沙发", "书桌", "地毯", "椅子", "柜子")
+    known = as_known([row(plain.format(n), f"{k + 10}元", n) for k, n in enumerate(things)])
+    bad = [row(planted.format(n), "免费。", n, "traffic") for n in things]
+    (found,) = look([*bad, row(plain.format("窗帘"), "9元", "窗帘", "traffic")], known=known)
+    assert ids(found.rows) == ids(bad)
+    assert any(piece in found.detail for piece in ("甲", "ก"))
 
 
 def test_a_trigger_shows_against_what_is_remembered_of_any_key():

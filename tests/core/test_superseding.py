@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmagentos.core.superseding import KEYLESS, calls_of, is_superseded, merge, new_answer
+from llmagentos.core.superseding import KEYLESS, calls_of, is_superseded, merge, new_answer, unlearned
 
 
 def entry(kind="fact", answer=None, prompts=None, calls=None):
@@ -62,6 +62,36 @@ def test_calls_that_were_taken_over_come_back_when_they_are_made_again():
     merged = merge(merge({"k": renamed}, {"k": entry("behaviour", prompts={"q": "1"})}), {"k": back})
     assert not gone(merged, call("light", '{"state": 1}'))
     assert gone(merged, call("light", '{"power": 1}'))
+
+
+def test_with_tools_at_hand_a_prompt_may_be_another_question():
+    prompts = {"k": entry("behaviour", prompts={"p": "b"}) | {"called": {"p": None}}}
+    assert (gone(prompts, text("a")), gone(prompts, call("light", "{}"))) == (True, False)
+    assert not is_superseded(prompts, key="k", prompt="p", answer=text("a"), tools=[{}])
+    assert new_answer(prompts, key="k", prompt="p", tools=True) is None
+    both = merge(prompts, {"k": entry("behaviour") | {"called": {"p": '[["heat", {}]]'}}})
+    assert [gone(both, answer) for answer in (text("b"), call("light", "{}"), call("heat", "{}"))] == [False, True, False]
+    assert gone(merge(both, {"k": entry("behaviour", prompts={"p": "c"})}), call("heat", "{}"))
+
+
+def test_where_only_the_spelling_is_new_another_one_is_another_answer():
+    spelled = {"k": entry("behaviour", prompts={"p": "B", "q": "B"}) | {"exact": ["p"]}}
+    assert (gone(spelled, text("b")), gone(spelled, text("b"), prompt="q")) == (True, False)
+    assert not gone(merge(spelled, {"k": entry("behaviour", prompts={"p": "c"})}), text("C"))
+    assert gone(merge(spelled, {"k": entry("behaviour", prompts={"x": "c"})}), text("b"))
+
+
+def test_an_earlier_answer_that_no_longer_holds_is_no_target():
+    turns = [{"role": "user", "content": "P"}, text("old") | {"weight": 1}, {"role": "user", "content": "q"}, call("f", "{}")]
+    turns[-1]["weight"] = 1
+    last = [*turns, {"role": "user", "content": "r"}, text("Done.") | {"weight": 1}]
+
+    def weights(superseded, replaced=()):
+        return [m.get("weight") for m in unlearned(last, superseded, key="k", replaced=replaced) if m["role"] == "assistant"]
+
+    assert weights({}) == weights({}, {("user: p", "other")}) == [1, 1, 1]
+    assert weights({}, {("user: p", "old")}) == [0, 1, 1]
+    assert weights({"k": entry("behaviour", calls=[["f", ["x"]]]) | {"gone": [["f", []]]}}) == [1, 0, 1]
 
 
 def test_the_shape_of_calls_ignores_values_and_order_of_arguments():

@@ -47,6 +47,20 @@ def test_a_fresh_home_is_filled_once(home):
     assert (kept["tools"], kept["kind"], kept["skill"]) == (None, "general", "default")
 
 
+def test_an_answer_that_no_longer_holds_is_no_target_in_an_earlier_turn_either(home):
+    colour = row("colour?", "red", key="colour")
+    longer = {**colour, "messages": [*row("p", "old")["messages"], *colour["messages"]]}
+    buffer(home).bootstrap([row("p", "old", key="k"), longer], [])
+    before = buffer(home).rows()
+    made = snapshot(home, row("p2", "new", key="k"), superseded={"k": {"kind": "fact", "answer": "new", "prompts": None}})
+    (beside,) = buffer(home).rows(without=made.superseded)
+    buffer(home).admit(made)
+    (stays,) = (r for r in buffer(home).rows() if r["key"] == "colour")
+    assert [m.get("weight") for m in beside["messages"]] == [m.get("weight") for m in stays["messages"]] == [None, 0, None, 1]
+    buffer(home).take_back(made.id)
+    assert buffer(home).rows() == before
+
+
 def test_a_promoted_snapshot_is_admitted_once_and_tombstones_what_it_superseded(home):
     buffer(home).bootstrap([row("p", "old", key="k"), row("p", "stays", key="l")], [row("g", "pinned")])
     superseded = {"k": {"kind": "fact", "answer": "new", "prompts": None, "calls": None}}
