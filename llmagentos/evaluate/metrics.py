@@ -70,7 +70,8 @@ def stale_rates(report: EvalReport, stale: Suite | None) -> dict[str, float]:
     results = [r for r in report.results if r.suite == stale.name]
     if not results:
         return {}
-    old = sum(normalise(r.answer) == wrong.get(r.item_id) for r in results)
+    # Where a fact is only spelled anew, the right answer reads like the old one.
+    old = sum(not r.right and normalise(r.answer) == wrong.get(r.item_id) for r in results)
     return {"stale": old / len(results), "update": accuracy(results)}
 
 

@@ -53,6 +53,11 @@ def test_stale_and_update_rate():
     assert stale_rates(report(1, []), None) == {}
 
 
+def test_a_fact_in_its_new_spelling_is_not_stale():
+    stale = Suite(name="s", kind="stale", hash="h", items=[item(0, wrong="A0"), item(1, wrong="A1")])
+    assert stale_rates(report(1, [(True, "a0"), (False, "A1")]), stale) == {"stale": 0.5, "update": 0.5}
+
+
 def test_what_a_version_said_before_it_was_taught_is_no_part_of_backward_transfer():
     _, _, matrix = r_matrix({1: {"a": 1.0, "b": 0.0}, 2: {"a": 1.0, "b": 0.9}, 3: {"a": 1.0, "b": 0.7}})
     assert backward_transfer(matrix, [0, 1]) == pytest.approx(-0.1)
