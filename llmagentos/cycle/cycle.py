@@ -10,7 +10,7 @@ from llmagentos.core.errors import ConflictError
 from llmagentos.cycle import artifacts
 from llmagentos.cycle.act import act, hold_untrained, keep_known, looks_tampered_with, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
-from llmagentos.cycle.due import not_due
+from llmagentos.cycle.due import not_due, reached
 from llmagentos.cycle.result import CycleResult, held, nothing_new, skipped
 from llmagentos.cycle.train import train
 from llmagentos.cycle.walk import Walk
@@ -55,6 +55,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         champion, anchor, pupil = (versions.serving(n) for n in (now.champion, now.anchor, now.student))
 
         with walk.step("collect") as outcome:
+            outcome |= {"metrics": reached(home)}
             snapshot = collect(config, walk.id)
             outcome |= artifacts.collected(snapshot) if snapshot else {"status": "skipped"}
         if snapshot is None:
