@@ -64,7 +64,9 @@ def carry(home: Home, max_attempts: int) -> Carried:
         return carry(home, max_attempts)
     disputed = [_next(e) for e in snapshot.pending()]
     if row.status in CONSUMED:
-        return Carried(row, snapshot, disputed=disputed, epoch=epoch)
+        # What was found wrong stays wrong, whatever became of the update, and is not found again.
+        wrong = snapshot.withdrawn if row.status == snapshots.ROLLED_BACK else []
+        return Carried(row, snapshot, disputed=disputed, withdrawn=wrong, epoch=epoch)
     examples, judged = snapshot.examples(), [e for e in snapshot.judged() if e.label == "disliked"]
     if row.status != "made" and not (row.decision or {}).get("untrained"):  # a cycle that was killed is no attempt
         examples, judged = ([_next(e) for e in rows] for rows in (examples, judged))

@@ -4,6 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from llmagentos.collect import quarantine
+from llmagentos.collect.carried import spent
 from llmagentos.config import Config
 from llmagentos.core.errors import ConflictError, LLMAgentOSError, TrainingError, WorkersLostError, of_the_machine
 from llmagentos.core.evaluation import Decision
@@ -51,16 +53,14 @@ def act(
             promote(config, challenger.id, student=pupil, reason=reason, force=True, decision=record, **told)
         elif waits:
             Releases(home).challenge(challenger.id, reason="waits for approval", **told)
-        else:
-            _mark(home, "held" if decision.verdict == "Hold" else "rejected", challenger, student)
         if not (promoted and config.release.ladder):
             snapshots.decide(home, snapshot.id, record, promoted=promoted)
     except ConflictError as error:
         if error.code != CHAMPION_CHANGED:
             raise
         decision = _overtaken(decision, error)
-        _mark(home, "held", challenger, student)
         snapshots.decide(home, snapshot.id, {**record, **decision.model_dump(mode="json"), **_AGAIN})
+    finish_decision(home)
     try:
         prune(home, config.storage.keep_versions, Releases(home).current())
     except (OSError, LLMAgentOSError) as error:  # what is decided stays decided
@@ -68,10 +68,27 @@ def act(
     return decision
 
 
-def _mark(home: Home, status: str, *judged: ModelVersion | None) -> None:
+def finish_decision(home: Home) -> None:
+    """What follows from the newest decision where nothing was promoted: the versions it was about are marked, and what a
+    person declined goes to quarantine, as what is rolled back does. Done again it changes nothing."""
+    row = snapshots.latest(home)
+    said = (row.decision or {}) if row else {}
+    judged = [v for v in Versions(home).all() if said.get("challenger") in (v.id, v.teacher)] if "challenger" in said else []
+    if row is None or row.status not in ("held", "rejected"):
+        return
+    if said["verdict"] == "Promote":  # it waits for approval
+        if any(v.id == said["challenger"] and v.status == "rejected" for v in judged):
+            _declined(home, row.id, f"version {said['challenger']} was not approved")
+        return
     for version in judged:
-        if version is not None:
-            Versions(home).change(version.id, status=status)
+        if version.status == "registered":
+            Versions(home).change(version.id, status=row.status)
+
+
+def _declined(home: Home, name: str, reason: str) -> None:
+    snapshot = snapshots.open_snapshot(home, name)
+    quarantine.set_aside(home, [spent(row, quarantine.ROLLED_BACK, reason) for row in snapshot.examples()])
+    snapshots.decide(home, name, {"verdict": "RolledBack", "reasons": [reason]})
 
 
 def _overtaken(decision: Decision, error: ConflictError) -> Decision:

@@ -8,7 +8,7 @@ from llmagentos.collect.traces import trace
 from llmagentos.config import Config
 from llmagentos.core.errors import ConflictError
 from llmagentos.cycle import artifacts
-from llmagentos.cycle.act import act, hold_untrained, keep_known, looks_tampered_with, record_failure
+from llmagentos.cycle.act import act, finish_decision, hold_untrained, keep_known, looks_tampered_with, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
 from llmagentos.cycle.due import not_due, reached
 from llmagentos.cycle.result import CycleResult, held, nothing_new, skipped
@@ -51,6 +51,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         whole = stack.enter_context(walk.whole())
         stack.enter_context(connect(config))
         finish_promotion(config)
+        finish_decision(home)
         versions, now = Versions(home), Releases(home).current()
         champion, anchor, pupil = (versions.serving(n) for n in (now.champion, now.anchor, now.student))
 
