@@ -42,6 +42,12 @@ class Carried:
         return (self.row.interactions_seq, self.row.feedback_seq) if self.row else (0, 0)
 
     @property
+    def settings(self) -> str | None:
+        """Hash of the settings of the update that failed or was not promoted; None where others would change nothing."""
+        row = self.row
+        return (row.decision or {}).get("settings") if row and row.status not in CONSUMED else None
+
+    @property
     def undecided(self) -> bool:
         """There is a snapshot that no cycle has judged an update on."""
         return self.row is not None and self.row.is_open

@@ -10,6 +10,7 @@ from llmagentos.config import Config
 from llmagentos.core.errors import ConflictError, LLMAgentOSError, TrainingError, WorkersLostError, of_the_machine
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import ModelVersion
+from llmagentos.registry.lineage import config_hash
 from llmagentos.registry.versions import Versions, prune
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.promotion import keep_snapshot, promote
@@ -43,7 +44,8 @@ def act(
     record = {**decision.model_dump(mode="json"), "cycle": cycle, "challenger": challenger.id}
     promoted = config.gate.mode == "report" or (config.gate.mode == "enforce" and decision.promotes)
     waits = config.gate.mode == "approve" and decision.promotes
-    record |= {"untrained": True} if waits else {}  # to wait for a person is no failed attempt of its rows
+    # To wait for a person is no failed attempt of its rows, and other settings would not make them answer.
+    record |= {"untrained": True} if waits else {"settings": config_hash(config)}
     told: dict[str, Any] = {"by": cycle, "fence": fence, "against": champion.id}
     pupil = student.id if student else None
     try:
@@ -126,9 +128,10 @@ def hold_untrained(config: Config, snapshot: Snapshot, cycle: str) -> list[str]:
     return reasons
 
 
-def record_failure(home: Home, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:
+def record_failure(config: Config, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:
     """The snapshot's rows stay pending and say why; it was an attempt of theirs where they may be to blame."""
-    record = {"verdict": "Failed", "reasons": [f"{type(problem).__name__}: {problem}"], "cycle": cycle}
+    home, said = Home(config.storage.root), [f"{type(problem).__name__}: {problem}"]
+    record = {"verdict": "Failed", "reasons": said, "cycle": cycle, "settings": config_hash(config)}
     snapshots.decide(home, snapshot.id, record if _may_be_the_rows(problem) else {**record, **_AGAIN})
 
 

@@ -100,7 +100,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         except ConflictError:  # somebody else has the lease or the folder: the snapshot is theirs to decide on
             raise
         except BaseException as problem:
-            record_failure(home, walk.id, snapshot, problem)
+            record_failure(config, walk.id, snapshot, problem)
             raise
 
         with walk.step("release") as outcome:

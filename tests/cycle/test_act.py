@@ -163,8 +163,10 @@ def test_a_kill_before_the_decision_leaves_the_version_to_be_found(
         (torch.OutOfMemoryError("CUDA out of memory"), 0), (ModuleNotFoundError("No module named 'deepspeed'"), 0),
     ],
 )  # fmt: skip
-def test_a_failure_counts_where_the_rows_may_be_to_blame(home: Home, snapshot: Snapshot, problem: BaseException, attempts: int):
-    record_failure(home, "cycle-1", snapshot, problem)
+def test_a_failure_counts_where_the_rows_may_be_to_blame(
+    config: Config, home: Home, snapshot: Snapshot, problem: BaseException, attempts: int
+):
+    record_failure(config, "cycle-1", snapshot, problem)
     assert snapshots.latest(home).status == "failed"
     found = carry(home, 3)
     assert [e.attempts for e in found.examples] == [attempts]
