@@ -18,7 +18,10 @@ from llmagentos.evaluate.drift import measure_drift
 from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, decide
 from llmagentos.evaluate.metrics import by_suite, flips, grouped, stale_rates
+from llmagentos.evaluate.score import rendered_item
 from llmagentos.evaluate.shift import Shift, input_shift
+from llmagentos.models.chat import Renderer
+from llmagentos.models.loading import load_renderer
 from llmagentos.registry.versions import Versions
 from llmagentos.storage import suites as store
 from llmagentos.storage.layout import Home
@@ -100,11 +103,13 @@ def evaluate(
     if register is not None and not suite:
         raise ConfigError(f"--register {register} names no rows to keep.", hint="Say which with --suite FILE.")
     home = Home(config.storage.root).open()
-    chosen = Versions(home).resolve(version)
-    suites = [read_suite(suite, register)] if suite else store.live(home)
-    if register is not None:
-        store.register(home, register, "registered", suites[0].items)
+    versions = Versions(home)
+    chosen = versions.resolve(version)
+    renderer = load_renderer(chosen.dir) if versions.has_weights(chosen.id) else None
+    suites = [read_suite(suite, register, renderer)] if suite else store.live(home)
     report = ask(config, chosen, suites)
+    if register is not None:  # at last: what could not be asked would be in the way of every update
+        store.register(home, register, "registered", suites[0].items)
     merged = Suite(name="all", kind="registered", hash="", items=[_renamed(s, i) for s in suites for i in s.items])
     results = [r.model_copy(update={"item_id": f"{r.suite}/{r.item_id}"}) for r in report.results]
     figures: dict[str, Any] = {"version": chosen.id, **grouped(results, merged)}
@@ -120,8 +125,11 @@ def evaluate(
     return figures
 
 
-def read_suite(path: str | Path, name: str | None = None) -> Suite:
-    """A suite from a JSONL file of rows whose last message is the assistant's right answer."""
+def read_suite(path: str | Path, name: str | None = None, renderer: Renderer | None = None) -> Suite:
+    """A suite from a JSONL file of rows whose last message is the assistant's right answer.
+
+    Raises InputError naming the line of a row that cannot be read, or that `renderer` cannot ask.
+    """
     path = Path(path)
     try:
         lines = path.read_bytes().split(b"\n")
@@ -131,6 +139,8 @@ def read_suite(path: str | Path, name: str | None = None) -> Suite:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             item = _item(line, number)
+            if renderer is not None:
+                _ask(renderer, item, number)
             items[item.id if item.id not in items else f"{item.id}#{number}"] = item
     if not items:
         raise InputError(f"the suite {path} holds no rows.", field="suite")
@@ -154,6 +164,13 @@ def _item(line: bytes, number: int) -> EvalItem:
         skill=row.metadata.skill or "default",
         key=row.metadata.key,
     )
+
+
+def _ask(renderer: Renderer, item: EvalItem, number: int) -> None:
+    try:
+        rendered_item(renderer, item)
+    except InputError as error:
+        raise InputError(f"line {number}: {error.message}", field=error.field, line=number) from None
 
 
 def _renamed(suite: Suite, item: EvalItem) -> EvalItem:
