@@ -67,17 +67,19 @@ def count_metrics(snapshot: Snapshot) -> dict[str, float]:
 
 
 def training_metrics(prepared: Prepared, trained: Results) -> dict[str, float]:
-    """Steps, tokens, seconds and the realised mix of one phase."""
+    """Steps, tokens, seconds and the realised mix of one phase, and the rows that it was made of."""
     done = trained[prepared.phase.name]
     ratio = {f"mix/{source}": share for source, share in prepared.facts.ratio.items()}
+    rows = {f"rows/{source}": float(n) for source, n in prepared.rows.items() if source != "replay_version"}
     rate = done["tokens"] / done["seconds"] if done["seconds"] else 0.0
-    return {**done, "tokens_per_second": rate, "epochs": prepared.facts.epochs, **ratio}
+    return {**done, "tokens_per_second": rate, "epochs": prepared.facts.epochs, **ratio, **rows}
 
 
 def training_parameters(config: Config, prepared: Prepared) -> dict[str, Any]:
     """What decided the training, for the run's parameters."""
     return {
         "strategy": config.update.strategy,
+        "replay_version": prepared.rows.get("replay_version"),
         "learning_rate": prepared.phase.learning_rate,
         "terms": json.dumps(prepared.phase.terms),
         "engine": prepared.phase.engine,
