@@ -94,8 +94,8 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
             with walk.step("evaluate") as outcome:
                 asked = {"champion": champion, "challenger": challenger, "anchor": anchor, "student": student}
                 verdict = judge(config, home, exam, **asked, rows=folder / "rows.arrow")
-                report = artifacts.report(verdict, runs, trained, choice, champion, challenger, student)
-                artifacts.write(walk.folder("evaluate"), home, verdict, report)
+                report = artifacts.report(home, verdict, runs, trained, choice, champion, challenger, student)
+                artifacts.write(walk.folder("evaluate"), verdict, report)
                 outcome |= {"version": challenger.id} | artifacts.evaluated(report)
         except ConflictError:  # somebody else has the lease or the folder: the snapshot is theirs to decide on
             raise

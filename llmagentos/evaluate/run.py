@@ -12,6 +12,7 @@ from llmagentos.core.evaluation import Decision, EvalItem, EvalReport, Flip, Sui
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import answer_text, read_row
 from llmagentos.core.records import ModelVersion
+from llmagentos.evaluate import outcomes
 from llmagentos.evaluate.agreement import measure_agreement
 from llmagentos.evaluate.ask import ask, ask_each
 from llmagentos.evaluate.drift import measure_drift
@@ -181,6 +182,7 @@ def _keep_scores(home: Home, number: int, report: EvalReport) -> None:
     versions = Versions(home)
     scores = {k: round(v, 4) for k, v in by_suite(report).items()}
     versions.change(number, scores={**versions.get(number).scores, **scores})
+    outcomes.keep(home, number, report)
 
 
 def table(judgement: Judgement, names: dict[str, int | None]) -> list[dict[str, Any]]:
