@@ -7,7 +7,7 @@ from typing import Any
 
 from llmagentos.config import Config
 from llmagentos.core.clean import clean
-from llmagentos.core.errors import ConfigError, InputError, NotFoundError
+from llmagentos.core.errors import ConfigError, InputError, IntegrityError, NotFoundError
 from llmagentos.core.evaluation import Decision, EvalItem, EvalReport, Flip, Suite
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import answer_text, read_row
@@ -26,6 +26,7 @@ from llmagentos.models.loading import load_renderer
 from llmagentos.registry.versions import Versions
 from llmagentos.storage import suites as store
 from llmagentos.storage.layout import Home
+from llmagentos.storage.manifest import verify
 from llmagentos.training.rows import Rows
 
 
@@ -61,13 +62,16 @@ def judge(
 ) -> Judgement:
     """Ask everybody, decide on the challenger, and write each version's scores into its record.
 
-    `rows` are the rendered rows of the update: drift and the shift of the inputs are measured on them.
+    `rows` are the rendered rows of the update: drift and the shift of the inputs are measured on them. Raises IntegrityError
+    for weights that are not as they were written; a challenger of which that is so is rejected.
     """
-    asked = {v.id: v for v in (champion, challenger, anchor, student) if v is not None}
+    broken = _broken(challenger)
+    asked = {v.id: v for v in (champion, challenger, anchor, student) if v is not None and not (v is challenger and broken)}
     reports = dict(zip(asked, ask_each(config, list(asked.values()), exam.suites), strict=True))
+    reports.setdefault(challenger.id, EvalReport(version=challenger.id, results=[], suites={}))
     for number, report in reports.items():
         _keep_scores(home, number, report)
-    moved = measure_drift(config, champion, challenger, rows) if champion and rows else {}
+    moved = measure_drift(config, champion, challenger, rows) if champion and rows and not broken else {}
     facts = GateFacts(
         champion=reports[champion.id] if champion else None,
         challenger=reports[challenger.id],
@@ -75,6 +79,7 @@ def judge(
         old=exam.old,
         new=exam.new,
         same_weights=champion is not None and champion.manifest_hash == challenger.manifest_hash,
+        failures=broken,
         drift=moved,
     )
     return Judgement(
@@ -84,9 +89,17 @@ def judge(
         flips=flips(reports[champion.id], reports[challenger.id], exam.suites) if champion else [],
         stale=stale_rates(reports[challenger.id], exam.stale),
         drift=moved,
-        student=measure_agreement(config, challenger, student, rows) if student and rows else {},
+        student=measure_agreement(config, challenger, student, rows) if student and rows and not broken else {},
         shift=input_shift(Rows(rows)) if rows else None,
     )
+
+
+def _broken(version: ModelVersion) -> list[str]:
+    try:
+        verify(Path(version.dir), version.manifest_hash)
+    except IntegrityError as error:
+        return [error.message]
+    return []
 
 
 def evaluate(

@@ -8,7 +8,9 @@ import pytest
 from llmagentos.config import Config
 from llmagentos.core.clean import clean
 from llmagentos.core.errors import InputError
-from llmagentos.evaluate.run import evaluate, read_suite
+from llmagentos.core.evaluation import EvalItem, Suite
+from llmagentos.evaluate.exam import Exam
+from llmagentos.evaluate.run import evaluate, judge, read_suite
 from llmagentos.storage import suites
 from llmagentos.storage.layout import Home
 from tests.tiny import add_tiny
@@ -57,3 +59,14 @@ def test_what_cannot_be_asked_is_told_by_its_line_and_not_registered(config: Con
     assert suites.live(home) == []
     assert evaluate(config, write_suite(path, []), str(version.id), register="mine")["n"] == 1
     assert [(s.name, len(s.items)) for s in suites.live(home)] == [("mine", 1)]
+
+
+def test_a_challenger_that_is_not_as_it_was_written_is_rejected(config: Config, home: Home):
+    champion, challenger = (add_tiny(home, seed) for seed in (1, 2))
+    (Path(challenger.dir) / "config.json").write_text("{}")
+    messages = [{"role": "user", "content": "price?"}, {"role": "assistant", "content": "12"}]
+    old, new = (Suite(name=n, kind="recall", hash=n, items=[EvalItem(id=n, messages=messages)]) for n in ("old", "new"))
+    for suites_of in (Exam([old], [new], None), Exam([], [new], None)):
+        verdict = judge(config, home, suites_of, champion=champion, challenger=challenger)
+        assert verdict.decision.verdict == "Reject"
+        assert "changed or damaged" in verdict.decision.reasons[0]
