@@ -198,7 +198,7 @@ def keep_matrix(home: Home) -> dict[str, float]:
     found = {v.id: known for v in asked if (known := outcomes.read(home, v.id))}
     taught = {f"{kind}-{v.snapshot}": v.id for v in asked for kind in ("heldout", "recall")}
     versions, suites, matrix = r_matrix(found)
-    lost, transfer = forgetting(found), backward_transfer(found, taught)
+    lost, transfer = forgetting(found, taught), backward_transfer(found, taught)
     shown = [[None if share is None else round(share, 4) for share in row] for row in matrix]
     told = {"versions": versions, "suites": suites, "matrix": shown, "forgetting": lost, "backward_transfer": transfer}
     home.reports.mkdir(parents=True, exist_ok=True)

@@ -85,26 +85,27 @@ def r_matrix(outcomes: Mapping[int, Outcomes]) -> tuple[list[int], list[str], li
     return versions, list(last), [[pair[0] if pair else None for pair in row] for row in pairs]
 
 
-def forgetting(outcomes: Mapping[int, Outcomes]) -> dict[str, float]:
-    """f_j = max over earlier versions of R[l][j] − R[last][j] [Chaudhry+ 2018], each on the items that both were asked: exams
-    change, since facts are superseded, and a mean over other items is no change. Only of suites that are not new."""
-    *earlier, last = [outcomes[v] for v in sorted(outcomes)] or [{}]
-    found = {suite: [pair[0] - pair[1] for one in earlier if (pair := _both(one, last, suite))] for suite in last}
-    return {suite: max(changes) for suite, changes in found.items() if changes}
+def forgetting(outcomes: Mapping[int, Outcomes], learned: Mapping[str, int]) -> dict[str, float]:
+    """Of each old suite f_j = max over earlier versions of R[l][j] − R[last][j] [Chaudhry+ 2018]."""
+    return {suite: max(was - now for was, now in pairs) for suite, pairs in _since_learned(outcomes, learned).items()}
 
 
 def backward_transfer(outcomes: Mapping[int, Outcomes], learned: Mapping[str, int]) -> float:
-    """BWT = mean over old suites of R[T][j] − R[j][j] [Lopez-Paz & Ranzato 2017], on the items that both were asked.
+    """BWT = mean over old suites of R[T][j] − R[j][j] [Lopez-Paz & Ranzato 2017]; where R[j][j] is not known, the first
+    version behind it counts."""
+    changes = [pairs[0][1] - pairs[0][0] for pairs in _since_learned(outcomes, learned).values()]
+    return sum(changes) / len(changes) if changes else 0.0
 
-    `learned` is the version that was taught a suite; where R[j][j] is not known, the first behind it counts.
-    """
+
+def _since_learned(outcomes: Mapping[int, Outcomes], learned: Mapping[str, int]) -> dict[str, list[tuple[float, float]]]:
+    """Old suite -> the accuracies of each version since the one that was taught it (`learned`) and of the last one, on the items
+    that both were asked: exams change, since facts are superseded, and a mean over other items is no change."""
     *earlier, last = sorted(outcomes) or [0]
-    changes = []
+    found = {}
     for suite in outcomes.get(last, {}):
         since = (outcomes[v] for v in earlier if v >= learned.get(suite, 0))
-        if first := next((pair for one in since if (pair := _both(one, outcomes[last], suite))), None):
-            changes.append(first[1] - first[0])
-    return sum(changes) / len(changes) if changes else 0.0
+        found[suite] = [pair for one in since if (pair := _both(one, outcomes[last], suite))]
+    return {suite: pairs for suite, pairs in found.items() if pairs}
 
 
 def _both(one: Outcomes, other: Outcomes, suite: str) -> tuple[float, float] | None:
