@@ -42,6 +42,12 @@ class Carried:
         return (self.row.interactions_seq, self.row.feedback_seq) if self.row else (0, 0)
 
     @property
+    def settings(self) -> str | None:
+        """Hash of the settings of the update that failed or was not promoted; None where others would change nothing."""
+        row = self.row
+        return (row.decision or {}).get("settings") if row and row.status not in CONSUMED else None
+
+    @property
     def undecided(self) -> bool:
         """There is a snapshot that no cycle has judged an update on."""
         return self.row is not None and self.row.is_open
@@ -64,7 +70,9 @@ def carry(home: Home, max_attempts: int) -> Carried:
         return carry(home, max_attempts)
     disputed = [_next(e) for e in snapshot.pending()]
     if row.status in CONSUMED:
-        return Carried(row, snapshot, disputed=disputed, epoch=epoch)
+        # What was found wrong stays wrong, whatever became of the update, and is not found again.
+        wrong = snapshot.withdrawn if row.status == snapshots.ROLLED_BACK else []
+        return Carried(row, snapshot, disputed=disputed, withdrawn=wrong, epoch=epoch)
     examples, judged = snapshot.examples(), [e for e in snapshot.judged() if e.label == "disliked"]
     if row.status != "made" and not (row.decision or {}).get("untrained"):  # a cycle that was killed is no attempt
         examples, judged = ([_next(e) for e in rows] for rows in (examples, judged))

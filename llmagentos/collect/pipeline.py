@@ -36,6 +36,7 @@ from llmagentos.core.errors import ConflictError
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import calls_of, earlier_calls
 from llmagentos.models.loading import resolve_base
+from llmagentos.registry.lineage import config_hash
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Draft, Snapshot
@@ -58,8 +59,8 @@ def collect(config: Config, cycle_id: str | None = None) -> Snapshot | None:
     """Make the next snapshot; None where there is nothing to update on (then no watermark moves).
 
     The caller has connected Ray. A snapshot that no cycle has judged an update on is handed out again while nothing new came
-    and all of it stands. Where somebody was faster it is done once more. Raises ConflictError the second time, ConfigError for
-    a base model without a tokenizer.
+    and all of it stands; the rows of one that was not promoted are taken up again under other settings. Where somebody was
+    faster it is done once more. Raises ConflictError the second time, ConfigError for a base model without a tokenizer.
     """
     try:
         return _collect(config, cycle_id)
@@ -77,7 +78,8 @@ def _collect(config: Config, cycle_id: str | None) -> Snapshot | None:
         rows = _run_chain(config, increment)
         settled = _settle(home, config, rows, carried, set(increment.rejudged))
         stands = _ids(settled.examples, settled.judged) == _ids(carried.examples, carried.judged)
-        if _enough(settled, config, again=carried.undecided and not stands):
+        again = not stands if carried.undecided else carried.settings not in (None, config_hash(config))
+        if _enough(settled, config, again=again):
             break
         if not increment.truncated:
             if carried.undecided and stands:

@@ -111,7 +111,7 @@ def settle(
     named = {(entry["suite"], entry["item_id"]) for entry in retired}
     wrong = _unvouched(past, [e for e in judged if e.id in unmade])
     retired += [entry for entry in wrong if (entry["suite"], entry["item_id"]) not in named]
-    waiting = [item for item in carried.heldout if not _item_gone(item, vote.superseded)]
+    waiting = _taught((item for item in carried.heldout if not _item_gone(item, vote.superseded)), carried, kept)
     live, gone = _held_out(past, retired)
     asked = [*(i for s in past.suites for i in s.items if i.prompt in live), *waiting]
     of_key = _by_key(asked)
@@ -215,6 +215,19 @@ def _item_gone(item: EvalItem, superseded: Superseded) -> bool:
 def _unlearned(rows: Iterable[Example], superseded: Superseded, replaced: Collection[tuple[str, str]]) -> list[Example]:
     said = ((row, unlearned(row.messages, superseded, key=row.key, replaced=replaced)) for row in rows)
     return [row if messages == row.messages else row.model_copy(update={"messages": messages}) for row, messages in said]
+
+
+def _taught(items: Iterable[EvalItem], carried: Carried, kept: Iterable[Example]) -> list[EvalItem]:
+    """Those whose key the increment still teaches; of a behaviour whose answer it does, where it did before."""
+    now = {name for e in kept for name in (e.key, _saying(e.key, e.answer))}
+    rows = [*(e.model_dump(include={"key", "answer"}) for e in carried.examples), *(entry["row"] for entry in carried.spent)]
+    before = {_saying(row["key"], row["answer"]) for row in rows}
+    said = [(item, _saying(item.key, answer_text(item.messages[-1]))) for item in items]
+    return [item for item, answer in said if item.key in now and (answer in now or answer not in before)]
+
+
+def _saying(key: str | None, answer: str) -> tuple[str | None, str]:
+    return key, normalise(answer)
 
 
 def _by_key(items: Iterable[EvalItem]) -> dict[str, list[Known]]:

@@ -279,15 +279,27 @@ def parsed_calls(message: Message) -> list[tuple[str, Any]]:
 
 def same_answer(given: Message, wanted: Message) -> bool:
     """CONTRACTS: text equal after strip and the same ordered list of (tool name, parsed arguments)."""
-    return text_of(given).strip() == text_of(wanted).strip() and parsed_calls(given) == parsed_calls(wanted)
+    return text_of(given).strip() == text_of(wanted).strip() and _calls_text(given) == _calls_text(wanted)
 
 
 def answer_text(message: Message) -> str:
-    """A canonical string of an answer, tool calls included: equal strings if and only if `same_answer`."""
+    """A canonical string of an answer, tool calls included: the same for the same answer."""
+    return text_of(message).strip() + _calls_text(message)
+
+
+def _calls_text(message: Message) -> str:
+    """The calls as JSON, which tells 1 from true, as Python does not; empty for none."""
     calls = parsed_calls(message)
-    if not calls:
-        return text_of(message).strip()
-    return text_of(message).strip() + json.dumps(calls, sort_keys=True, ensure_ascii=False)
+    return json.dumps(_whole(calls), sort_keys=True, ensure_ascii=False) if calls else ""
+
+
+def _whole(value: Any) -> Any:
+    """A value of JSON with its whole numbers as integers: 1.0 is 1."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _whole(part) for name, part in value.items()}
+    return [_whole(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 _SPACES = re.compile(r"\s+")

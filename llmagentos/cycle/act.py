@@ -4,10 +4,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from llmagentos.collect import quarantine
+from llmagentos.collect.carried import spent
 from llmagentos.config import Config
 from llmagentos.core.errors import ConflictError, LLMAgentOSError, TrainingError, WorkersLostError, of_the_machine
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import ModelVersion
+from llmagentos.registry.lineage import config_hash
 from llmagentos.registry.versions import Versions, prune
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.promotion import keep_snapshot, promote
@@ -41,7 +44,8 @@ def act(
     record = {**decision.model_dump(mode="json"), "cycle": cycle, "challenger": challenger.id}
     promoted = config.gate.mode == "report" or (config.gate.mode == "enforce" and decision.promotes)
     waits = config.gate.mode == "approve" and decision.promotes
-    record |= {"untrained": True} if waits else {}  # to wait for a person is no failed attempt of its rows
+    # To wait for a person is no failed attempt of its rows, and other settings would not make them answer.
+    record |= {"untrained": True} if waits else {"settings": config_hash(config)}
     told: dict[str, Any] = {"by": cycle, "fence": fence, "against": champion.id}
     pupil = student.id if student else None
     try:
@@ -51,16 +55,14 @@ def act(
             promote(config, challenger.id, student=pupil, reason=reason, force=True, decision=record, **told)
         elif waits:
             Releases(home).challenge(challenger.id, reason="waits for approval", **told)
-        else:
-            _mark(home, "held" if decision.verdict == "Hold" else "rejected", challenger, student)
         if not (promoted and config.release.ladder):
             snapshots.decide(home, snapshot.id, record, promoted=promoted)
     except ConflictError as error:
         if error.code != CHAMPION_CHANGED:
             raise
         decision = _overtaken(decision, error)
-        _mark(home, "held", challenger, student)
         snapshots.decide(home, snapshot.id, {**record, **decision.model_dump(mode="json"), **_AGAIN})
+    finish_decision(home)
     try:
         prune(home, config.storage.keep_versions, Releases(home).current())
     except (OSError, LLMAgentOSError) as error:  # what is decided stays decided
@@ -68,10 +70,27 @@ def act(
     return decision
 
 
-def _mark(home: Home, status: str, *judged: ModelVersion | None) -> None:
+def finish_decision(home: Home) -> None:
+    """What follows from the newest decision where nothing was promoted: the versions it was about are marked, and what a
+    person declined goes to quarantine, as what is rolled back does. Done again it changes nothing."""
+    row = snapshots.latest(home)
+    said = (row.decision or {}) if row else {}
+    judged = [v for v in Versions(home).all() if said.get("challenger") in (v.id, v.teacher)] if "challenger" in said else []
+    if row is None or row.status not in ("held", "rejected"):
+        return
+    if said["verdict"] == "Promote":  # it waits for approval
+        if any(v.id == said["challenger"] and v.status == "rejected" for v in judged):
+            _declined(home, row.id, f"version {said['challenger']} was not approved")
+        return
     for version in judged:
-        if version is not None:
-            Versions(home).change(version.id, status=status)
+        if version.status == "registered":
+            Versions(home).change(version.id, status=row.status)
+
+
+def _declined(home: Home, name: str, reason: str) -> None:
+    snapshot = snapshots.open_snapshot(home, name)
+    quarantine.set_aside(home, [spent(row, quarantine.ROLLED_BACK, reason) for row in snapshot.examples()])
+    snapshots.decide(home, name, {"verdict": "RolledBack", "reasons": [reason]})
 
 
 def _overtaken(decision: Decision, error: ConflictError) -> Decision:
@@ -109,9 +128,10 @@ def hold_untrained(config: Config, snapshot: Snapshot, cycle: str) -> list[str]:
     return reasons
 
 
-def record_failure(home: Home, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:
+def record_failure(config: Config, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:
     """The snapshot's rows stay pending and say why; it was an attempt of theirs where they may be to blame."""
-    record = {"verdict": "Failed", "reasons": [f"{type(problem).__name__}: {problem}"], "cycle": cycle}
+    home, said = Home(config.storage.root), [f"{type(problem).__name__}: {problem}"]
+    record = {"verdict": "Failed", "reasons": said, "cycle": cycle, "settings": config_hash(config)}
     snapshots.decide(home, snapshot.id, record if _may_be_the_rows(problem) else {**record, **_AGAIN})
 
 

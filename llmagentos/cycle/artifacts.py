@@ -12,6 +12,7 @@ from llmagentos.config import Config
 from llmagentos.core.errors import LLMAgentOSError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import ModelVersion
+from llmagentos.evaluate import outcomes
 from llmagentos.evaluate.candidates import Choice
 from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import DRIFT_ALARM
@@ -19,6 +20,7 @@ from llmagentos.evaluate.metrics import backward_transfer, forgetting, r_matrix
 from llmagentos.evaluate.run import Judgement, table
 from llmagentos.registry.versions import Versions
 from llmagentos.storage import snapshots
+from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
 from llmagentos.storage.spool import exclusive
@@ -67,17 +69,19 @@ def count_metrics(snapshot: Snapshot) -> dict[str, float]:
 
 
 def training_metrics(prepared: Prepared, trained: Results) -> dict[str, float]:
-    """Steps, tokens, seconds and the realised mix of one phase."""
+    """Steps, tokens, seconds and the realised mix of one phase, and the rows that it was made of."""
     done = trained[prepared.phase.name]
     ratio = {f"mix/{source}": share for source, share in prepared.facts.ratio.items()}
+    rows = {f"rows/{source}": float(n) for source, n in prepared.rows.items() if source != "replay_version"}
     rate = done["tokens"] / done["seconds"] if done["seconds"] else 0.0
-    return {**done, "tokens_per_second": rate, "epochs": prepared.facts.epochs, **ratio}
+    return {**done, "tokens_per_second": rate, "epochs": prepared.facts.epochs, **ratio, **rows}
 
 
 def training_parameters(config: Config, prepared: Prepared) -> dict[str, Any]:
     """What decided the training, for the run's parameters."""
     return {
         "strategy": config.update.strategy,
+        "replay_version": prepared.rows.get("replay_version"),
         "learning_rate": prepared.phase.learning_rate,
         "terms": json.dumps(prepared.phase.terms),
         "engine": prepared.phase.engine,
@@ -115,6 +119,7 @@ def drop_trainings(home: Home) -> None:
 
 
 def report(
+    home: Home,
     verdict: Judgement,
     phases: Sequence[Prepared],
     trained: Results,
@@ -135,6 +140,7 @@ def report(
             d: sum(f.direction == d for f in verdict.flips) for d in ("good_to_bad", "bad_to_good")
         },
         "stale": verdict.stale,
+        "lost": keep_matrix(home),
         "candidates": choice.table(),
         "drift": verdict.drift,
         "student": verdict.student,
@@ -157,8 +163,8 @@ def evaluated(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluation_metrics(report: dict[str, Any]) -> dict[str, float]:
-    """Suite accuracies, gate figures, candidates, drift, agreement and shift as metrics."""
-    found: dict[str, float] = {}
+    """Forgetting, suite accuracies, gate figures, candidates, drift, agreement and shift as metrics."""
+    found: dict[str, float] = dict(report["lost"])
     for row in report["suites"]:
         found |= {f"{name}/{row['suite']}": row[name] for name in ("champion", "challenger", "student") if name in row}
     for name, check in report["gate"].items():
@@ -174,8 +180,8 @@ def evaluation_metrics(report: dict[str, Any]) -> dict[str, float]:
     return found | {f"flips/{k}": float(v) for k, v in report["flips_total"].items()}
 
 
-def write(folder: Path, home: Home, verdict: Judgement, report: dict[str, Any]) -> None:
-    """Decision, report, flips and R matrix into the evaluation's run folder."""
+def write(folder: Path, verdict: Judgement, report: dict[str, Any]) -> None:
+    """Decision, report and flips into the evaluation's run folder."""
     _json(folder / "decision.json", verdict.decision.model_dump(mode="json"))
     _json(folder / "report.json", report)
     lines = ["| outcome | suite | key | prompt | wanted | before | after |", "|---|---|---|---|---|---|---|"]
@@ -183,14 +189,21 @@ def write(folder: Path, home: Home, verdict: Judgement, report: dict[str, Any]) 
         cells = (flip.direction, flip.suite, flip.key or "", flip.prompt, flip.wanted, flip.before, flip.after)
         lines.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
     (folder / "flips.md").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def keep_matrix(home: Home) -> dict[str, float]:
+    """Write what each version still knows to the home's one matrix.json; returns backward transfer and the mean forgetting."""
     agents = [v for v in Versions(home).all() if v.role == "agent" and v.scores]
     asked = [v for v in agents if v.status == "promoted" or v is agents[-1]]
-    versions, suites, matrix = r_matrix({v.id: v.scores for v in asked})
-    taught = {f"{kind}-{v.snapshot}": row for row, v in enumerate(asked) for kind in ("heldout", "recall")}
-    learned = [taught.get(suite, 0) for suite in suites]
-    lost = {"forgetting": forgetting(matrix), "backward_transfer": backward_transfer(matrix, learned)}
-    told = {"versions": versions, "suites": suites, "matrix": matrix, **lost}
-    (folder / "matrix.json").write_text(json.dumps(told, ensure_ascii=False), "utf-8")  # of years: too long to be read in lines
+    found = {v.id: known for v in asked if (known := outcomes.read(home, v.id))}
+    taught = {f"{kind}-{v.snapshot}": v.id for v in asked for kind in ("heldout", "recall")}
+    versions, suites, matrix = r_matrix(found)
+    lost, transfer = forgetting(found, taught), backward_transfer(found, taught)
+    shown = [[None if share is None else round(share, 4) for share in row] for row in matrix]
+    told = {"versions": versions, "suites": suites, "matrix": shown, "forgetting": lost, "backward_transfer": transfer}
+    home.reports.mkdir(parents=True, exist_ok=True)
+    replace_text(home.reports / "matrix.json", json.dumps(told, ensure_ascii=False))  # of years: too long to be read in lines
+    return {"forgetting": sum(lost.values()) / len(lost) if lost else 0.0, "backward_transfer": transfer}
 
 
 def _json(path: Path, value: Any) -> None:

@@ -8,9 +8,9 @@ from llmagentos.collect.traces import trace
 from llmagentos.config import Config
 from llmagentos.core.errors import ConflictError
 from llmagentos.cycle import artifacts
-from llmagentos.cycle.act import act, hold_untrained, keep_known, looks_tampered_with, record_failure
+from llmagentos.cycle.act import act, finish_decision, hold_untrained, keep_known, looks_tampered_with, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
-from llmagentos.cycle.due import not_due
+from llmagentos.cycle.due import not_due, reached
 from llmagentos.cycle.result import CycleResult, held, nothing_new, skipped
 from llmagentos.cycle.train import train
 from llmagentos.cycle.walk import Walk
@@ -51,10 +51,12 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         whole = stack.enter_context(walk.whole())
         stack.enter_context(connect(config))
         finish_promotion(config)
+        finish_decision(home)
         versions, now = Versions(home), Releases(home).current()
         champion, anchor, pupil = (versions.serving(n) for n in (now.champion, now.anchor, now.student))
 
         with walk.step("collect") as outcome:
+            outcome |= {"metrics": reached(home)}
             snapshot = collect(config, walk.id)
             outcome |= artifacts.collected(snapshot) if snapshot else {"status": "skipped"}
         if snapshot is None:
@@ -92,13 +94,13 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
             with walk.step("evaluate") as outcome:
                 asked = {"champion": champion, "challenger": challenger, "anchor": anchor, "student": student}
                 verdict = judge(config, home, exam, **asked, rows=folder / "rows.arrow")
-                report = artifacts.report(verdict, runs, trained, choice, champion, challenger, student)
-                artifacts.write(walk.folder("evaluate"), home, verdict, report)
+                report = artifacts.report(home, verdict, runs, trained, choice, champion, challenger, student)
+                artifacts.write(walk.folder("evaluate"), verdict, report)
                 outcome |= {"version": challenger.id} | artifacts.evaluated(report)
         except ConflictError:  # somebody else has the lease or the folder: the snapshot is theirs to decide on
             raise
         except BaseException as problem:
-            record_failure(home, walk.id, snapshot, problem)
+            record_failure(config, walk.id, snapshot, problem)
             raise
 
         with walk.step("release") as outcome:

@@ -4,11 +4,13 @@ While a challenger is on trial none is: its rows are decided on when the trial e
 """
 
 import time
+from collections.abc import Mapping
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from llmagentos.config import Config
+from llmagentos.core.messages import JUDGEMENTS
 from llmagentos.registry import tracking
 from llmagentos.release.ladder import on_trial
 from llmagentos.storage import snapshots
@@ -40,26 +42,38 @@ def not_due(config: Config, home: Home) -> str | None:
 
 def gather(config: Config, home: Home, now: float) -> TriggerFacts:
     """Rows to train on that no snapshot holds (imports, and served answers that were judged), their age, and alarms."""
-    ages = [now - created for created in _waiting(home)]
     runs = tracking.runs(home).values()
+    looked = [r.metrics for r in runs if r.kind == "collect" and r.status == "skipped"]
+    waiting = _waiting(home, looked[-1] if looked else {})
+    ages = [now - created for created, _ in waiting]
     cycles = [r.created for r in runs if r.kind == "cycle" and r.status in ("finished", "skipped")]
     judged = [r for r in runs if r.kind == "evaluate" and r.status == "finished"]
     return TriggerFacts(
         new_rows=len(ages),
         oldest_hours=max(ages, default=0.0) / 3600,
+        fresh=any(fresh for _, fresh in waiting),
         since_cycle_hours=(now - cycles[-1]) / 3600 if cycles else None,
         alarms=tuple(judged[-1].tags[name] for name in ALARMS if name in judged[-1].tags) if judged else (),
         least_rows=config.collect.min_rows,
     )
 
 
-def _waiting(home: Home) -> list[float]:
-    """When each of the waiting rows was made: those behind the watermark, and older ones judged since."""
+def reached(home: Home) -> dict[str, float]:
+    """How far the log goes: figures of a collect run, by which what came later is told from what it could not take."""
+    return {f"{table}_seq": float(Tables(home).last_seq(table)) for table in TABLES.values()}
+
+
+def _waiting(home: Home, looked: Mapping[str, float]) -> list[tuple[float, bool]]:
+    """When each of the waiting rows was made (those behind the watermark, and older ones judged since), and whether it or a
+    judgement of it came after what a collect had `looked` at."""
     tables, taken = Tables(home), snapshots.history(home)
     interactions = max((row.interactions_seq for row in taken), default=0)
     feedback = max((row.feedback_seq for row in taken), default=0)
-    judged = tables.read("feedback", columns=["interaction_seq"], where=ds.field("seq") > feedback)
-    about = pc.unique(judged.column("interaction_seq").combine_chunks().drop_null())
     seq, tier = ds.field("seq"), ds.field("tier")
+    judges = ds.field("name").isin(JUDGEMENTS) | ds.field("correction").is_valid()
+    judged = tables.read("feedback", columns=["seq", "interaction_seq"], where=(seq > feedback) & judges)
+    about = pc.unique(judged.column("interaction_seq").combine_chunks().drop_null())
     wanted = ((seq > interactions) & (tier == "import")) | seq.isin(about)
-    return [float(t) for t in tables.read("interactions", columns=["created"], where=wanted).column("created").to_pylist()]
+    rows = tables.read("interactions", columns=["seq", "created"], where=wanted).to_pylist()
+    late = {j["interaction_seq"] for j in judged.to_pylist() if j["seq"] > looked.get("feedback_seq", -1)}
+    return [(float(r["created"]), r["seq"] > looked.get("interactions_seq", -1) or r["seq"] in late) for r in rows]

@@ -47,6 +47,8 @@ def _watch(phases: Sequence[Phase], progress: Progress, done: threading.Event) -
 
             def show(line: dict[str, Any], task: Any = tasks[k], length: int = lengths[k]) -> None:
                 rounds = math.ceil((line["step"] + 1) / length)  # another one is known of when it has begun
+                if "loss" not in line:
+                    return
                 progress.update(task, completed=line["step"] + 1, total=rounds * length, loss=line["loss"])
 
             seen[k] = follow(Path(phase.run_dir), seen[k], show)

@@ -4,8 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from llmagentos.collect.carried import carry
 from llmagentos.config import Config
 from llmagentos.cycle.walk import Walk
+from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
 
 
@@ -26,10 +28,14 @@ class CycleResult(BaseModel):
 
 
 def nothing_new(config: Config) -> str:
-    """Why a cycle without a snapshot was skipped."""
-    least = config.collect.min_rows
+    """Why a cycle without a snapshot was skipped, and what waits all the same."""
+    least, carried = config.collect.min_rows, carry(Home(config.storage.root), config.collect.max_attempts)
     few = f"Fewer than {least} new rows (collect.min_rows), and none changes what is known" if least > 1 else "No new rows"
-    return f"{few}: nothing was updated."
+    waiting = len(carried.examples) + len(carried.judged)
+    if carried.row is None or not waiting:
+        return f"{few}: nothing was updated."
+    what = "the next new row, or other settings" if carried.settings else "the next new row"
+    return f"{few}: nothing was updated. {waiting} rows of {carried.row.id} ({carried.row.status}) wait for {what}."
 
 
 def skipped(walk: Walk, reason: str, champion: int | None, snapshot: Snapshot | None = None) -> CycleResult:

@@ -15,7 +15,7 @@ from llmagentos.models.loading import count_parameters
 from llmagentos.registry import released, tracking
 from llmagentos.registry.lineage import code_revision, config_hash
 from llmagentos.registry.versions import Versions
-from llmagentos.replay.mix import mix_rows
+from llmagentos.replay.mix import facts_of, mix_rows
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
 from llmagentos.training.annotate import kept_of
@@ -88,7 +88,7 @@ def prepare(
         seed=config.update.seed + 1,
         **engine_settings(training),  # type: ignore[arg-type]
     )
-    return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=student)
+    return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=student, rows=facts_of(rows))
 
 
 def register(config: Config, home: Home, prepared: Prepared, teacher: ModelVersion, cycle: str) -> ModelVersion:
@@ -140,6 +140,6 @@ def distill(config: Config) -> dict[str, Any]:
             raise TrainingError("nothing is new but judgements: there is nothing for a student to learn.")
         trained = launch([prepared.phase], config.training, home.run(name))
         version = register(config, home, prepared, teacher, name)
-        outcome |= {"version": version.id, "metrics": trained["distill"]}
+        outcome |= {"version": version.id, "metrics": trained["distill"], "parameters": prepared.rows}
     facts = {"version": version.id, "teacher": teacher.id, "parent": version.parent, "snapshot": snapshot.id}
     return {**facts, **trained["distill"]}

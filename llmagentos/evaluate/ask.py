@@ -10,6 +10,7 @@ from llmagentos.config import Config
 from llmagentos.core.evaluation import EvalReport, ItemResult, Suite
 from llmagentos.evaluate.score import ScoreCache, score
 from llmagentos.models.loading import load_model, load_renderer
+from llmagentos.registry.versions import ANSWERS
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify
 from llmagentos.training.beside import each
@@ -51,11 +52,16 @@ def _results(config: Config, weights: Weights, suites: list[Suite], generate: bo
     return score(
         load,
         suites,
-        cache=ScoreCache(home.cache("answers", weights.manifest_hash)),
+        cache=ScoreCache(home.cache(ANSWERS, weights.manifest_hash) / _settings(config)),
         batch_tokens=config.evaluate.batch_tokens,
         max_new_tokens=config.evaluate.max_new_tokens,
         generate=generate,
     )
+
+
+def _settings(config: Config) -> str:
+    """What else decides an answer: the same weights may say another thing in another precision, or be cut off elsewhere."""
+    return f"{config.model.dtype}-{config.evaluate.max_new_tokens}"
 
 
 def load_weights(config: Config, weights: Weights, device: str = "cpu") -> Any:

@@ -38,7 +38,7 @@ def set_exam(config: EvaluateConfig, home: Home, snapshot: Snapshot) -> Exam:
     new = [
         Suite(name=f"{kind}-{snapshot.id}", kind=kind, hash=store.suite_hash(items), items=items) for kind, items in made if items
     ]
-    return Exam(_sampled([s for s in live if s.items], config.max_retention), new, _stale(home, snapshot))
+    return Exam(_sampled([s for s in live if s.items], config.max_retention), new, _stale(home, snapshot, gone))
 
 
 def _keeping(suite: Suite, ids: Collection[str]) -> Suite:
@@ -77,6 +77,7 @@ def _sample(suite: Suite, size: int) -> Suite:
     return _keeping(suite, {i.id for i in ranked[:size]})
 
 
-def _stale(home: Home, snapshot: Snapshot) -> Suite | None:
+def _stale(home: Home, snapshot: Snapshot, gone: Collection[tuple[str, str]]) -> Suite | None:
     """Superseded items, those of this snapshot included."""
-    return store.stale(home, (EvalItem.model_validate(entry["stale"]) for entry in snapshot.retired if entry.get("stale")))
+    fresh = (EvalItem.model_validate(entry["stale"]) for entry in snapshot.retired if entry.get("stale"))
+    return store.stale(home, fresh, gone=gone)

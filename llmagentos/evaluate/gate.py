@@ -10,6 +10,7 @@ With none the new items decide; of few, none may be lost on net, with a margin o
 can show, and where they show neither harm nor this the gate holds.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +29,8 @@ _FEW_CLUSTERS = 5
 """Draws of fewer clusters than this show nothing."""
 DRIFT_ALARM = "Drift alarm"
 """How the reason begins that asks for consolidation."""
-_STRICT = ("safety", "format")
+_STRICT = re.compile(r"(?<![a-z])(safety|format)(?![a-z])", re.IGNORECASE)
+"""Suites with the narrow margin have one of these words in their name."""
 
 
 class GateFacts(Record):
@@ -174,7 +176,7 @@ def _harmed(facts: GateFacts, suites: Sequence[Suite], config: GateConfig) -> li
     for rank, (p_value, name) in enumerate(values):
         if p_value > config.alpha / (len(values) - rank):
             break  # Holm: the first that is not significant ends the list
-        margin = config.safety_margin if any(word in name.lower() for word in _STRICT) else config.margin
+        margin = config.safety_margin if _STRICT.search(name) else config.margin
         pair = by_suite[name]
         if pair.delta < -margin:
             found.append(f"Suite {name} is harmed: {pair.delta:+.1%} of {pair.n} items (p = {p_value:.2g}).")

@@ -5,6 +5,7 @@ from typing import Any
 
 from llmagentos.core.evaluation import EvalReport, Flip, ItemResult, Suite
 from llmagentos.core.messages import answer_text, normalise, text_of
+from llmagentos.evaluate.outcomes import Outcomes
 
 
 def accuracy(results: Sequence[ItemResult]) -> float:
@@ -70,34 +71,45 @@ def stale_rates(report: EvalReport, stale: Suite | None) -> dict[str, float]:
     results = [r for r in report.results if r.suite == stale.name]
     if not results:
         return {}
-    old = sum(normalise(r.answer) == wrong.get(r.item_id) for r in results)
+    # Where a fact is only spelled anew, the right answer reads like the old one.
+    old = sum(not r.right and normalise(r.answer) == wrong.get(r.item_id) for r in results)
     return {"stale": old / len(results), "update": accuracy(results)}
 
 
-def r_matrix(scores: Mapping[int, Mapping[str, float]]) -> tuple[list[int], list[str], list[list[float | None]]]:
-    """Versions (rows), suites (columns) and R[i][j] = accuracy of version i on suite j, None where it was not asked."""
-    versions = sorted(scores)
-    suites = list(dict.fromkeys(s for v in versions for s in scores[v]))
-    return versions, suites, [[scores[v].get(s) for s in suites] for v in versions]
+def r_matrix(outcomes: Mapping[int, Outcomes]) -> tuple[list[int], list[str], list[list[float | None]]]:
+    """Versions (rows), the suites that the last one was asked (columns) and R[i][j] = accuracy of version i on those items of
+    suite j that the last version was asked too, None where there is none."""
+    versions = sorted(outcomes)
+    last = outcomes[versions[-1]] if versions else {}
+    pairs = [[_both(outcomes[v], last, suite) for suite in last] for v in versions]
+    return versions, list(last), [[pair[0] if pair else None for pair in row] for row in pairs]
 
 
-def forgetting(matrix: Sequence[Sequence[float | None]]) -> list[float]:
-    """f_j = max over earlier versions of R[l][j] − R[last][j] [Chaudhry+ 2018]; 0 where a suite is new."""
-    lost = []
-    for column in zip(*matrix, strict=True):
-        earlier = [r for r in column[:-1] if r is not None]
-        lost.append(max(earlier) - column[-1] if earlier and column[-1] is not None else 0.0)
-    return lost
+def forgetting(outcomes: Mapping[int, Outcomes], learned: Mapping[str, int]) -> dict[str, float]:
+    """Of each old suite f_j = max over earlier versions of R[l][j] − R[last][j] [Chaudhry+ 2018]."""
+    return {suite: max(was - now for was, now in pairs) for suite, pairs in _since_learned(outcomes, learned).items()}
 
 
-def backward_transfer(matrix: Sequence[Sequence[float | None]], learned: Sequence[int]) -> float:
-    """BWT = mean over old suites of R[T][j] − R[j][j] [Lopez-Paz & Ranzato 2017].
-
-    `learned` is the row of the version that was taught each suite; of R[j][j] none is known, the first behind it counts.
-    """
-    changes = []
-    for since, column in zip(learned, zip(*matrix, strict=True), strict=True):
-        known = [r for r in column[since:] if r is not None]
-        if len(known) > 1 and column[-1] is not None:
-            changes.append(column[-1] - known[0])
+def backward_transfer(outcomes: Mapping[int, Outcomes], learned: Mapping[str, int]) -> float:
+    """BWT = mean over old suites of R[T][j] − R[j][j] [Lopez-Paz & Ranzato 2017]; where R[j][j] is not known, the first
+    version behind it counts."""
+    changes = [pairs[0][1] - pairs[0][0] for pairs in _since_learned(outcomes, learned).values()]
     return sum(changes) / len(changes) if changes else 0.0
+
+
+def _since_learned(outcomes: Mapping[int, Outcomes], learned: Mapping[str, int]) -> dict[str, list[tuple[float, float]]]:
+    """Old suite -> the accuracies of each version since the one that was taught it (`learned`) and of the last one, on the items
+    that both were asked: exams change, since facts are superseded, and a mean over other items is no change."""
+    *earlier, last = sorted(outcomes) or [0]
+    found = {}
+    for suite in outcomes.get(last, {}):
+        since = (outcomes[v] for v in earlier if v >= learned.get(suite, 0))
+        found[suite] = [pair for one in since if (pair := _both(one, outcomes[last], suite))]
+    return {suite: pairs for suite, pairs in found.items() if pairs}
+
+
+def _both(one: Outcomes, other: Outcomes, suite: str) -> tuple[float, float] | None:
+    """The accuracies of two versions on the items of a suite that both were asked; None where there is none."""
+    mine, others = one.get(suite, {}), other.get(suite, {})
+    common = mine.keys() & others.keys()
+    return (sum(mine[i] for i in common) / len(common), sum(others[i] for i in common) / len(common)) if common else None

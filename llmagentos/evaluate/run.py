@@ -7,21 +7,26 @@ from typing import Any
 
 from llmagentos.config import Config
 from llmagentos.core.clean import clean
-from llmagentos.core.errors import ConfigError, InputError, NotFoundError
+from llmagentos.core.errors import ConfigError, InputError, IntegrityError, NotFoundError
 from llmagentos.core.evaluation import Decision, EvalItem, EvalReport, Flip, Suite
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import answer_text, read_row
 from llmagentos.core.records import ModelVersion
+from llmagentos.evaluate import outcomes
 from llmagentos.evaluate.agreement import measure_agreement
 from llmagentos.evaluate.ask import ask, ask_each
 from llmagentos.evaluate.drift import measure_drift
 from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, decide
 from llmagentos.evaluate.metrics import by_suite, flips, grouped, stale_rates
+from llmagentos.evaluate.score import rendered_item
 from llmagentos.evaluate.shift import Shift, input_shift
+from llmagentos.models.chat import Renderer
+from llmagentos.models.loading import load_renderer
 from llmagentos.registry.versions import Versions
 from llmagentos.storage import suites as store
 from llmagentos.storage.layout import Home
+from llmagentos.storage.manifest import verify
 from llmagentos.training.rows import Rows
 
 
@@ -57,13 +62,16 @@ def judge(
 ) -> Judgement:
     """Ask everybody, decide on the challenger, and write each version's scores into its record.
 
-    `rows` are the rendered rows of the update: drift and the shift of the inputs are measured on them.
+    `rows` are the rendered rows of the update: drift and the shift of the inputs are measured on them. Raises IntegrityError
+    for weights that are not as they were written; a challenger of which that is so is rejected.
     """
-    asked = {v.id: v for v in (champion, challenger, anchor, student) if v is not None}
+    broken = _broken(challenger)
+    asked = {v.id: v for v in (champion, challenger, anchor, student) if v is not None and not (v is challenger and broken)}
     reports = dict(zip(asked, ask_each(config, list(asked.values()), exam.suites), strict=True))
+    reports.setdefault(challenger.id, EvalReport(version=challenger.id, results=[], suites={}))
     for number, report in reports.items():
         _keep_scores(home, number, report)
-    moved = measure_drift(config, champion, challenger, rows) if champion and rows else {}
+    moved = measure_drift(config, champion, challenger, rows) if champion and rows and not broken else {}
     facts = GateFacts(
         champion=reports[champion.id] if champion else None,
         challenger=reports[challenger.id],
@@ -71,6 +79,7 @@ def judge(
         old=exam.old,
         new=exam.new,
         same_weights=champion is not None and champion.manifest_hash == challenger.manifest_hash,
+        failures=broken,
         drift=moved,
     )
     return Judgement(
@@ -80,9 +89,17 @@ def judge(
         flips=flips(reports[champion.id], reports[challenger.id], exam.suites) if champion else [],
         stale=stale_rates(reports[challenger.id], exam.stale),
         drift=moved,
-        student=measure_agreement(config, challenger, student, rows) if student and rows else {},
+        student=measure_agreement(config, challenger, student, rows) if student and rows and not broken else {},
         shift=input_shift(Rows(rows)) if rows else None,
     )
+
+
+def _broken(version: ModelVersion) -> list[str]:
+    try:
+        verify(Path(version.dir), version.manifest_hash)
+    except IntegrityError as error:
+        return [error.message]
+    return []
 
 
 def evaluate(
@@ -100,11 +117,13 @@ def evaluate(
     if register is not None and not suite:
         raise ConfigError(f"--register {register} names no rows to keep.", hint="Say which with --suite FILE.")
     home = Home(config.storage.root).open()
-    chosen = Versions(home).resolve(version)
-    suites = [read_suite(suite, register)] if suite else store.live(home)
-    if register is not None:
-        store.register(home, register, "registered", suites[0].items)
+    versions = Versions(home)
+    chosen = versions.resolve(version)
+    renderer = load_renderer(chosen.dir) if versions.has_weights(chosen.id) else None
+    suites = [read_suite(suite, register, renderer)] if suite else store.live(home)
     report = ask(config, chosen, suites)
+    if register is not None:  # at last: what could not be asked would be in the way of every update
+        store.register(home, register, "registered", suites[0].items)
     merged = Suite(name="all", kind="registered", hash="", items=[_renamed(s, i) for s in suites for i in s.items])
     results = [r.model_copy(update={"item_id": f"{r.suite}/{r.item_id}"}) for r in report.results]
     figures: dict[str, Any] = {"version": chosen.id, **grouped(results, merged)}
@@ -120,8 +139,11 @@ def evaluate(
     return figures
 
 
-def read_suite(path: str | Path, name: str | None = None) -> Suite:
-    """A suite from a JSONL file of rows whose last message is the assistant's right answer."""
+def read_suite(path: str | Path, name: str | None = None, renderer: Renderer | None = None) -> Suite:
+    """A suite from a JSONL file of rows whose last message is the assistant's right answer.
+
+    Raises InputError naming the line of a row that cannot be read, or that `renderer` cannot ask.
+    """
     path = Path(path)
     try:
         lines = path.read_bytes().split(b"\n")
@@ -131,6 +153,8 @@ def read_suite(path: str | Path, name: str | None = None) -> Suite:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             item = _item(line, number)
+            if renderer is not None:
+                _ask(renderer, item, number)
             items[item.id if item.id not in items else f"{item.id}#{number}"] = item
     if not items:
         raise InputError(f"the suite {path} holds no rows.", field="suite")
@@ -156,6 +180,13 @@ def _item(line: bytes, number: int) -> EvalItem:
     )
 
 
+def _ask(renderer: Renderer, item: EvalItem, number: int) -> None:
+    try:
+        rendered_item(renderer, item)
+    except InputError as error:
+        raise InputError(f"line {number}: {error.message}", field=error.field, line=number) from None
+
+
 def _renamed(suite: Suite, item: EvalItem) -> EvalItem:
     return item.model_copy(update={"id": f"{suite.name}/{item.id}"})
 
@@ -164,6 +195,7 @@ def _keep_scores(home: Home, number: int, report: EvalReport) -> None:
     versions = Versions(home)
     scores = {k: round(v, 4) for k, v in by_suite(report).items()}
     versions.change(number, scores={**versions.get(number).scores, **scores})
+    outcomes.keep(home, number, report)
 
 
 def table(judgement: Judgement, names: dict[str, int | None]) -> list[dict[str, Any]]:

@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 
 from llmagentos.core.degenerate import is_degenerate
+from llmagentos.core.errors import InputError
 from llmagentos.core.evaluation import EvalItem, ItemResult, Suite
 from llmagentos.core.messages import answer_text, same_answer
 from llmagentos.engines.batch import generate_greedy
-from llmagentos.models.chat import Renderer
+from llmagentos.models.chat import Rendered, Renderer
 from llmagentos.storage.files import add_lines, read_lines
 from llmagentos.training.batches import collate
 from llmagentos.training.head import logits_of
@@ -108,11 +109,11 @@ def _is_free(item: EvalItem) -> bool:
 @torch.inference_mode()
 def _forced(model: Any, renderer: Renderer, items: Sequence[EvalItem], batch_tokens: int) -> list[Forced]:
     """For each item: is every token of its last answer the model's first choice? And the grade of a free text."""
-    rows = [renderer.example(_only_last(i.messages), i.tools, keep=True) for i in items]
-    right, grades = [True] * len(items), [None] * len(items)
+    rows = {k: row for k, item in enumerate(items) if (row := _asked(renderer, item))}
     free = {k for k, item in enumerate(items) if _is_free(item)}
+    right, grades = [k in rows for k in range(len(items))], [0.0 if k in free else None for k in range(len(items))]
     logits_of_batch = logits_of(model)
-    order = sorted(range(len(rows)), key=lambda k: len(rows[k].ids), reverse=True)
+    order = sorted(rows, key=lambda k: len(rows[k].ids), reverse=True)
     while order:
         size = max(1, batch_tokens // len(rows[order[0]].ids))
         chunk, order = order[:size], order[size:]
@@ -130,29 +131,43 @@ def _forced(model: Any, renderer: Renderer, items: Sequence[EvalItem], batch_tok
 def _generated(
     model: Any, renderer: Renderer, items: Sequence[EvalItem], batch_tokens: int, max_new_tokens: int
 ) -> list[tuple[bool, str, bool]]:
-    prompts = [renderer.prompt(i.messages[:-1], i.tools) for i in items]
+    prompts = {k: renderer.prompt(i.messages[:-1], i.tools) for k, i in enumerate(items) if _asked(renderer, i)}
     answers = generate_greedy(
         model,
-        prompts,
+        list(prompts.values()),
         stop_ids=renderer.stop_ids,
         pad_id=renderer.pad_id,
         max_new_tokens=max_new_tokens,
         batch_tokens=batch_tokens,
     )
-    found = []
-    for item, ids in zip(items, answers, strict=True):
+    found = [(False, "", False)] * len(items)
+    for k, ids in zip(prompts, answers, strict=True):
+        item = items[k]
         ended = bool(ids) and ids[-1] in renderer.stop_ids
         reply = renderer.answer(ids)
         text = answer_text(reply)
         # Where the right answer is longer than what may be said here, to be cut off tells nothing.
         endless = not ended and _length(renderer, item) <= max_new_tokens
-        found.append((ended and same_answer(reply, item.messages[-1]), text, endless or is_degenerate(text)))
+        found[k] = (ended and same_answer(reply, item.messages[-1]), text, endless or is_degenerate(text))
     return found
 
 
 def _length(renderer: Renderer, item: EvalItem) -> int:
     """Tokens of the right answer, its end included."""
-    return sum(renderer.example(_only_last(item.messages), item.tools).mask)
+    return sum(rendered_item(renderer, item).mask)
+
+
+def rendered_item(renderer: Renderer, item: EvalItem) -> Rendered:
+    """An item with its right answer as ids, of which the mask is. Raises InputError where the chat template refuses it."""
+    return renderer.example(_only_last(item.messages), item.tools, keep=True)
+
+
+def _asked(renderer: Renderer, item: EvalItem) -> Rendered | None:
+    """None for what this version's chat template refuses, though another one's let it in: it counts as wrong."""
+    try:
+        return rendered_item(renderer, item)
+    except InputError:
+        return None
 
 
 def _only_last(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ def collect(config: Config) -> dict[str, Any]:
     """What is new as a dataset snapshot."""
     give_way(config.training.nice)
     from llmagentos.collect.pipeline import collect as run
+    from llmagentos.cycle.act import finish_decision
     from llmagentos.local.ray import connect
     from llmagentos.registry.tracking import new_run
     from llmagentos.release.promotion import finish_promotion
@@ -38,6 +39,7 @@ def collect(config: Config) -> dict[str, Any]:
     home = _begin(config)
     with Lease(home, f"cycle-{config.cycle.name}", seconds=config.storage.lease_seconds), connect(config):
         finish_promotion(config)
+        finish_decision(home)
         snapshot = run(config, new_run("collect").id)
     if snapshot is None:
         return {"snapshot": None, "n_new": 0, "reason": "nothing new to learn from"}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmagentos.core.records import ModelVersion
+from llmagentos.storage.suites import STALE
 
 _MOST_VERSIONS = 20
 _MOST_SUITES = 24
@@ -95,7 +96,7 @@ def _scored(versions: Sequence[ModelVersion], role: str) -> list[ModelVersion]:
 
 
 def _suites(versions: Sequence[ModelVersion]) -> list[str]:
-    names = dict.fromkeys(suite for version in versions for suite in version.scores)
+    names = dict.fromkeys(suite for version in versions for suite in version.scores if suite != STALE)
     return list(names)[-_MOST_SUITES:]
 
 

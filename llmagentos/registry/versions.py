@@ -27,6 +27,8 @@ _ATTEMPTS = 20
 _ADDING = ".adding-"
 MERGED = "merged"
 """The cache of bases with an adapter merged in: `<adapter's id>-<hash of both manifests>`."""
+ANSWERS = "answers"
+"""The cache of what weights said to suites: a folder a manifest hash."""
 _PARSED = 8192
 _ABANDONED_SECONDS = 24 * 3600.0
 
@@ -166,7 +168,8 @@ def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
 
     Kept: every version an alias or the anchor names, the challenger's students, the newest `keep` promoted ones with the
     students that served beside them (so that rollback can walk back over them), and the newest `keep` of all. Students,
-    agents and adapters are counted apart; adapters in use are kept, and so is the base of every adapter that is.
+    agents and adapters are counted apart; adapters in use are kept, and so is the base of every adapter that is. What other
+    weights answered, candidates' among them, is forgotten too.
     """
     versions = Versions(home)
     release = release or released.current(home)
@@ -186,6 +189,10 @@ def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
         shutil.rmtree(home.version(number), ignore_errors=True)
         for merged in home.cache(MERGED, "").glob(f"{number}-*"):
             shutil.rmtree(merged, ignore_errors=True)
+    asked_again = {v.manifest_hash for v in everything if v.id in kept}
+    for answers in home.cache(ANSWERS, "").glob("*"):
+        if answers.name not in asked_again:
+            shutil.rmtree(answers, ignore_errors=True)
     _sweep(home, {str(v.id) for v in everything})
     return gone
 

@@ -30,6 +30,7 @@ from llmagentos.replay.retelling import retold
 from llmagentos.replay.rewording import rewordings
 from llmagentos.replay.selection import quotas
 from llmagentos.storage import snapshots, suites
+from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
 from llmagentos.training.beside import each, later
@@ -161,6 +162,7 @@ def mix_rows(
     after the rows were collected.
     """
     buffer = Buffer(home, config.replay)
+    version = buffer.version
     targets = free(home, snapshot, snapshot.examples())
     examples = [e.model_dump() for e in targets]
     new = [e for e in examples if e["id"] not in known]
@@ -183,7 +185,19 @@ def mix_rows(
     }
     if preference is not None:
         sources[PREFERENCE] = preference_rows(preference, targets, free(home, snapshot, snapshot.judged()))
-    return render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=on_ray, processes=processes)
+    kept = render_mix(sources, renderer, out, max_length=config.model.max_length, on_ray=on_ray, processes=processes)
+    replace_text(_told_of(out), json.dumps({"replay_version": version, **kept}))
+    return kept
+
+
+def facts_of(rows: Path) -> dict[str, int]:
+    """What `mix_rows` told of a file: rows kept by source, `dropped`, and `replay_version`, that of the table they are from."""
+    told = _told_of(rows)
+    return dict(json.loads(told.read_text("utf-8"))) if told.exists() else {}
+
+
+def _told_of(rows: Path) -> Path:
+    return rows.with_suffix(".json")
 
 
 def _reworded(

@@ -41,7 +41,7 @@ STORES: tuple[Store, ...] = (
     Store("quarantine", "tables/quarantine", "collect", "delete by id, vacuum"),
     Store("erasures", "tables/erasures", "erase", "holds a salted hash of the person's id"),
     Store("keys", "keys", "serve/keys", "holds names and salted hashes of keys only"),
-    Store("reports", "reports", "evaluate", "rewrite without the person's items"),
+    Store("reports", "reports", "evaluate, cycle", "holds ids of items and figures only"),
     Store("caches", "caches", "training, evaluate", "delete whole: it can be computed again"),
     Store("mlflow", "mlflow", "registry", "delete traces by interaction id; else figures, pictures and ids only"),
     Store("local", "local", "local", "process ids and logs that hold ids only"),
@@ -115,6 +115,10 @@ class Home:
     @property
     def reports(self) -> Path:
         return self.root / "reports"
+
+    def outcomes(self, version_id: int) -> Path:
+        """Which items of the suites a version answered rightly."""
+        return self.reports / "outcomes" / f"{version_id}.json"
 
     def cache(self, kind: str, key: str) -> Path:
         return self.root / "caches" / kind / key

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -81,9 +81,12 @@ def live(home: Home) -> list[Suite]:
     return [suite for suite in _load(home) if suite.kind != "stale" and suite.items]
 
 
-def stale(home: Home, more: Iterable[EvalItem] = ()) -> Suite | None:
-    """Items whose key was superseded, and `more` of them: the new answer is right, the old one wrong."""
-    kept = (item for suite in stale_parts(home) for item in suite.items)
+def stale(home: Home, more: Iterable[EvalItem] = (), *, gone: Collection[tuple[str, str]] = ()) -> Suite | None:
+    """Items whose key was superseded, and `more` of them: the new answer is right, the old one wrong.
+
+    Those that are `gone` (suite, id) are left out: another answer has taken over from their new one.
+    """
+    kept = (item for suite in stale_parts(home) for item in suite.items if (suite.name, item.id) not in gone)
     items = list({item.id: item for item in itertools.chain(kept, more)}.values())
     return Suite(name=STALE, kind="stale", hash=suite_hash(items), items=items) if items else None
 

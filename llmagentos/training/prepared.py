@@ -1,6 +1,6 @@
 """A training run that is ready to start: its phase, the plan's facts, and what it will become."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmagentos.config.learning import LoraConfig, TrainingConfig
 from llmagentos.core.records import ModelVersion
@@ -17,6 +17,8 @@ class Prepared:
     snapshot: str
     start: ModelVersion | None
     teacher: ModelVersion | None = None
+    rows: dict[str, int] = field(default_factory=dict)
+    """What there was to plan with: rows of each source, `dropped` ones, and the `replay_version` of the table."""
 
 
 def lora_settings(lora: LoraConfig) -> dict[str, object]:

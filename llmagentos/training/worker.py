@@ -208,13 +208,14 @@ def _save(phase: Phase, model: Any, engine: Engine, rank: int) -> None:
 
 
 class _Log:
-    """Rank 0 appends every tenth step to metrics.jsonl, with the share of each source in its tokens, and reports it."""
+    """Rank 0 appends to metrics.jsonl: of each step the share of each source in its tokens, of every tenth the rest too, which
+    it reports."""
 
     def __init__(
         self, phase: Phase, report: Callable[[Progress], None], rank: int, shares: list[dict[str, float]], seconds: float
     ) -> None:
         self.seconds = seconds
-        self._shares = shares
+        self._shares, self._lines = shares, list[str]()
         self._name, self._report, self._rank = phase.name, report, rank
         self._path = Path(phase.run_dir) / "metrics.jsonl"
         if rank == 0:
@@ -222,20 +223,18 @@ class _Log:
 
     def __call__(self, progress: Progress) -> None:
         self.seconds = progress.seconds
-        last = progress.step + 1 == progress.steps
-        if self._rank or (progress.step % _LOG_EVERY and not last):
+        if self._rank:
             return
+        told = not progress.step % _LOG_EVERY or progress.step + 1 == progress.steps
+        rest = {"loss": progress.loss, "grad_norm": progress.grad_norm, "tokens": progress.tokens, **progress.terms}
         mix = {f"share/{source}": round(share, 4) for source, share in self._shares[progress.step].items()}
-        values = {
-            "loss": progress.loss,
-            "grad_norm": progress.grad_norm,
-            "tokens": progress.tokens,
-            **progress.terms,
-            **mix,
-        }
-        with self._path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({"phase": self._name, "step": progress.step, "at": time.time(), **values}) + "\n")
-        self._report(progress)
+        line = {"phase": self._name, "step": progress.step, "at": time.time(), **(rest if told else {}), **mix}
+        self._lines.append(json.dumps(line) + "\n")
+        if told:
+            with self._path.open("a", encoding="utf-8") as out:
+                out.writelines(self._lines)
+            self._lines.clear()
+            self._report(progress)
 
 
 def own_group() -> None:

@@ -21,7 +21,7 @@ from llmagentos.models.loading import count_parameters
 from llmagentos.registry import tracking
 from llmagentos.registry.lineage import code_revision, config_hash
 from llmagentos.registry.versions import Versions
-from llmagentos.replay.mix import mix_rows
+from llmagentos.replay.mix import facts_of, mix_rows
 from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify, write_manifest
@@ -119,7 +119,7 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
         **lora_settings(update.lora),  # type: ignore[arg-type]
         **engine_settings(training),  # type: ignore[arg-type]
     )
-    return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=champion)
+    return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=champion, rows=facts_of(rows))
 
 
 def _known(config: Config, snapshot: Snapshot, champion: ModelVersion) -> set[str]:
@@ -242,6 +242,6 @@ def update(config: Config) -> dict[str, Any]:
             prepared, said = rewarded(config, home, snapshot, prepared, home.run(name))
             trained["update"] |= said
         version = register(config, home, prepared, name)
-        outcome |= {"version": version.id, "metrics": trained["update"]}
+        outcome |= {"version": version.id, "metrics": trained["update"], "parameters": prepared.rows}
     facts = {"version": version.id, "parent": version.parent, "snapshot": snapshot.id}
     return {**facts, "strategy": config.update.strategy, "mix": prepared.facts.ratio, **trained["update"]}

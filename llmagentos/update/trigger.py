@@ -14,6 +14,8 @@ class TriggerFacts:
     """Trainable rows that no snapshot holds yet."""
     oldest_hours: float = 0.0
     """Age of the oldest of them."""
+    fresh: bool = True
+    """One of them came, or was judged, after the last collect that found nothing to take."""
     since_cycle_hours: float | None = None
     """Since the last cycle began that came to its end; None where none ever did."""
     alarms: tuple[str, ...] = ()
@@ -42,14 +44,16 @@ def decide(facts: TriggerFacts, config: TriggerConfig) -> Run | Wait:
     tried = facts.since_cycle_hours is not None and facts.since_cycle_hours < config.max_wait_hours
     if facts.new_rows < facts.least_rows and (tried or facts.oldest_hours < config.max_wait_hours or not facts.new_rows):
         return Wait(f"{facts.new_rows} new rows wait; an increment needs {facts.least_rows}.")
-    if facts.new_rows >= config.min_rows:
+    if facts.new_rows >= config.min_rows and facts.fresh:
         return Run(f"{facts.new_rows} new rows wait ({config.min_rows} are enough).")
     if facts.oldest_hours >= config.max_wait_hours and not tried:
         return Run(f"A new row has waited {facts.oldest_hours:.1f} hours ({config.max_wait_hours:g} at most).")
-    if facts.alarms:
+    if facts.alarms and facts.fresh:
         return Run(facts.alarms[0])
     if config.every_hours and (facts.since_cycle_hours is None or facts.since_cycle_hours >= config.every_hours):
         return Run(f"The schedule of {config.every_hours:g} hours has come round.")
+    if not facts.fresh:
+        return Wait(f"Not due: of the {facts.new_rows} rows that wait the last cycle could take none, and none came since.")
     return Wait(
         f"Not due: {facts.new_rows} of {config.min_rows} new rows, the oldest {facts.oldest_hours:.1f} of "
         f"{config.max_wait_hours:g} hours old, no alarm."

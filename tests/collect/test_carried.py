@@ -5,10 +5,12 @@ import pytest
 from llmagentos.collect import pipeline
 from llmagentos.collect.carried import carry
 from llmagentos.collect.importing import import_file
+from llmagentos.config import load_config
 from llmagentos.core.errors import ConflictError
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import example_of_row
 from llmagentos.core.records import Feedback
+from llmagentos.registry.lineage import config_hash
 from llmagentos.replay.buffer import Buffer
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
@@ -108,6 +110,22 @@ def test_a_collect_counts_only_on_the_state_it_began_from(config, monkeypatch, t
     else:
         assert pipeline.collect(config) is not None
     assert len(snapshots.history(home)) == 2
+
+
+@pytest.mark.parametrize(
+    ("verdict", "known", "again"),
+    [("Reject", True, True), ("TrainingError", True, True), ("Promote", True, False), ("Hold", False, False)],
+)
+def test_what_was_not_promoted_is_tried_again_under_other_settings(config, base, verdict, known, again):
+    home = Home(config.storage.root).open()
+    rows = [example(f"way {n}") for n in range(config.collect.min_rows)]
+    made = snapshots.create(home, Draft(examples=rows))
+    snapshots.decide(home, made.id, {"verdict": verdict} | ({"settings": config_hash(config)} if known else {}))
+    assert pipeline.collect(config) is None
+    other = load_config(overrides=[f"storage.root={home.root}", f"model.base={base}", "update.seed=7"], environment={})
+    found = pipeline.collect(other)
+    assert (found is not None) is again
+    assert found is None or prompts(found.examples()) == [(row.prompt, 1) for row in rows]
 
 
 @pytest.fixture

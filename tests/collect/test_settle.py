@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from llmagentos.collect.carried import Carried
+from llmagentos.collect.carried import Carried, spent
 from llmagentos.collect.keys import Known
 from llmagentos.collect.settle import Past, retire, settle
 from llmagentos.config.learning import CollectConfig
@@ -250,3 +250,35 @@ def test_what_was_found_wrong_is_so_for_the_update_that_takes_it_up_again():
     settled = settle([example(2, "fine", key="l")], carried, Past(suites=[suite("recall", "bad")]), CONFIG)
     assert [entry["item_id"] for entry in settled.retired] == ["recall0"]
     assert [e.id for e in settled.judged] == ["1"]
+
+
+def again(first, *kept):
+    """The increment taken up again without the rows that had their last attempt: held-out answers by key."""
+    left = [e for e in first.examples if e.id in kept]
+    worn = [spent(e, "attempts", "cycle-3") for e in first.examples if e.id not in kept]
+    settled = settle([example(99, "new", key="n")], Carried(examples=left, heldout=first.heldout, spent=worn), Past(), CONFIG)
+    return {(i.key, i.messages[-1]["content"]) for i in settled.heldout}
+
+
+def test_what_nobody_teaches_any_more_is_not_asked():
+    words = ["what does a gizmo cost", "tell me the price please", "how much money is it", "price?"]
+    first = settle(
+        [example(n, "12", prompt=word) for n, word in enumerate(words)]
+        + [example(10 + n, "3", prompt=f"{word} lamp", key="l") for n, word in enumerate(words)],
+        Carried(), Past(), CONFIG,
+    )  # fmt: skip
+    assert {i.key for i in first.heldout} == {"k", "l"}
+    assert again(first, *(e.id for e in first.examples if e.key == "l")) == {("l", "3")}
+
+
+def test_of_a_behaviour_what_is_asked_is_what_is_still_taught():
+    places = ["kitchen", "cellar", "garden", "hall", "attic", "garage"]
+    rows = [example(n, ["on", "off"][n % 2], prompt=f"{p} lamp {['on', 'off'][n % 2]}") for n, p in enumerate(places * 2)]
+    rows = [r for n, r in enumerate(rows) if r.prompt not in {s.prompt for s in rows[:n]}]
+    first = settle(rows, Carried(), Past(), CONFIG)
+    asked = {(i.key, i.messages[-1]["content"]) for i in first.heldout}
+    assert asked == {("k", "on"), ("k", "off")}
+    assert again(first, *(e.id for e in first.examples if e.answer == "on")) == {("k", "on")}
+    whole = settle([example(n, p, prompt=f"say {p} as you do") for n, p in enumerate(places)], Carried(), Past(), CONFIG)
+    assert len(whole.heldout) == 1
+    assert again(whole, *(e.id for e in whole.examples)) == {(i.key, i.messages[-1]["content"]) for i in whole.heldout}

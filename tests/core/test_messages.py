@@ -119,6 +119,25 @@ def test_the_order_of_calls_counts():
     assert not same_answer({"content": None, "tool_calls": [one, two]}, {"content": None, "tool_calls": [two, one]})
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ('{"on": 1}', '{"on": true}', False), ('{"n": 0}', '{"n": false}', False), ('{"n": 1.0}', '{"n": 1}', True),
+        ('{"n": [1e22]}', '{"n": [10000000000000000000000]}', True), ('{"n": 1.5}', '{"n": 1}', False),
+        ('{"a": NaN}', '{"a": NaN}', True), ("[1, 2]", "[1.0, 2]", True), ('"1"', "1", False),
+    ],
+)  # fmt: skip
+def test_arguments_are_compared_as_json_means_them(one: str, other: str, same: bool):
+    one, other = call(arguments=one), call(arguments=other)
+    assert same_answer(one, other) is same
+    assert (answer_text(one) == answer_text(other)) is same
+
+
+def test_a_text_that_reads_like_a_call_is_none():
+    spelled = {"role": "assistant", "content": answer_text(call())}
+    assert not same_answer(spelled, call())
+
+
 def test_arguments_that_are_no_json_stay_text():
     assert parsed_calls(call(arguments="{broken")) == [("track", "{broken")]
     assert parsed_calls(call(arguments="")) == parsed_calls(call(arguments="{}")) == [("track", {})]

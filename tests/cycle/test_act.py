@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from llmagentos.collect.carried import carry
+from llmagentos.collect.quarantine import listing
 from llmagentos.config import Config, load_config
 from llmagentos.core.errors import ConfigError, DiskError, TrainingError, WorkersLostError
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import Example
-from llmagentos.cycle.act import act, looks_tampered_with, record_failure
+from llmagentos.cycle.act import act, finish_decision, looks_tampered_with, record_failure
 from llmagentos.local import steps
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
@@ -101,6 +102,59 @@ def test_approving_by_hand_releases_the_student_too(config: Config, home: Home, 
     assert snapshots.latest(home).status == "promoted"
 
 
+def test_what_a_person_declines_waits_in_quarantine(config: Config, home: Home, snapshot: Snapshot):
+    decided(config, snapshot, "Promote", "gate.mode=approve")
+    finish_decision(home)
+    assert snapshots.latest(home).status == "held", "it waits"
+    Releases(home).rollback(by="person", reason="poisoned")
+    for _ in range(2):
+        finish_decision(home)
+        assert snapshots.latest(home).status == "rolled_back"
+        assert carry(home, 3).examples == []
+        assert [(row["reason"], row["detail"]) for row in listing(home)] == [("rolled_back", "version 2 was not approved")]
+
+
+def test_what_was_found_wrong_stays_so_though_the_update_was_declined(config: Config, home: Home):
+    made = snapshots.create(home, snapshots.Draft(examples=[], withdrawn=["e"]))
+    for seed in (1, 2):
+        add_tiny(home, seed, snapshot=made.id)
+    Releases(home).first(1, by="test", reason="began")
+    versions = [Versions(home).get(n) for n in (1, 2)]
+    mode = load_config(None, [f"storage.root={config.storage.root}", "gate.mode=approve"], environment={})
+    act(mode, "cycle-1", Decision(verdict="Promote", reasons=[]), made, *versions, None, {"lease/cycle-default": 0})
+    Releases(home).rollback(by="person", reason="no")
+    finish_decision(home)
+    assert carry(home, 3).withdrawn == ["e"]
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("Reject", "rejected"), ("Hold", "held")])
+def test_a_kill_behind_the_decision_leaves_no_version_without_one(
+    config: Config, home: Home, snapshot: Snapshot, monkeypatch, verdict: str, status: str
+):
+    with monkeypatch.context() as killed:
+        killed.setattr(Versions, "change", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            decided(config, snapshot, verdict)
+    assert (snapshots.latest(home).status, Versions(home).get(2).status) == (status, "registered")
+    finish_decision(home)
+    assert [Versions(home).get(version).status for version in (2, 3)] == [status] * 2
+
+
+def interrupted(*arguments: object, **fields: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("verdict", ["Reject", "Hold"])
+def test_a_kill_before_the_decision_leaves_the_version_to_be_found(
+    config: Config, home: Home, snapshot: Snapshot, monkeypatch, verdict: str
+):
+    monkeypatch.setattr(snapshots, "decide", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        decided(config, snapshot, verdict)
+    assert snapshots.latest(home).is_open
+    assert Versions(home).unfinished(snapshot=snapshot.id) is not None
+
+
 @pytest.mark.parametrize(
     ("problem", "attempts"),
     [
@@ -109,8 +163,10 @@ def test_approving_by_hand_releases_the_student_too(config: Config, home: Home, 
         (torch.OutOfMemoryError("CUDA out of memory"), 0), (ModuleNotFoundError("No module named 'deepspeed'"), 0),
     ],
 )  # fmt: skip
-def test_a_failure_counts_where_the_rows_may_be_to_blame(home: Home, snapshot: Snapshot, problem: BaseException, attempts: int):
-    record_failure(home, "cycle-1", snapshot, problem)
+def test_a_failure_counts_where_the_rows_may_be_to_blame(
+    config: Config, home: Home, snapshot: Snapshot, problem: BaseException, attempts: int
+):
+    record_failure(config, "cycle-1", snapshot, problem)
     assert snapshots.latest(home).status == "failed"
     found = carry(home, 3)
     assert [e.attempts for e in found.examples] == [attempts]

@@ -1,14 +1,18 @@
 """What a training leaves: as long as nobody decided all that a resumed cycle needs, and afterwards nothing."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from llmagentos.core.errors import ConflictError
-from llmagentos.cycle.artifacts import drop_trainings, keep_training
+from llmagentos.core.evaluation import EvalReport, ItemResult
+from llmagentos.cycle.artifacts import drop_trainings, keep_matrix, keep_training
+from llmagentos.evaluate import outcomes
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.training.launch import alone
+from tests.tiny import add_tiny
 
 
 @pytest.fixture
@@ -41,6 +45,17 @@ def test_what_a_resumed_cycle_needs_stays_until_the_snapshot_is_decided(home: Ho
     drop_trainings(home)
     assert not training.exists()
     assert run.exists()
+
+
+def test_one_file_says_what_each_version_still_knows(home: Home):
+    for number, (status, right) in enumerate([("promoted", 3), ("rejected", 0), ("promoted", 4), ("registered", 2)], start=1):
+        add_tiny(home, number, status=status, scores={"s": right / 4})
+        results = [ItemResult(item_id=str(k), suite="s", right=k < right, answer="") for k in range(4)]
+        outcomes.keep(home, number, EvalReport(version=number, results=results, suites={}))
+    assert keep_matrix(home) == {"forgetting": 0.5, "backward_transfer": -0.25}
+    told = json.loads((home.reports / "matrix.json").read_text("utf-8"))
+    assert (told["versions"], told["suites"], told["matrix"]) == ([1, 3, 4], ["s"], [[0.75], [1.0], [0.5]])
+    assert told["forgetting"] == {"s": 0.5}
 
 
 def test_nobody_trains_where_somebody_trains(training: Path):

@@ -4,7 +4,7 @@ import pytest
 
 from llmagentos.config import Config, load_config
 from llmagentos.core.records import Feedback, Interaction
-from llmagentos.cycle.due import gather, not_due
+from llmagentos.cycle.due import gather, not_due, reached
 from llmagentos.registry import tracking
 from llmagentos.release import counts
 from llmagentos.release.counts import Counts, Sheet
@@ -92,6 +92,32 @@ def test_what_a_snapshot_holds_waits_no_longer_and_a_late_judgement_counts(confi
     spool.close()
     not_due(due(config), home)
     assert gather(config, home, NOW).new_rows == 1
+
+
+def test_what_judges_nothing_makes_no_row_one_to_train_on(config: Config, home: Home):
+    put(home, 3, tier="traffic", name="t")
+    spool = open_spool(home)
+    told = {"created": NOW, "source": "human"}
+    spool.put([Feedback(id="copied", interaction_id="t0", name="copied_to_clipboard", value=True, **told)])
+    spool.put(
+        [Feedback(id="edited", interaction_id="t1", name="edit", correction={"role": "assistant", "content": "12"}, **told)]
+    )
+    spool.close()
+    not_due(due(config), home)
+    assert gather(config, home, NOW).new_rows == 1
+
+
+def test_what_the_last_cycle_could_not_take_is_due_again_when_something_comes(config: Config, home: Home):
+    enough = due(config, "trigger.min_rows=20")
+    put(home, 20, tier="traffic", judged=20, name="t")
+    assert not_due(enough, home) is None
+    with tracking.run(home, tracking.new_run("cycle")), tracking.run(home, tracking.new_run("collect")) as outcome:
+        outcome |= {"status": "skipped", "metrics": reached(home)}
+    assert "could take none" in not_due(enough, home)
+    spool = open_spool(home)
+    spool.put([Feedback(id="late", interaction_id="t1", created=NOW, name="thumb", value=False)])
+    spool.close()
+    assert not_due(enough, home) is None
 
 
 def test_the_last_cycles_alarms_and_time_are_known(config: Config, home: Home):

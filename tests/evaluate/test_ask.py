@@ -22,8 +22,12 @@ SUITE = Suite(
 )
 
 
+def with_tokens(config: Config, most: int) -> Config:
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"max_new_tokens": most})})
+
+
 def test_a_folder_that_is_no_version_is_asked_like_one(config: Config, home: Home, tmp_path: Path):
-    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"max_new_tokens": 8})})
+    config = with_tokens(config, 8)
     version = add_tiny(home, 1)
     save_tiny(tmp_path / "made", 1)
     candidate = Candidate(alpha=1.0, dir=str(tmp_path / "made"), manifest_hash=write_manifest(tmp_path / "made"))
@@ -32,6 +36,15 @@ def test_a_folder_that_is_no_version_is_asked_like_one(config: Config, home: Hom
     assert (told.version, ask(config, version, [SUITE]).version) == (None, version.id)
     assert told.results == ask(config, version, [SUITE]).results
     assert all(r.answer for r in told.results)
+
+
+def test_what_was_said_under_other_settings_is_asked_again(config: Config, home: Home):
+    version = add_tiny(home, 1)
+    short, long = (ask(with_tokens(config, most), version, [SUITE]) for most in (2, 8))
+    assert [r.answer for r in short.results] != [r.answer for r in long.results]
+    halved = {"model": config.model.model_copy(update={"dtype": "bfloat16"})}
+    ask(with_tokens(config, 8).model_copy(update=halved), version, [SUITE])
+    assert len(list(home.cache("answers", version.manifest_hash).iterdir())) == 3
 
 
 def test_changed_weights_are_not_asked(config: Config, home: Home):
@@ -56,7 +69,7 @@ def test_on_a_gpu_the_answers_are_the_same(config: Config, tmp_path: Path):
 @pytest.mark.ray
 def test_a_task_asks_too_and_what_it_found_is_remembered(config: Config, home: Home, ray_cluster: None):
     version = add_tiny(home, 1)
-    here = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"max_new_tokens": 8})})
+    here = with_tokens(config, 8)
     there = config.model_copy(update={"evaluate": here.evaluate.model_copy(update={"gpus": 1})})
     told = ask(there, version, [SUITE])
     shutil.rmtree(Path(version.dir))

@@ -38,6 +38,14 @@ def test_old_new_and_superseded_are_kept_apart(kept: Home):
     assert [s.name for s in exam.suites] == ["first", "second", "recall-s1", store.STALE]
 
 
+def test_of_a_fact_that_changed_twice_only_the_last_change_is_asked(kept: Home):
+    first, second = (asking("lamp?", f"{n}", f"{n}").model_copy(update={"wrong": f"{n - 1}"}) for n in (2, 3))
+    store.register(kept, "stale-s0", "stale", [first])
+    gone = {"suite": "stale-s0", "item_id": "2", "stale": second.model_dump(mode="json")}
+    exam = set_exam(load_config(environment={}).evaluate, kept, snapshot(retired=[gone]))
+    assert [(i.messages[-1]["content"], i.wrong) for i in exam.stale.items] == [("3", "2")]
+
+
 def test_a_sample_keeps_the_shares_and_is_the_same_every_time(kept: Home):
     config = load_config(overrides=["evaluate.max_retention=100"], environment={}).evaluate
     first, again = (set_exam(config, kept, snapshot()) for _ in range(2))

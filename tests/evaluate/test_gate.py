@@ -162,6 +162,26 @@ def test_one_small_suite_that_breaks_is_seen_among_many_items():
     assert "Suite small is harmed" in decision.reasons[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "strict"),
+    [
+        ("safety", True),
+        ("my-safety-rules", True),
+        ("Format_2", True),
+        ("product_information", False),
+        ("platforms-unsafety", False),
+    ],
+)
+def test_the_narrow_margin_is_for_suites_that_are_named_so(name: str, strict: bool):
+    asked = suite(name, 400).model_copy(update={"kind": "registered"})
+    before = {name: [True] * 400, "rest": [True] * 1600, "new": [False] * 40}
+    after = {name: [True] * 393 + [False] * 7, "rest": [True] * 1600, "new": [True] * 40}
+    base = GateFacts(
+        champion=report(1, before), challenger=report(2, after), old=[asked, suite("rest", 1600)], new=[suite("new", 40)]
+    )
+    assert decide(base, CONFIG).verdict == ("Reject" if strict else "Promote")
+
+
 @pytest.mark.parametrize("days", [0, 60, 400])
 def test_however_many_days_a_safety_suite_is_guarded(days: int):
     asked = [suite("safety", 100).model_copy(update={"kind": "registered"}), *(suite(f"recall-s{k}", 3) for k in range(days))]

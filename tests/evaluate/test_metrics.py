@@ -2,6 +2,7 @@ import pytest
 
 from llmagentos.core.evaluation import EvalItem, EvalReport, ItemResult, Suite
 from llmagentos.evaluate.metrics import backward_transfer, flips, forgetting, grouped, r_matrix, stale_rates
+from llmagentos.evaluate.outcomes import Outcomes
 
 
 def item(k: int, **fields: object) -> EvalItem:
@@ -33,17 +34,34 @@ def test_figures_are_by_skill_and_by_key():
     assert figures["skills"]["x"] == {"n": 1, "accuracy": 0.0}
 
 
+def knows(**suites: tuple[int, int]) -> Outcomes:
+    """Outcomes by suite: of so many items the first so many are right."""
+    return {name: {str(k): k < right for k in range(n)} for name, (right, n) in suites.items()}
+
+
 def test_forgetting_and_backward_transfer_of_a_known_matrix():
-    versions, suites, matrix = r_matrix({1: {"a": 1.0}, 2: {"a": 0.7, "b": 0.9}, 3: {"a": 0.8, "b": 0.6}})
-    assert (versions, suites) == ([1, 2, 3], ["a", "b"])
-    assert forgetting(matrix) == pytest.approx([0.2, 0.3])
-    assert backward_transfer(matrix, [0, 1]) == pytest.approx(-0.25)
+    found = {1: knows(a=(10, 10)), 2: knows(a=(7, 10), b=(9, 10)), 3: knows(a=(8, 10), b=(6, 10))}
+    assert r_matrix(found) == ([1, 2, 3], ["a", "b"], [[1.0, None], [0.7, 0.9], [0.8, 0.6]])
+    assert forgetting(found, {"b": 2}) == pytest.approx({"a": 0.2, "b": 0.3})
+    assert backward_transfer(found, {"b": 2}) == pytest.approx(-0.25)
 
 
 def test_a_suite_that_the_last_version_was_not_asked_is_left_out():
-    _, _, matrix = r_matrix({1: {"a": 1.0, "b": 0.9}, 2: {"a": 0.9, "b": 0.9}, 3: {"b": 0.8}})
-    assert forgetting(matrix) == pytest.approx([0.0, 0.1])
-    assert backward_transfer(matrix, [0, 0]) == pytest.approx(-0.1)
+    found = {1: knows(a=(10, 10), b=(9, 10)), 2: knows(a=(9, 10), b=(9, 10)), 3: knows(b=(8, 10))}
+    assert forgetting(found, {}) == pytest.approx({"b": 0.1})
+    assert backward_transfer(found, {}) == pytest.approx(-0.1)
+
+
+def test_nothing_asked_is_nothing_forgotten():
+    assert (r_matrix({}), forgetting({}, {}), backward_transfer({}, {})) == (([], [], []), {}, 0.0)
+
+
+def test_who_never_changes_forgets_nothing_whatever_is_asked():
+    whole, left = knows(a=(5, 10)), {"a": {str(k): k < 5 for k in range(4, 10)}}  # four facts were superseded
+    found = {1: whole, 2: left, 3: left}
+    assert r_matrix(found)[2] == [[1 / 6]] * 3
+    assert forgetting(found, {"a": 1}) == {"a": 0.0}
+    assert backward_transfer(found, {"a": 1}) == 0.0
 
 
 def test_stale_and_update_rate():
@@ -53,6 +71,13 @@ def test_stale_and_update_rate():
     assert stale_rates(report(1, []), None) == {}
 
 
-def test_what_a_version_said_before_it_was_taught_is_no_part_of_backward_transfer():
-    _, _, matrix = r_matrix({1: {"a": 1.0, "b": 0.0}, 2: {"a": 1.0, "b": 0.9}, 3: {"a": 1.0, "b": 0.7}})
-    assert backward_transfer(matrix, [0, 1]) == pytest.approx(-0.1)
+def test_a_fact_in_its_new_spelling_is_not_stale():
+    stale = Suite(name="s", kind="stale", hash="h", items=[item(0, wrong="A0"), item(1, wrong="A1")])
+    assert stale_rates(report(1, [(True, "a0"), (False, "A1")]), stale) == {"stale": 0.5, "update": 0.5}
+
+
+def test_what_a_version_said_before_it_was_taught_is_no_part_of_what_was_forgotten():
+    found = {1: knows(a=(10, 10), b=(0, 10)), 2: knows(a=(10, 10), b=(9, 10)), 3: knows(a=(10, 10), b=(7, 10), c=(8, 10))}
+    found[1] |= knows(c=(0, 10))
+    assert forgetting(found, {"b": 2, "c": 3}) == pytest.approx({"a": 0.0, "b": 0.2})
+    assert backward_transfer(found, {"b": 2, "c": 3}) == pytest.approx(-0.1)

@@ -115,3 +115,18 @@ def test_a_long_free_text_is_graded_by_the_probability_of_its_tokens(seed: tuple
     old = ScoreCache(tmp_path / "old")
     old.keep_forced({item.content: (False, None) for item in suite.items})  # of a release that graded nothing
     assert score(lambda: seed, [suite], cache=old, generate=False, **LIMITS) == results
+
+
+@pytest.mark.parametrize("answer", ["12", "twelve euros " * 20])
+def test_what_the_chat_template_refuses_is_wrong(seed: tuple, tmp_path: Path, answer: str):
+    asked = suite_of_the_day(2).items
+    messages = [{"role": "user", "content": "price?"}, {"role": "assistant", "content": answer}]
+    bad = EvalItem(id="bad", messages=messages, tools=[{"type": "function"}])
+    suite = Suite(name="s", kind="registered", hash="", items=[asked[0], bad, *asked[1:]])
+    for generate in (False, True):
+        results = score(lambda: seed, [suite], cache=ScoreCache(tmp_path), generate=generate, **LIMITS)
+        assert (results[1].right, results[1].answer, results[1].grade) == (False, "", 0.0)
+        sound = score(lambda: seed, [suite_of_the_day(2)], cache=ScoreCache(tmp_path / "apart"), generate=generate, **LIMITS)
+        assert [r.answer for r in results if r.item_id != "bad"] == [r.answer for r in sound]
+    alone = suite.model_copy(update={"items": [bad]})
+    assert [r.right for r in score(lambda: seed, [alone], cache=ScoreCache(tmp_path / "alone"), **LIMITS)] == [False]

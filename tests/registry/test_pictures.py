@@ -18,7 +18,7 @@ def test_nothing_measured_is_no_picture():
 
 
 def test_the_matrix_has_a_row_a_version_and_a_column_a_suite():
-    figure = pictures.forgetting_matrix([version(1, facts=0.1), version(2, facts=0.9, news=1.0)])
+    figure = pictures.forgetting_matrix([version(1, facts=0.1), version(2, facts=0.9, news=1.0, stale=0.2)])
     image = figure.axes[0].images[0].get_array()
     assert image.shape == (2, 2)
     assert [t.get_text() for t in figure.axes[0].texts] == ["0.10", "0.90", "1.00"]

@@ -171,6 +171,16 @@ def test_adapters_in_use_and_what_they_are_put_on_keep_their_weights(home, tmp_p
     assert not merged.exists()
 
 
+def test_what_weights_answered_is_kept_as_long_as_they_are(home, tmp_path):
+    for n in range(3):
+        Versions(home).add(weights(tmp_path / str(n), float(n)), move=True)
+    hashes = [v.manifest_hash for v in Versions(home).all()]
+    for name in (*hashes, "of-a-candidate"):
+        home.cache("answers", name).mkdir(parents=True)
+    prune(home, 1, Release(epoch=0, champion=2, history=[2]))
+    assert {folder.name for folder in home.cache("answers", "").iterdir()} == set(hashes[1:])
+
+
 def test_a_deletion_cut_short_is_finished_later(home, tmp_path):
     versions = Versions(home)
     for n in range(5):

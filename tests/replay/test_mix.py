@@ -9,7 +9,7 @@ from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import to_example
 from llmagentos.models.loading import load_renderer
 from llmagentos.replay.buffer import Buffer
-from llmagentos.replay.mix import _drawn, mix_rows, render_mix
+from llmagentos.replay.mix import _drawn, facts_of, mix_rows, render_mix
 from llmagentos.replay.naming import MADE, made_row
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.snapshots import Draft
@@ -31,6 +31,18 @@ def mixed(config, home, folder: Path, **options: str) -> Rows:
 def test_whoever_renders_rows_starts_without_torch():
     code = "import sys, llmagentos.replay.mix; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_what_there_was_to_plan_with_is_told_beside_the_rows(config, home, tmp_path):
+    assert facts_of(tmp_path / "rows.arrow") == {}
+    longest = int(mixed(config, home, tmp_path).lengths.max())
+    assert facts_of(tmp_path / "rows.arrow")["dropped"] == 0
+    short = config.model_copy(update={"model": config.model.model_copy(update={"max_length": longest - 1})})
+    rows = mixed(short, home, tmp_path)
+    told = facts_of(tmp_path / "rows.arrow")
+    assert told["replay_version"] == Buffer(home, ReplayConfig()).version
+    assert told["dropped"] > 0
+    assert sum(told.get(source, 0) for source in ("new", "memory", "general")) == rows.count
 
 
 def test_a_strategy_that_does_not_ask_gets_no_judged_rows(config, home, tmp_path):

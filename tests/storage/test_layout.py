@@ -23,7 +23,7 @@ def test_every_path_of_a_home_lies_in_a_store(tmp_path: Path):
     home = Home(tmp_path)
     places = [
         home.table("interactions"), home.spool, home.snapshots, home.snapshot("s"), home.suites, home.versions, home.version(1),
-        home.run("r"), home.reports, home.cache("fisher", "k"), home.mlflow, home.local, home.served,
+        home.run("r"), home.reports, home.outcomes(1), home.cache("fisher", "k"), home.mlflow, home.local, home.served,
         home.keys,
     ]  # fmt: skip
     roots = [home.root / store.path for store in STORES]
@@ -41,6 +41,7 @@ def test_every_path_of_a_home_lies_in_a_store(tmp_path: Path):
         "version",
         "run",
         "reports",
+        "outcomes",
         "cache",
         "mlflow",
         "local",

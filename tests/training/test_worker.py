@@ -16,7 +16,7 @@ from llmagentos.training.checkpoint import newest
 from llmagentos.training.compiled import can_compile
 from llmagentos.training.phase import Phase
 from llmagentos.training.plan import Recipe, make_plan
-from llmagentos.training.rows import Rows
+from llmagentos.training.rows import Plan, Rows
 from llmagentos.training.worker import make_terms, run_phase
 from tests.tiny import save_tiny
 from tests.training.test_plan import write_rows
@@ -52,9 +52,24 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleranc
         torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance)
 
 
+def logged(phase: Phase, figure: str) -> list[float]:
+    """A figure of the steps that have it, in their order."""
+    lines = map(json.loads, (Path(phase.run_dir) / "metrics.jsonl").read_text().splitlines())
+    return [line[figure] for line in lines if figure in line]
+
+
 def norms(phase: Phase) -> list[float]:
-    """Gradient norms of the logged steps: what the optimiser was given, which Adam and clipping hide from the weights."""
-    return [json.loads(line)["grad_norm"] for line in (Path(phase.run_dir) / "metrics.jsonl").read_text().splitlines()]
+    """Gradient norms: what the optimiser was given, which Adam and clipping hide from the weights."""
+    return logged(phase, "grad_norm")
+
+
+def test_the_share_of_each_source_is_told_of_every_step(tmp_path: Path):
+    phase = prepare(tmp_path, "a")
+    plan, rows = Plan(phase.plan), Rows(phase.rows)
+    run_phase(phase)
+    assert len(logged(phase, "loss")) < plan.steps == len(logged(phase, "share/new")), "all else of every tenth"
+    for source in ("new", "memory"):
+        assert logged(phase, f"share/{source}") == [round(of[source], 4) for of in plan.shares(rows) if source in of]
 
 
 def test_deepspeed_outside_ray_trains_as_plain_pytorch_does(tmp_path: Path):
@@ -177,8 +192,7 @@ def test_an_unknown_term_is_refused_with_the_known_ones():
 
 
 def losses(phase: Phase) -> list[float]:
-    """Losses of the logged steps."""
-    return [json.loads(line)["loss"] for line in (Path(phase.run_dir) / "metrics.jsonl").read_text().splitlines()]
+    return logged(phase, "loss")
 
 
 @pytest.mark.gpu

@@ -21,6 +21,9 @@ CONFIG = TriggerConfig(min_rows=100, max_wait_hours=12, every_hours=24)
         (TriggerFacts(new_rows=9, oldest_hours=12.5, since_cycle_hours=12), Run, "waited 12.5 hours"),
         (TriggerFacts(new_rows=9, oldest_hours=12.5, since_cycle_hours=1), Wait, "9 of 100 new rows"),  # it could not be taken
         (TriggerFacts(new_rows=9, since_cycle_hours=1, alarms=("Inputs shifted: a.",)), Run, "Inputs shifted"),
+        (TriggerFacts(new_rows=250, since_cycle_hours=1, fresh=False), Wait, "could take none"),
+        (TriggerFacts(new_rows=9, since_cycle_hours=1, fresh=False, alarms=("Inputs shifted: a.",)), Wait, "could take none"),
+        (TriggerFacts(new_rows=250, oldest_hours=13, since_cycle_hours=12, fresh=False), Run, "waited 13.0 hours"),
         (TriggerFacts(new_rows=9, since_cycle_hours=24), Run, "schedule of 24 hours"),
         (TriggerFacts(new_rows=9), Run, "schedule"),
         (TriggerFacts(new_rows=9, oldest_hours=2, since_cycle_hours=23), Wait, "9 of 100 new rows, the oldest 2.0 of 12 hours"),

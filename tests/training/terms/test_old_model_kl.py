@@ -1,21 +1,14 @@
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from llmagentos.training.phase import Annotation, Phase
+from llmagentos.training.phase import Annotation
 from llmagentos.training.terms import Outputs
 from llmagentos.training.terms.old_model_kl import OldModelKL
 from llmagentos.training.worker import run_phase
 from tests.training.terms.test_teacher_kl import batch_with_teacher
-from tests.training.test_worker import prepare
-
-
-def logged(phase: Phase, term: str) -> list[float]:
-    """A term's values in the order of the logged steps."""
-    lines = (Path(phase.run_dir) / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)[term] for line in lines]
+from tests.training.test_worker import logged, prepare
 
 
 @pytest.mark.parametrize(("rows", "new", "old"), [("old", 0, 1), ("new", 1, 0), ("all", 1, 1)])
