@@ -54,7 +54,8 @@ class Interaction(Record):
     """False for `store: false`: id, version and timing only."""
     latency_ms: float | None = None
     request_hash: str | None = None
-    """Hash of the request body: tells a retry from another request under the same idempotency key."""
+    """Hash of the request body: tells a retry from another request under the same idempotency key. Of what is not stored it
+    is hashed with that key, and without one there is none."""
 
 
 class Feedback(Record):

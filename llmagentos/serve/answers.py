@@ -106,10 +106,10 @@ class Answers:
         who = traffic.caller(request.headers, asked.metadata or {}, asked.user)
         agent = self._config.serve.agent_name
         target, free = traffic.target(asked.model, agent), asked.model == agent
-        id, keyed = traffic.interaction_id(request.headers, who.tenant)
+        id, key = traffic.interaction_id(request.headers, who.tenant)
         sampling = asked.sampling(self._config.engine, limit)
-        question = Question(id, keyed, who, target, free, asked, source, sampling, [request.scope["path"], data])
-        while keyed:
+        question = Question(id, key, who, target, free, asked, source, sampling, [request.scope["path"], data])
+        while question.keyed:
             if recorded := await self._recorded(question):
                 return _replayed(question, recorded)
             if id in self._keyed:  # somebody began with this key while we looked into the record
@@ -137,14 +137,15 @@ class Answers:
         return await self._known(question)
 
     async def _known(self, question: Question) -> list[Interaction] | None:
-        """The record of this id. Raises ApiError 409 where it belongs to another body or cannot be repeated."""
+        """The record of this id; None for one without words, whose question is answered anew. Raises ApiError 409 where it
+        belongs to another body."""
         known = await self._recorder.lookup(question.id)
         if known is None:
             return None
-        if known.request_hash is None:
-            raise ApiError(409, "this key's answer was not stored and cannot be repeated.", code="not_replayable")
         if known.request_hash != question.request_hash:
             raise _other_body()
+        if question.asked.store is False:
+            return None
         found = [await self._recorder.find(choice_id(question.id, k)) for k in range(question.asked.choices)]
         return [choice for choice in found if choice is not None] if all(found) else None
 
@@ -218,11 +219,10 @@ class Answers:
         return routed
 
     async def _answered_elsewhere(self, answer: Answer) -> None:
-        """The record is another replica's. Raises ApiError 409 where a stream began otherwise, or it cannot be repeated."""
-        known = await self._recorder.lookup(answer.question.id)
-        if answer.question.asked.store is False and known is not None and known.request_hash is None:
-            return  # the record holds no words that could differ
+        """The record is an earlier one. Raises ApiError 409 where a stream began otherwise, or it belongs to another body."""
         answer.recorded = await self._known(answer.question)
+        if answer.question.asked.store is False:
+            return  # the record holds no words that could differ
         said = [(answer.version, turn.message) for turn in answer.turns]
         same = said == [(one.model_version, one.messages[-1]) for one in answer.recorded or []]
         if answer.recorded is None or (answer.begun and not same):
@@ -375,7 +375,7 @@ def _interaction(answer: Answer, index: int, turn: Turn, latency_ms: float) -> I
         "latency_ms": round(latency_ms, 3),
     }
     if question.asked.store is False:
-        return Interaction(**base, messages=[], stored=False)
+        return Interaction(**base, messages=[], stored=False, request_hash=question.request_hash)
     metadata = question.asked.metadata or {}
     if isinstance(question.source, Conversation):
         messages, tools = question.source.messages, question.source.tools
