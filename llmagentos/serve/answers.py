@@ -23,7 +23,7 @@ from llmagentos.engines.engine import EngineFailedError
 from llmagentos.serve import traffic
 from llmagentos.serve.canary import Routed, Trial
 from llmagentos.serve.claims import Claims
-from llmagentos.serve.errors import ApiError, api_error
+from llmagentos.serve.errors import ApiError, api_error, other_body
 from llmagentos.serve.limits import answering
 from llmagentos.serve.metrics import Metrics
 from llmagentos.serve.model import Residents
@@ -131,7 +131,7 @@ class Answers:
         """The choices already given under this key. Raises ApiError 409 where the key belongs to another body."""
         while under_way := self._keyed.get(question.id):
             if under_way.question.request_hash != question.request_hash:
-                raise _other_body()
+                raise other_body()
             assert under_way.task is not None
             await asyncio.wait({under_way.task})
         return await self._known(question)
@@ -143,7 +143,7 @@ class Answers:
         if known is None:
             return None
         if known.request_hash != question.request_hash:
-            raise _other_body()
+            raise other_body()
         if question.asked.store is False:
             return None
         found = [await self._recorder.find(choice_id(question.id, k)) for k in range(question.asked.choices)]
@@ -394,7 +394,3 @@ def _interaction(answer: Answer, index: int, turn: Turn, latency_ms: float) -> I
         renderer=turn.engine.renderer.hash,
         request_hash=question.request_hash,
     )
-
-
-def _other_body() -> ApiError:
-    return ApiError(409, "this Idempotency-Key was used with another body.", code="idempotency_conflict", param="Idempotency-Key")

@@ -67,6 +67,10 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, {name: value for name, value in told.items() if value})
 
 
+def other_body() -> ApiError:
+    return ApiError(409, "this Idempotency-Key was used with another body.", code="idempotency_conflict", param="Idempotency-Key")
+
+
 def api_error(error: Exception) -> ApiError:
     """Which answer an exception is."""
     if isinstance(error, ApiError):

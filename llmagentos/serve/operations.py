@@ -19,12 +19,13 @@ from llmagentos.registry.versions import Versions
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.serve import traffic
-from llmagentos.serve.errors import ApiError
+from llmagentos.serve.errors import ApiError, other_body
 from llmagentos.serve.keys import ANYONE
 from llmagentos.serve.model import Residents
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import FeedbackRequest, PromoteRequest, RollbackRequest, model_object, parse
 from llmagentos.storage.layout import Home
+from llmagentos.storage.spool import content_hash
 from llmagentos.storage.tables import Tables
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,10 @@ class Operations:
             source=asked.source,
             tenant=tenant,
         )
+        if key and asked.id is None:
+            known = await self._recorder.lookup(record.id, "feedback")
+            if known is not None and known.request_hash not in (None, content_hash(record)):
+                raise other_body()
         await self._recorder.put([record])
         self._about(about)
         return JSONResponse({"object": "feedback", "feedback_id": id, "interaction_id": asked.interaction_id or about})

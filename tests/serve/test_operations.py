@@ -75,6 +75,21 @@ def test_feedback_with_a_key_is_given_once(local: Served):
     assert len(judgements(local, answer["id"])) == 2
 
 
+def test_another_judgement_under_the_same_key_is_refused_and_revised_only_by_its_id(local: Served):
+    with local.client(**{"Idempotency-Key": "once"}) as client:
+        answer = client.post("/v1/chat/completions", json=chat("judged")).json()
+        body = {"interaction_id": answer["id"], "name": "thumb", "value": True}
+        id = client.post("/v1/feedback", json=body).json()["feedback_id"]
+        for other in ({"value": False}, {"comment": "no"}, {"source": "judge"}):
+            refused = client.post("/v1/feedback", json=body | other)
+            error = refused.json()["error"]
+            assert (refused.status_code, error["code"], error["param"]) == (409, "idempotency_conflict", "Idempotency-Key")
+            flush(local.home)
+        assert client.post("/v1/feedback", json=body).json()["feedback_id"] == id
+        assert client.post("/v1/feedback", json=body | {"id": id, "value": False}).status_code == 200
+    assert [kept.value for kept in judgements(local, answer["id"])] == [True, False]
+
+
 def test_versions_and_models(local: Served):
     with local.client() as client:
         listed = client.get("/v1/versions").json()
