@@ -215,6 +215,8 @@ class Release(Record):
     """Who is answered by an adapter; each keeps its base whatever becomes champion."""
     marks: dict[int, Literal["rejected", "held", "bad"]] = {}
     """Version -> the status that this very release gave it."""
+    request: str | None = None
+    """What asked for it, where that may come again."""
     by: str = ""
     reason: str = ""
     created: float = 0.0

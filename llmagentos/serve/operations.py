@@ -63,8 +63,7 @@ class Operations:
             raise NotFoundError(f"no interaction {asked.interaction_id!r} is known.")
         key = traffic.header(request.headers, "idempotency-key")
         # A key that comes again with another judgement is no revision of the first.
-        once = digest([tenant, key, about, asked.name], length=32) if key else traffic.once(request.headers, tenant)
-        id = asked.id or f"fb-{once}"
+        id = asked.id or f"fb-{_once(request, about, asked.name)}"
         record = Feedback(
             id=_checked_id(id, tenant),
             interaction_id=about,
@@ -176,13 +175,14 @@ class Operations:
             by=_by(),
             reason=asked.reason or "promoted over HTTP",
             force=asked.force,
+            request=_once(request),
         )
         return await self._released(release)
 
-    async def rollback(self, _request: Request, data: dict[str, Any]) -> Response:
+    async def rollback(self, request: Request, data: dict[str, Any]) -> Response:
         asked = parse(RollbackRequest, data)
         reason = asked.reason or "rolled back over HTTP"
-        release = await asyncio.to_thread(self._releases.rollback, by=_by(), reason=reason)
+        release = await asyncio.to_thread(self._releases.rollback, by=_by(), reason=reason, request=_once(request))
         return await self._released(release)
 
     async def _released(self, release: Release) -> Response:
@@ -269,6 +269,13 @@ def _by() -> str:
     """Who moves a release: the key that asks, where there is one."""
     visit = traffic.visit()
     return "http" if visit is None or visit.key is ANYONE else f"http:{visit.key.name}"
+
+
+def _once(request: Request, *about: str) -> str:
+    """32 characters that are the same where the client's key, or the ingress's id of the request, comes again to this route
+    about the same. Raises InputError."""
+    tenant, key = traffic.tenant(), traffic.header(request.headers, "idempotency-key")
+    return digest([tenant, key, *(about or [request.scope["path"]])], length=32) if key else traffic.once(request.headers, tenant)
 
 
 def _checked_id(id: str, tenant: str) -> str:
