@@ -285,7 +285,7 @@ class Answers:
     async def close(self) -> None:
         """Let what is under way end."""
         if self._answers:
-            await asyncio.wait([a.task for a in self._answers if a.task is not None], timeout=30)
+            await asyncio.wait([a.task for a in self._answers if a.task is not None], timeout=self._config.serve.drain_seconds)
         self._claims.close()
 
 
