@@ -229,12 +229,12 @@ class Answers:
             raise ApiError(409, f"{answer.question.id} was answered at the same time elsewhere; ask again.", code="in_progress")
 
     def _measure(self, answer: Answer, seconds: float) -> None:
-        used = answer.used()
+        used, version = answer.used(), str(answer.version)
         self._metrics.seconds.observe(seconds)
-        self._metrics.tokens.labels("prompt").inc(used["prompt_tokens"])
-        self._metrics.tokens.labels("answer").inc(used["completion_tokens"])
+        self._metrics.tokens.labels("prompt", version).inc(used["prompt_tokens"])
+        self._metrics.tokens.labels("answer", version).inc(used["completion_tokens"])
         for turn in answer.turns:
-            self._metrics.answers.labels(str(answer.version), turn.finish_reason).inc()
+            self._metrics.answers.labels(version, turn.finish_reason).inc()
 
     async def _turns(self, answer: Answer, engine: Engine) -> None:
         """Speak all choices at once, to their end. One that fails ends the others."""
