@@ -280,7 +280,7 @@ class Releases:
         return next((s for s in made if self._versions.has_weights(s)), None)
 
     def _check(self, number: int, role: str, force: bool) -> ModelVersion:
-        version = self._versions.get(number)
+        version = self._versions.get(number, field="student" if role == "student" else "version")
         if version.role != role:
             raise ConflictError(f"version {number} is {_a(version.role)}, not {_a(role)}.", code="wrong_role")
         given = self._given().get(number, "promoted")

@@ -58,9 +58,9 @@ class Operations:
         if about is None:
             about = await self._recorder.last_of_session(tenant, str(asked.session_id))
             if about is None:
-                raise NotFoundError(f"no interaction of session {asked.session_id!r} is known.")
+                raise NotFoundError(f"no interaction of session {asked.session_id!r} is known.", field="session_id")
         elif (about := await self._own(about, tenant)) is None:
-            raise NotFoundError(f"no interaction {asked.interaction_id!r} is known.")
+            raise NotFoundError(f"no interaction {asked.interaction_id!r} is known.", field="interaction_id")
         key = traffic.header(request.headers, "idempotency-key")
         # A key that comes again with another judgement is no revision of the first.
         id = asked.id or f"fb-{_once(request, about, asked.name)}"
@@ -110,7 +110,7 @@ class Operations:
         id = request.path_params["id"]
         found = await self._find(id, traffic.tenant())
         if found is None:
-            raise NotFoundError(f"no interaction {id[:100]!r} is known.")
+            raise NotFoundError(f"no interaction {id[:100]!r} is known.", field="interaction_id")
         self._about(found.id)
         return JSONResponse({"object": "interaction", **found.model_dump(mode="json"), "id": id})
 
@@ -292,7 +292,7 @@ def _name(request: Request) -> str:
     """A version's number or alias. Raises InputError for anything else, ApiError 404 for a number beyond all."""
     name = request.path_params["v"].rpartition("@")[2]  # of "agent@7"
     if name.isascii() and name.isdigit() and len(name) >= 10:
-        raise ApiError(404, f"there is no version {name[:20]}.", code="not_found")
+        raise ApiError(404, f"there is no version {name[:20]}.", param="version", code="not_found")
     if not (name.isascii() and name.isalnum()):
         raise InputError(f"{name[:100]!r} names no version: give a number or an alias.", field="version")
     return str(name)
