@@ -93,8 +93,8 @@ class Trial:
             self._mirror.offer(stage, turns[0], seen)
 
     async def look_after(self) -> None:
-        """Keep what was counted, and let the ladder judge it; a new champion is looked after too. Raises OSError,
-        ConflictError."""
+        """Look after a new champion; keep what was counted of a trial, and let the ladder judge it. Raises OSError,
+        DiskError, ConflictError."""
         await self._probation.look_after()
         if self._residents.release.stage is None:
             return

@@ -9,7 +9,8 @@ import logging
 import time
 
 from llmagentos.config import Config
-from llmagentos.core.errors import LLMAgentOSError
+from llmagentos.core.errors import ConflictError
+from llmagentos.core.records import VersionRef
 from llmagentos.engines import Engine
 from llmagentos.engines.engine import EngineFailedError
 from llmagentos.release.counts import Counts
@@ -33,7 +34,7 @@ class Probation:
         self._releases, self._config, self._residents = Releases(home), config.release, residents
         self._champion: int | None = None
         self._seen = Counts()
-        self._died: Engine | None = None
+        self._died: VersionRef | None = None
         self._left = False
 
     def answered(self, version: int) -> None:
@@ -44,21 +45,21 @@ class Probation:
         """An answer failed. It counts where the version may be what is wrong, and the death of an engine counts once,
         however many it answered."""
         if isinstance(error, EngineFailedError) and not engine.healthy():
-            if engine is self._died:
+            if engine.ref is self._died:  # each engine that is loaded has its own
                 return
-            self._died = engine
+            self._died = engine.ref
         elif not isinstance(error, EngineFailedError) and api_error(error).status != 500:
             return
         self._count(engine.ref.id, Counts(errors=1))
 
     async def look_after(self) -> None:
-        """Take the champion back where it fails."""
+        """Take the champion back where it fails. Raises DiskError, and is asked again then."""
         said = failing(self._seen, self._config)
         if not said or self._left or self._champion != self._residents.version:
             return
         try:
             self._left = not await asyncio.to_thread(self._take_back, " ".join(said))
-        except LLMAgentOSError as error:  # there is none to go back to
+        except ConflictError as error:  # there is none to go back to
             logger.error("version %s fails and stays: %s", self._champion, error)
             self._left = True
         await self._residents.refresh()

@@ -1,8 +1,11 @@
 """A champion that fails behind its promotion is taken back, and one that is proven, or has nobody before it, is not."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +42,21 @@ def test_a_champion_that_fails_every_request_is_taken_back(start: Callable[..., 
     assert (now.champion, now.action, now.by) == (1, "rollback", "serving")
     assert "answers failed" in now.reason
     assert Versions(served.home).get(2).status == "bad"
+
+
+def test_a_champion_whose_engine_is_killed_under_many_answers_stays(start: Callable[..., Served]):
+    served = start()
+    endless = {"max_tokens": 300, "logit_bias": {"1": -100}}
+    with served.client() as client, ThreadPoolExecutor(6) as pool:
+        client.post("/v1/versions/2/promote")
+        until(lambda: served.service.residents.version == 2)
+        engine = served.service.residents._engines[2]
+        asked = [pool.submit(client.post, PATH, json=chat(f"Hello {k}", **endless)) for k in range(6)]
+        until(lambda: engine.busy() == 6)
+        os.kill(engine.pid, signal.SIGKILL)
+        assert [one.result().json()["model_version"] for one in asked] == [2] * 6
+    assert served.service.trial._probation._seen.errors == 1
+    assert Releases(served.home).current().champion == 2
 
 
 class Engine:
