@@ -16,7 +16,7 @@ BENCHMARKS = {
     "days": "the demo on several days, protected and naive: the figures of the README",
     "forgetting": "every strategy on the same streams: what is learned, kept, forgotten",
     "preference": "what thumbs (KTO) and rewards (GRPO) move, and what they cost elsewhere",
-    "kills": "replicas and the ingress killed under load: what fails, what is lost, how long it takes",
+    "kills": "replicas and the ingress killed under load, also in a switch: what fails, is lost or mixed, how long it takes",
     "year": "a year of daily updates through the gate, sabotage included",
     "serve": "HTTP, Serve and recording against the bare engine; switches and overload under load",
     "engines": "the engine against plain generate, static batches and vLLM: tokens/s as 32 clients ask",

@@ -1,17 +1,21 @@
 """What a killed replica, a stopped one and a killed ingress cost those who are asking: counted, under load, for real.
 
-Every question is asked once only in the record, whatever had to be asked again: the record is searched at the end.
+Every question is asked once only in the record, whatever had to be asked again: the record is searched at the end. Every
+second replica is killed in the middle of a switch to another version: what is answered then is the old or the new one's, word
+for word, and all replicas end on the new one.
 """
 
 import asyncio
 import contextlib
 import json
 import os
+import random
+import re
 import signal
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,12 +23,14 @@ import httpx
 import psutil
 
 from llmagentos.benchmark.loop import in_home
+from llmagentos.benchmark.serve_switch import TIE, Spoken, perturbed, release_next, repeat
 from llmagentos.config import Config
 from llmagentos.local import processes
 from llmagentos.local.down import down
 from llmagentos.local.simulate import client
 from llmagentos.local.up import up
-from llmagentos.release.releases import confirmations
+from llmagentos.registry.versions import Versions
+from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
@@ -32,6 +38,10 @@ from llmagentos.storage.tables import Tables
 _PATIENCE = 180.0
 _AGAIN = 20
 _TOKENS, _STREAMED = 12, 60
+_SWITCH_SECONDS = 2.0
+"""The longest that a release is under way before a replica is killed: loading takes about as long."""
+_SAID_AGAIN = 200
+"""Answers of a case that are said again by the version that they name."""
 
 
 def run(
@@ -47,7 +57,9 @@ def run(
     """Kill replicas in turn under load, then the ingress, then stop a replica; all in a fresh home on free ports.
 
     `cases` holds {fault, moment, acked, lost, duplicated, failed, recovery_s} each; `failed` counts whole answers and
-    streams without a first byte, `broken` streams that ended early and `answered_again` those whose retry was answered.
+    streams without a first byte, `broken` streams that ended early and `answered_again` those whose retry was answered. Of
+    the `switches` that a kill was in the middle of, `misnamed` answers name another version than the two or than their record
+    does, and `mixed` ones are not what the version they name says.
     """
     with tempfile.TemporaryDirectory(prefix="llmagentos-kills-") as root:
         served = {"replicas": replicas, "ingress": ingress}
@@ -68,8 +80,10 @@ class Case:
 
     fault: str
     moment: str
-    acked: list[str] = field(default_factory=list)
-    """What each answered question said, which no other said."""
+    acked: dict[str, int] = field(default_factory=dict)
+    """What each answered question said, which no other said -> the version that its reply named."""
+    served: tuple[int, int] | None = None
+    """The versions before and behind a switch."""
     failed: int = 0
     broken: int = 0
     answered_again: int = 0
@@ -100,6 +114,8 @@ class Bench:
         self.cases = [Case("none", "before")]
         self._config, self._base, self._replicas, self._say = config, base, replicas, say
         self._clients, self._liveness_ms = 0, 0.0
+        self._ring: list[int] = []
+        self._dice = random.Random(0)
         self._number, self._asked = 0, 0
         self._under_way: dict[int, str] = {}
         """Number of a question -> how it is asked."""
@@ -110,12 +126,14 @@ class Bench:
         """All faults, one after the other, while `clients` ask; at least `requests` questions."""
         self._clients = clients
         await self._all_there(set())
+        (twin,) = await asyncio.to_thread(perturbed, self.home, 1)
+        self._ring = [Releases(self.home).current().champion or 0, twin.id]
         async with client(self._base, self._config) as self._probe:
             self._liveness_ms = await self._liveness()
             async with self._asking(clients):
                 for number in range(kills):
                     await self._kill_a_replica(number)
-                    self._say(json.dumps(self.cases[-1].line(Counter(self.cases[-1].acked))))
+                    self._say(json.dumps(self.cases[-1].line(Counter(self.cases[-1].acked.keys()))))
                 self.cases.append(Case("none", "after"))
                 while self._asked < requests:
                     await asyncio.sleep(0.1)
@@ -125,14 +143,16 @@ class Bench:
     def result(self) -> dict[str, Any]:
         """Everything counted, with the record searched for what was answered."""
         flush(self.home)
-        rows = Tables(self.home).read("interactions", columns=["messages"]).to_pylist()
-        found = Counter(_question(row["messages"]) for row in rows)
+        columns = ["messages", "model_version", "prompt_ids", "answer_ids"]
+        rows = [(_question(row["messages"]), row) for row in Tables(self.home).read("interactions", columns=columns).to_pylist()]
+        found = Counter(question for question, _ in rows)
         lines = [case.line(found) for case in self.cases]
         kinds = ("acked", "lost", "duplicated", "failed", "broken", "answered_again")
         times = [case.recovery_s for case in self.cases if case.fault == "kill -9 replica" and case.recovery_s]
         return {
             **{kind: sum(line[kind] for line in lines) for kind in kinds},
             "replica_recovery_s": {"median": sorted(times)[len(times) // 2], "worst": max(times)} if times else None,
+            **checked(self.home, self.cases, dict(rows)),
             "liveness_ms": self._liveness_ms,
             "errors": dict(self._errors),
             "cases": lines,
@@ -177,43 +197,46 @@ class Bench:
             return
         self.cases[-1].broken += 1
         for _ in range(_AGAIN):
-            if (await self._stream(http, body, key))[1]:
+            if version := (await self._stream(http, body, key))[1]:
                 self.cases[-1].answered_again += 1
-                self.cases[-1].acked.append(question)
+                self.cases[-1].acked[question] = version
                 return
             await asyncio.sleep(0.5)
 
-    def _count(self, question: str, answered: bool) -> None:
-        if answered:
-            self.cases[-1].acked.append(question)
+    def _count(self, question: str, version: int | None) -> None:
+        if version:
+            self.cases[-1].acked[question] = version
         else:
             self.cases[-1].failed += 1
 
-    async def _whole(self, http: httpx.AsyncClient, body: dict[str, Any], key: dict[str, str]) -> bool:
+    async def _whole(self, http: httpx.AsyncClient, body: dict[str, Any], key: dict[str, str]) -> int | None:
+        """The version that its answer names; None where there is none."""
         try:
             reply = await http.post("/v1/chat/completions", json=body, headers=key)
         except httpx.HTTPError as error:
             self._errors[f"{type(error).__name__}: {error}"[:120]] += 1
-            return False
+            return None
         if reply.status_code != 200:
             self._errors[f"{reply.status_code}: {reply.text}"[:120]] += 1
-        return reply.status_code == 200
+            return None
+        return int(reply.json()["model_version"])
 
-    async def _stream(self, http: httpx.AsyncClient, body: dict[str, Any], key: dict[str, str]) -> tuple[bool, bool]:
-        """Whether a first byte came, and whether all of it did."""
+    async def _stream(self, http: httpx.AsyncClient, body: dict[str, Any], key: dict[str, str]) -> tuple[bool, int | None]:
+        """Whether a first byte came, and the version that it names where all of it did."""
         heard, moment = "", "headers"
         try:
             async with http.stream("POST", "/v1/chat/completions", json=body, headers=key) as reply:
                 moment = "first byte"
                 if reply.status_code != 200:
                     self._errors[f"stream {reply.status_code}"] += 1
-                    return False, False
+                    return False, None
                 async for text in reply.aiter_text():
                     heard += text
         except httpx.HTTPError as error:
             when = "behind its first byte" if heard else f"before its {moment}"
             self._errors[f"stream {when}: {type(error).__name__} {error}"[:120]] += 1
-        return bool(heard), "data: [DONE]" in heard
+        named = re.findall(r'"model_version":(\d+)', heard) if "data: [DONE]" in heard else []
+        return bool(heard), int(named[-1]) if named else None
 
     def _moment(self) -> str:
         counted = Counter(self._under_way.values())
@@ -245,12 +268,27 @@ class Bench:
     async def _kill_a_replica(self, number: int) -> None:
         pids = sorted(await self._settled())
         victim = pids[number % len(pids)]
-        self.cases.append(Case("kill -9 replica", self._moment()))
+        case = Case("kill -9 replica", self._moment())
+        self.cases.append(case)
+        switching = await self._switching(case, number) if number % 2 else None
         began = time.monotonic()
         os.kill(victim, signal.SIGKILL)
         there = await self._all_there({victim})
         await asyncio.wait_for(self._answers(there - set(pids)), _PATIENCE)
-        self.cases[-1].recovery_s = _since(began)
+        case.recovery_s = _since(began)
+        if switching is not None:
+            await switching
+            if not await asyncio.to_thread(wait_confirmed, self.home, Releases(self.home).current(), _PATIENCE):
+                raise TimeoutError(f"not all replicas serve version {case.notes['switch'][1]}")
+
+    async def _switching(self, case: Case, number: int) -> asyncio.Future[None]:
+        """A switch forward or back that has begun, at some moment of it."""
+        old, new = self._ring if number % 4 == 1 else self._ring[::-1]
+        case.served, case.notes["switch"] = (old, new), [old, new]
+        switching = asyncio.ensure_future(asyncio.to_thread(release_next, self.home, self._ring, number % 4 == 3))
+        case.notes["killed_s"] = round(self._dice.uniform(0, _SWITCH_SECONDS), 2)
+        await asyncio.sleep(case.notes["killed_s"])
+        return switching
 
     async def _stop_a_replica(self) -> None:
         pids = await self._settled()
@@ -306,6 +344,24 @@ class Bench:
                 raise TimeoutError("what was killed was not replaced")
             await asyncio.sleep(0.05)
         return found
+
+
+def checked(home: Home, cases: Iterable[Case], rows: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """What became of the answers around switches, held against their records (question -> row) and their versions."""
+    spoken: defaultdict[int, set[Spoken]] = defaultdict(set)
+    switched = misnamed = 0
+    for case in cases:
+        if case.served is None:
+            continue
+        switched += 1
+        known = [(version, rows[question]) for question, version in case.acked.items() if question in rows]
+        right = [(version, row) for version, row in known if version in case.served and version == row["model_version"]]
+        misnamed += len(known) - len(right)
+        for version, row in random.Random(0).sample(right, min(_SAID_AGAIN, len(right))):
+            spoken[version].add((tuple(row["prompt_ids"]), tuple(row["answer_ids"])))
+    gaps = [gap for version, answers in spoken.items() for gap in repeat(Versions(home).get(version), sorted(answers))]
+    said = {"switches": switched, "said_again": len(gaps), "mixed": sum(gap >= TIE for gap in gaps)}
+    return {**said, "misnamed": misnamed}
 
 
 def ingress_of(home: Home) -> psutil.Process:

@@ -38,6 +38,8 @@ _NOISE = 0.02
 _ROLLBACK_EVERY = 5
 _CLIENTS = 8
 _CONFIRM_SECONDS = 60.0
+_BACK_SECONDS = 5.0
+"""Within which a rollback is to be served."""
 _ENDLESS = 3600.0
 _BATCH = 32
 
@@ -66,25 +68,46 @@ class Checked:
     """Version -> its answers."""
 
 
+@dataclass
+class Waits:
+    """Seconds until a release was served."""
+
+    forward: list[float] = field(default_factory=list)
+    """Of promotions, for which a version is loaded."""
+    back: list[float] = field(default_factory=list)
+    """Of rollbacks."""
+
+    def add(self, other: "Waits") -> None:
+        self.forward += other.forward
+        self.back += other.back
+
+    def figures(self) -> list[Figure]:
+        return [Figure("slowest rollback", [max(self.back)], "s", most=_BACK_SECONDS)] if self.back else []
+
+    def facts(self) -> dict[str, Any]:
+        told = {"switch_seconds_p50": self.forward, "rollback_seconds_p50": self.back}
+        medians = {name: round(quantile(seconds, 0.5), 3) if seconds else None for name, seconds in told.items()}
+        return {"switches": len(self.forward) + len(self.back), "rollbacks": len(self.back), **medians}
+
+
 def measure(there: Place, asked: Sequence[Asked], rounds: int, switches: int, pace: float) -> Found:
     """Rounds with and without switches in turn. Raises TimeoutError where a release is not served."""
     ring = [Releases(there.home).current().champion or 0, *(v.id for v in perturbed(there.home, _RING - 1))]
     phases: dict[str, list[list[Heard]]] = {"still": [], "switching": []}
-    waits: list[float] = []
+    waits = Waits()
     with _releasing(there) as release:
         _under_load(there, asked, lambda: switch(there.home, ring, 1, pace, release))
         for number in range(rounds):
             count = switches // rounds + (number < switches % rounds)
             sides = {
                 "still": lambda n=count: time.sleep(n * pace),
-                "switching": lambda n=count: waits.extend(switch(there.home, ring, n, pace, release)),
+                "switching": lambda n=count: waits.add(switch(there.home, ring, n, pace, release)),
             }
             for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
                 phases[name].append(_under_load(there, asked, sides[name]))
     everything = [heard for phase in phases.values() for heard in phase]
     checked = check(there.home, [one for heard in everything for one in heard], ring)
-    switched = {"questions": len(asked), "switches": len(waits), "switch_seconds_p50": round(quantile(waits, 0.5), 3)}
-    return Found(_figures(phases, checked), {**vars(checked), **switched})
+    return Found([*_figures(phases, checked), *waits.figures()], {**vars(checked), "questions": len(asked), **waits.facts()})
 
 
 def _under_load(there: Place, asked: Sequence[Asked], meanwhile: Any) -> list[Heard]:
@@ -148,18 +171,19 @@ def release_next(home: Home, ring: Sequence[int], back: bool) -> None:
         raise TimeoutError(f"version {release.champion} was not served within {_CONFIRM_SECONDS:g} s")
 
 
-def switch(home: Home, ring: Sequence[int], count: int, pace: float, release: Release = release_next) -> list[float]:
-    """Release the ring's versions in turn, one every `pace` seconds; seconds until each is served.
+def switch(home: Home, ring: Sequence[int], count: int, pace: float, release: Release = release_next) -> Waits:
+    """Release the ring's versions in turn, one every `pace` seconds, and how long each took until it was served.
 
     Raises TimeoutError where one is not.
     """
-    seconds = []
+    waits = Waits()
     for number in range(count):
-        began = time.monotonic()
-        release(home, ring, number % _ROLLBACK_EVERY == _ROLLBACK_EVERY - 1)
-        seconds.append(time.monotonic() - began)
-        time.sleep(max(0.0, pace - seconds[-1]))
-    return seconds
+        back, began = number % _ROLLBACK_EVERY == _ROLLBACK_EVERY - 1, time.monotonic()
+        release(home, ring, back)
+        seconds = time.monotonic() - began
+        (waits.back if back else waits.forward).append(seconds)
+        time.sleep(max(0.0, pace - seconds))
+    return waits
 
 
 @contextmanager

@@ -63,6 +63,8 @@ class ServeConfig(Section):
     """Largest request body; beyond it 413."""
     request_seconds: float = Field(600.0, gt=0)
     """Longest that a body may take to arrive (else 408), and then its answer to be ready (else 503)."""
+    drain_seconds: float = Field(60.0, gt=0)
+    """Longest that a replica which is replaced, as in a rolling redeploy, may take to end the answers it has under way."""
     poll_seconds: float = Field(0.5, gt=0)
     """How often a replica looks for a newer release."""
     ingress: Literal["default", "haproxy"] = "default"

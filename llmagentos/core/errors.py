@@ -46,7 +46,13 @@ class InputError(LLMAgentOSError):
 
 
 class NotFoundError(LLMAgentOSError):
+    """`field` is what named it in a request."""
+
     code = "not_found"
+
+    def __init__(self, message: str, *, field: str | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
 
 
 class ConflictError(LLMAgentOSError):

@@ -54,7 +54,8 @@ class Interaction(Record):
     """False for `store: false`: id, version and timing only."""
     latency_ms: float | None = None
     request_hash: str | None = None
-    """Hash of the request body: tells a retry from another request under the same idempotency key."""
+    """Hash of the request body: tells a retry from another request under the same idempotency key. Of what is not stored it
+    is hashed with that key, and without one there is none."""
 
 
 class Feedback(Record):
@@ -214,6 +215,8 @@ class Release(Record):
     """Who is answered by an adapter; each keeps its base whatever becomes champion."""
     marks: dict[int, Literal["rejected", "held", "bad"]] = {}
     """Version -> the status that this very release gave it."""
+    request: str | None = None
+    """What asked for it, where that may come again."""
     by: str = ""
     reason: str = ""
     created: float = 0.0

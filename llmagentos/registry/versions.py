@@ -71,12 +71,12 @@ class Versions:
         )
         return self._write(lambda: version)
 
-    def get(self, version_id: int) -> ModelVersion:
-        """Raises NotFoundError."""
+    def get(self, version_id: int, *, field: str = "version") -> ModelVersion:
+        """Raises NotFoundError, which says that `field` named it."""
         for version in self.all():
             if version.id == version_id:
                 return version
-        raise NotFoundError(f"there is no version {version_id}.", hint="`llmagentos versions` lists them.")
+        raise NotFoundError(f"there is no version {version_id}.", field=field, hint="`llmagentos versions` lists them.")
 
     def serving(self, version_id: int | None) -> ModelVersion | None:
         """The version an alias points to, None where it points nowhere or the weights are no longer on disk."""
@@ -108,7 +108,8 @@ class Versions:
         aliases = (release or released.current(self.home)).aliases()
         if alias not in aliases:
             known = ", ".join(sorted(aliases)) or "none yet"
-            raise NotFoundError(f"no version is called {str(name)[:64]!r}.", hint=f"Give a number or an alias ({known}).")
+            hint = f"Give a number or an alias ({known})."
+            raise NotFoundError(f"no version is called {str(name)[:64]!r}.", field="version", hint=hint)
         return self.get(aliases[alias])
 
     def has_weights(self, version_id: int) -> bool:

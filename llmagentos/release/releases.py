@@ -77,8 +77,10 @@ class Releases:
         fence: Fence | None = None,
         stage: int | None = None,
         against: int | None = None,
+        request: str | None = None,
     ) -> Release:
-        """Make a version the champion (and a student the student). The champion promoted again changes nothing.
+        """Make a version the champion (and a student the student). The champion promoted again changes nothing, and a
+        `request` that comes again only gives the release that it made.
 
         It brings the student that its cycle made of it, or else its newest, where no other is given.
         It ends the stage under way, whoever is on it. With `stage` (the epoch that began it) it happens only while that
@@ -104,11 +106,7 @@ class Releases:
             done = now.challenger == version or now.stage is not None
             return {**fields, "challenger": None if done else now.challenger}
 
-        release = self._change("promote", change, by, reason, fence)
-        for served in (version, release.student) if release.champion == version else ():
-            if served is not None and self._versions.get(served).status != "promoted":
-                self._versions.change(served, status="promoted")
-        return release
+        return self._marked(self._change("promote", change, by, reason, fence, request))
 
     def challenge(
         self, version: int | None, *, by: str = "", reason: str = "", fence: Fence | None = None, against: int | None = None
@@ -164,9 +162,9 @@ class Releases:
 
         return self._marked(self._change("abort", change, by, reason, None))
 
-    def rollback(self, *, by: str, reason: str, fence: Fence | None = None) -> Release:
+    def rollback(self, *, by: str, reason: str, fence: Fence | None = None, request: str | None = None) -> Release:
         """End the trial under way, or withdraw the challenger that waits for approval (which is no `rollback` but a
-        `withdraw`), else go back to the champion before; repeated, it walks back.
+        `withdraw`), else go back to the champion before; repeated, it walks back, but not for a `request` that comes again.
 
         A version whose trial or waiting is ended so is rejected, and its students are. Raises ConflictError
         `no_previous_version`, or `no_weights` where its weights are no longer on disk.
@@ -177,7 +175,7 @@ class Releases:
                 return _ended(now.stage, "rejected")
             return self._back(now) if now.challenger is None else self._declined(now.challenger)
 
-        return self._marked(self._change("rollback", change, by, reason, fence))
+        return self._marked(self._change("rollback", change, by, reason, fence, request))
 
     def take_back(self, epoch: int, *, by: str, reason: str) -> Release:
         """Go back from a champion that cannot be served, which is bad; the present release where this epoch's is over.
@@ -203,20 +201,21 @@ class Releases:
         return {"champion": now.previous, "student": student, "history": now.history[:-1], "challenger": None}
 
     def mark_again(self) -> bool:
-        """Write the statuses that releases gave and that never came to be written; true where there was one."""
-        left = {v: status for v, status in self._given().items() if self._versions.get(v).status != status}
-        for version, status in left.items():
+        """Write the statuses that releases gave and that never came to be written; true where there was one.
+
+        Of those that were promoted only what nobody made something else of since.
+        """
+        every = [(v, status, self._versions.get(v).status) for v, status in self._given().items()]
+        left = [(v, status) for v, status, was in every if was != status and (status != "promoted" or was == "registered")]
+        for version, status in left:
             self._mark(version, status)
         return bool(left)
 
     def _given(self) -> dict[int, str]:
-        """Version -> the status that releases gave it last; none for those that were promoted since."""
+        """Version -> the status that releases gave it last."""
         given: dict[int, str] = {}
         for release in self.all():
-            if release.action == "promote":
-                for promoted in (release.champion, release.student):
-                    given.pop(promoted or 0, None)
-            given |= release.marks
+            given |= _statuses(release)
         return given
 
     def _declined(self, challenger: int) -> dict[str, Any]:
@@ -232,8 +231,11 @@ class Releases:
         return named[-1].champion if named and now.stage is None else None
 
     def _marked(self, release: Release) -> Release:
-        for version, status in release.marks.items():
-            self._mark(version, status)
+        """Write what a release made of versions, where no later one made something else of them."""
+        given = self._given()
+        for version, status in _statuses(release).items():
+            if given[version] == status != self._versions.get(version).status:
+                self._mark(version, status)
         return release
 
     def _mark(self, version: int, status: str) -> None:
@@ -278,10 +280,11 @@ class Releases:
         return next((s for s in made if self._versions.has_weights(s)), None)
 
     def _check(self, number: int, role: str, force: bool) -> ModelVersion:
-        version = self._versions.get(number)
+        version = self._versions.get(number, field="student" if role == "student" else "version")
         if version.role != role:
             raise ConflictError(f"version {number} is {_a(version.role)}, not {_a(role)}.", code="wrong_role")
-        status = self._given().get(number, version.status)
+        given = self._given().get(number, "promoted")
+        status = version.status if given == "promoted" else given
         if status in ("rejected", "bad") and not force:
             raise ConflictError(
                 f"version {number} is {status}: the gate did not let it through.",
@@ -296,15 +299,20 @@ class Releases:
             )
         return version
 
-    def _change(self, action: str, change: Change, by: str, reason: str, fence: Fence | None) -> Release:
-        """Apply a change to the newest release; on a lost race look again: the change may no longer make sense."""
+    def _change(
+        self, action: str, change: Change, by: str, reason: str, fence: Fence | None, request: str | None = None
+    ) -> Release:
+        """Apply a change to the newest release; on a lost race look again: the change may no longer make sense, or its
+        request may have made it."""
         for attempt in range(_ATTEMPTS):
             now = self.current()
+            if request and (made := [release for release in self.all() if release.request == request]):
+                return made[0]
             fields = change(now)
             if fields is None:
                 return now
             try:
-                return self._commit(now, action, fields, by, reason, fence)
+                return self._commit(now, action, {**fields, "request": request}, by, reason, fence)
             except ConflictError as error:
                 if error.code == "fenced" or attempt == _ATTEMPTS - 1:
                     raise
@@ -312,7 +320,7 @@ class Releases:
 
     def _commit(self, now: Release, action: str, fields: dict[str, Any], by: str, reason: str, fence: Fence | None) -> Release:
         told = {"epoch": now.epoch + 1, "action": action, "by": by, "reason": reason, "created": time.time()}
-        release = Release.model_validate({**now.model_dump(), "marks": {}, **told, **fields})
+        release = Release.model_validate({**now.model_dump(), "marks": {}, "request": None, **told, **fields})
         self._tables.append("releases", [released.encode(release)], expect={_APP: now.epoch}, fence=fence)
         return release
 
@@ -335,6 +343,12 @@ def _ended(stage: Stage, status: str) -> dict[str, Any]:
 def _under_way(now: Release, stage: int | None) -> bool:
     """Whether the stage that this epoch began is still under way; true where none is asked for."""
     return stage is None or (now.stage is not None and now.stage.epoch == stage)
+
+
+def _statuses(release: Release) -> dict[int, str]:
+    """What a release made of versions."""
+    served = (release.champion, release.student) if release.action == "promote" else ()
+    return {version: "promoted" for version in served if version is not None} | release.marks
 
 
 def _without(now: Release, kind: str, name: str) -> list[dict[str, Any]]:

@@ -61,8 +61,8 @@ Verdict = Promote | Abort | Wait
 
 def judge(facts: Facts, config: ReleaseConfig) -> Verdict:
     """Promote, Abort or Wait, with a sentence for everything that speaks against it."""
-    checks: tuple[Callable[[Facts, ReleaseConfig], list[str]], ...] = (_failing, _saying_nothing, _slow, _disliked)
-    harm = [*facts.broken, *(said for check in checks for said in check(facts, config))]
+    checks: tuple[Callable[[Facts, ReleaseConfig], list[str]], ...] = (_saying_nothing, _slow, _disliked)
+    harm = [*facts.broken, *failing(facts.challenger, config), *(said for check in checks for said in check(facts, config))]
     if harm:
         return Abort(harm, harm=True)
     missing = [*_few(facts, config), *_over(facts, config)]
@@ -73,11 +73,12 @@ def judge(facts: Facts, config: ReleaseConfig) -> Verdict:
     return Wait(missing)
 
 
-def _failing(facts: Facts, config: ReleaseConfig) -> list[str]:
-    tried, errors = facts.challenger.answers + facts.challenger.errors, facts.challenger.errors
-    if not _more(errors, tried, config.max_error_rate):
+def failing(seen: Counts, config: ReleaseConfig) -> list[str]:
+    """A sentence where too many of a version's answers fail."""
+    tried = seen.answers + seen.errors
+    if not _more(seen.errors, tried, config.max_error_rate):
         return []
-    return [f"{errors} of {tried} answers failed ({config.max_error_rate:.1%} are too many)."]
+    return [f"{seen.errors} of {tried} answers failed ({config.max_error_rate:.1%} are too many)."]
 
 
 def _saying_nothing(facts: Facts, config: ReleaseConfig) -> list[str]:

@@ -23,7 +23,7 @@ from llmagentos.engines.engine import EngineFailedError
 from llmagentos.serve import traffic
 from llmagentos.serve.canary import Routed, Trial
 from llmagentos.serve.claims import Claims
-from llmagentos.serve.errors import ApiError, api_error
+from llmagentos.serve.errors import ApiError, api_error, other_body
 from llmagentos.serve.limits import answering
 from llmagentos.serve.metrics import Metrics
 from llmagentos.serve.model import Residents
@@ -106,10 +106,10 @@ class Answers:
         who = traffic.caller(request.headers, asked.metadata or {}, asked.user)
         agent = self._config.serve.agent_name
         target, free = traffic.target(asked.model, agent), asked.model == agent
-        id, keyed = traffic.interaction_id(request.headers, who.tenant)
+        id, key = traffic.interaction_id(request.headers, who.tenant)
         sampling = asked.sampling(self._config.engine, limit)
-        question = Question(id, keyed, who, target, free, asked, source, sampling, [request.scope["path"], data])
-        while keyed:
+        question = Question(id, key, who, target, free, asked, source, sampling, [request.scope["path"], data])
+        while question.keyed:
             if recorded := await self._recorded(question):
                 return _replayed(question, recorded)
             if id in self._keyed:  # somebody began with this key while we looked into the record
@@ -131,20 +131,21 @@ class Answers:
         """The choices already given under this key. Raises ApiError 409 where the key belongs to another body."""
         while under_way := self._keyed.get(question.id):
             if under_way.question.request_hash != question.request_hash:
-                raise _other_body()
+                raise other_body()
             assert under_way.task is not None
             await asyncio.wait({under_way.task})
         return await self._known(question)
 
     async def _known(self, question: Question) -> list[Interaction] | None:
-        """The record of this id. Raises ApiError 409 where it belongs to another body or cannot be repeated."""
+        """The record of this id; None for one without words, whose question is answered anew. Raises ApiError 409 where it
+        belongs to another body."""
         known = await self._recorder.lookup(question.id)
         if known is None:
             return None
-        if known.request_hash is None:
-            raise ApiError(409, "this key's answer was not stored and cannot be repeated.", code="not_replayable")
         if known.request_hash != question.request_hash:
-            raise _other_body()
+            raise other_body()
+        if question.asked.store is False:
+            return None
         found = [await self._recorder.find(choice_id(question.id, k)) for k in range(question.asked.choices)]
         return [choice for choice in found if choice is not None] if all(found) else None
 
@@ -209,7 +210,7 @@ class Answers:
             await self._residents.check_open(target, answer.question.caller.tenant)
         async with self._residents.pin(target) as engine:
             try:
-                with self._trial.watched(engine.ref.id, routed):
+                with self._trial.watched(engine, routed):
                     await self._turns(answer, engine)
             except EngineFailedError:
                 if last or answer.heard or engine.healthy():
@@ -218,23 +219,22 @@ class Answers:
         return routed
 
     async def _answered_elsewhere(self, answer: Answer) -> None:
-        """The record is another replica's. Raises ApiError 409 where a stream began otherwise, or it cannot be repeated."""
-        known = await self._recorder.lookup(answer.question.id)
-        if answer.question.asked.store is False and known is not None and known.request_hash is None:
-            return  # the record holds no words that could differ
+        """The record is an earlier one. Raises ApiError 409 where a stream began otherwise, or it belongs to another body."""
         answer.recorded = await self._known(answer.question)
+        if answer.question.asked.store is False:
+            return  # the record holds no words that could differ
         said = [(answer.version, turn.message) for turn in answer.turns]
         same = said == [(one.model_version, one.messages[-1]) for one in answer.recorded or []]
         if answer.recorded is None or (answer.begun and not same):
             raise ApiError(409, f"{answer.question.id} was answered at the same time elsewhere; ask again.", code="in_progress")
 
     def _measure(self, answer: Answer, seconds: float) -> None:
-        used = answer.used()
+        used, version = answer.used(), str(answer.version)
         self._metrics.seconds.observe(seconds)
-        self._metrics.tokens.labels("prompt").inc(used["prompt_tokens"])
-        self._metrics.tokens.labels("answer").inc(used["completion_tokens"])
+        self._metrics.tokens.labels("prompt", version).inc(used["prompt_tokens"])
+        self._metrics.tokens.labels("answer", version).inc(used["completion_tokens"])
         for turn in answer.turns:
-            self._metrics.answers.labels(str(answer.version), turn.finish_reason).inc()
+            self._metrics.answers.labels(version, turn.finish_reason).inc()
 
     async def _turns(self, answer: Answer, engine: Engine) -> None:
         """Speak all choices at once, to their end. One that fails ends the others."""
@@ -285,7 +285,7 @@ class Answers:
     async def close(self) -> None:
         """Let what is under way end."""
         if self._answers:
-            await asyncio.wait([a.task for a in self._answers if a.task is not None], timeout=30)
+            await asyncio.wait([a.task for a in self._answers if a.task is not None], timeout=self._config.serve.drain_seconds)
         self._claims.close()
 
 
@@ -375,7 +375,7 @@ def _interaction(answer: Answer, index: int, turn: Turn, latency_ms: float) -> I
         "latency_ms": round(latency_ms, 3),
     }
     if question.asked.store is False:
-        return Interaction(**base, messages=[], stored=False)
+        return Interaction(**base, messages=[], stored=False, request_hash=question.request_hash)
     metadata = question.asked.metadata or {}
     if isinstance(question.source, Conversation):
         messages, tools = question.source.messages, question.source.tools
@@ -394,7 +394,3 @@ def _interaction(answer: Answer, index: int, turn: Turn, latency_ms: float) -> I
         renderer=turn.engine.renderer.hash,
         request_hash=question.request_hash,
     )
-
-
-def _other_body() -> ApiError:
-    return ApiError(409, "this Idempotency-Key was used with another body.", code="idempotency_conflict", param="Idempotency-Key")

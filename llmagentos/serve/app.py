@@ -341,7 +341,7 @@ def application(config: Config) -> serve.Application:
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         health_check_period_s=_CHECK_SECONDS,
         health_check_timeout_s=_CHECK_TIMEOUT_SECONDS,
-        graceful_shutdown_timeout_s=20,
+        graceful_shutdown_timeout_s=settings.drain_seconds,
         # We write a line a request ourselves; Serve makes its own even where it is not to be written, but for this level.
         logging_config=LoggingConfig(enable_access_log=False, log_level="WARNING"),
         ray_actor_options={

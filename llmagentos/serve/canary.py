@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from llmagentos.agent.turn import Turn
 from llmagentos.config import Config
 from llmagentos.core.records import Stage
+from llmagentos.engines import Engine
 from llmagentos.release import counts
 from llmagentos.release.counts import Counts, Sheet, answered
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.verdict import Abort
 from llmagentos.serve.errors import api_error
 from llmagentos.serve.model import Residents
+from llmagentos.serve.probation import Probation
 from llmagentos.serve.shadow import Mirror, Outcome, says_nothing
 from llmagentos.storage.layout import Home
 
@@ -42,7 +44,7 @@ class Trial:
 
     def __init__(self, home: Home, config: Config, residents: Residents, replica: str) -> None:
         self._home, self._residents, self._replica = home, residents, replica
-        self._ladder = Ladder(config)
+        self._ladder, self._probation = Ladder(config), Probation(home, config, residents)
         self._slower = config.release.max_latency_ratio
         self._mirror = Mirror(residents, self._mirrored, config.model.max_length, self._slower)
         self._sheet = Sheet(stage=-1)
@@ -57,13 +59,15 @@ class Trial:
         return "trial" if canary else asked.target
 
     @contextlib.contextmanager
-    def watched(self, version: int, asked: Routed) -> Iterator[None]:
+    def watched(self, engine: Engine, asked: Routed) -> Iterator[None]:
         """Count what fails inside for the version's own reasons."""
+        version = engine.ref.id
         under_way = (version, time.monotonic())
         self._under_way.append(under_way)
         try:
             yield
         except Exception as error:
+            self._probation.failed(engine, error)
             if asked.free and api_error(error).status >= 500:
                 self._count("canary", version, Counts(errors=1))
             raise
@@ -72,7 +76,10 @@ class Trial:
 
     def answered(self, asked: Routed, turns: Sequence[Turn], seconds: float) -> None:
         """Count an answer that was recorded, or offer it to the mirror."""
-        if not asked.free or any(turn.finish_reason == "cancelled" for turn in turns):
+        if any(turn.finish_reason == "cancelled" for turn in turns):
+            return
+        self._probation.answered(turns[0].engine.ref.id)
+        if not asked.free:
             return
         version, empty = turns[0].engine.ref.id, any(says_nothing(turn) for turn in turns)
         stage = self._residents.release.stage
@@ -86,7 +93,9 @@ class Trial:
             self._mirror.offer(stage, turns[0], seen)
 
     async def look_after(self) -> None:
-        """Keep what was counted, and let the ladder judge it. Raises OSError, ConflictError."""
+        """Look after a new champion; keep what was counted of a trial, and let the ladder judge it. Raises OSError,
+        DiskError, ConflictError."""
+        await self._probation.look_after()
         if self._residents.release.stage is None:
             return
         self._open()

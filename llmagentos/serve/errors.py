@@ -67,6 +67,10 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, {name: value for name, value in told.items() if value})
 
 
+def other_body() -> ApiError:
+    return ApiError(409, "this Idempotency-Key was used with another body.", code="idempotency_conflict", param="Idempotency-Key")
+
+
 def api_error(error: Exception) -> ApiError:
     """Which answer an exception is."""
     if isinstance(error, ApiError):
@@ -80,7 +84,8 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, InputError):
         return ApiError(400, str(error), code=error.code, param=error.field)
     if isinstance(error, LLMAgentOSError):
-        return ApiError(_status(error), str(error), code=error.code)
+        field = error.field if isinstance(error, NotFoundError) else None
+        return ApiError(_status(error), str(error), code=error.code, param=field)
     if isinstance(error, OSError) and error.errno in _DISK:
         return ApiError(507, f"the disk cannot be written ({error.strerror}).", code=DiskError.code)
     return ApiError(500, "internal error; the server's log has it under the interaction's id.", code="internal_error")

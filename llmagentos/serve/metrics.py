@@ -46,7 +46,7 @@ class Metrics:
         self.token_seconds = self._histogram(
             "token_seconds", "Time per token of an answer, behind the first where it streams", _TOKEN_SECONDS, "version", "route"
         )
-        self.tokens = self._counter("tokens", "Tokens read and written", "kind")
+        self.tokens = self._counter("tokens", "Tokens read and written, by version", "kind", "version")
         self.answers = self._counter("answers", "Answers by version and end", "version", "end")
         self.version = self._gauge("champion", "Version that answers as champion")
         self.unflushed = self._gauge("spool_records", "Records waiting for a flush")
@@ -71,7 +71,7 @@ class Metrics:
         with self._leaving:
             now = time.monotonic()
             self._served |= {str(version): now for version in versions}
-            for family in (self.first_token_seconds, self.token_seconds, self.answers):
+            for family in (self.first_token_seconds, self.token_seconds, self.tokens, self.answers):
                 for version in {sample.labels["version"] for metric in family.collect() for sample in metric.samples}:
                     if now - self._served.setdefault(version, now) > _GONE_SECONDS:
                         family.remove_by_labels({"version": version})

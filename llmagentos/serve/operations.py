@@ -19,12 +19,13 @@ from llmagentos.registry.versions import Versions
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.serve import traffic
-from llmagentos.serve.errors import ApiError
+from llmagentos.serve.errors import ApiError, other_body
 from llmagentos.serve.keys import ANYONE
 from llmagentos.serve.model import Residents
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import FeedbackRequest, PromoteRequest, RollbackRequest, model_object, parse
 from llmagentos.storage.layout import Home
+from llmagentos.storage.spool import content_hash
 from llmagentos.storage.tables import Tables
 
 log = logging.getLogger(__name__)
@@ -57,13 +58,12 @@ class Operations:
         if about is None:
             about = await self._recorder.last_of_session(tenant, str(asked.session_id))
             if about is None:
-                raise NotFoundError(f"no interaction of session {asked.session_id!r} is known.")
+                raise NotFoundError(f"no interaction of session {asked.session_id!r} is known.", field="session_id")
         elif (about := await self._own(about, tenant)) is None:
-            raise NotFoundError(f"no interaction {asked.interaction_id!r} is known.")
+            raise NotFoundError(f"no interaction {asked.interaction_id!r} is known.", field="interaction_id")
         key = traffic.header(request.headers, "idempotency-key")
         # A key that comes again with another judgement is no revision of the first.
-        once = digest([tenant, key, about, asked.name], length=32) if key else traffic.once(request.headers, tenant)
-        id = asked.id or f"fb-{once}"
+        id = asked.id or f"fb-{_once(request, about, asked.name)}"
         record = Feedback(
             id=_checked_id(id, tenant),
             interaction_id=about,
@@ -75,6 +75,10 @@ class Operations:
             source=asked.source,
             tenant=tenant,
         )
+        if key and asked.id is None:
+            known = await self._recorder.lookup(record.id, "feedback")
+            if known is not None and known.request_hash not in (None, content_hash(record)):
+                raise other_body()
         await self._recorder.put([record])
         self._about(about)
         return JSONResponse({"object": "feedback", "feedback_id": id, "interaction_id": asked.interaction_id or about})
@@ -106,7 +110,7 @@ class Operations:
         id = request.path_params["id"]
         found = await self._find(id, traffic.tenant())
         if found is None:
-            raise NotFoundError(f"no interaction {id[:100]!r} is known.")
+            raise NotFoundError(f"no interaction {id[:100]!r} is known.", field="interaction_id")
         self._about(found.id)
         return JSONResponse({"object": "interaction", **found.model_dump(mode="json"), "id": id})
 
@@ -171,13 +175,14 @@ class Operations:
             by=_by(),
             reason=asked.reason or "promoted over HTTP",
             force=asked.force,
+            request=_once(request),
         )
         return await self._released(release)
 
-    async def rollback(self, _request: Request, data: dict[str, Any]) -> Response:
+    async def rollback(self, request: Request, data: dict[str, Any]) -> Response:
         asked = parse(RollbackRequest, data)
         reason = asked.reason or "rolled back over HTTP"
-        release = await asyncio.to_thread(self._releases.rollback, by=_by(), reason=reason)
+        release = await asyncio.to_thread(self._releases.rollback, by=_by(), reason=reason, request=_once(request))
         return await self._released(release)
 
     async def _released(self, release: Release) -> Response:
@@ -266,6 +271,13 @@ def _by() -> str:
     return "http" if visit is None or visit.key is ANYONE else f"http:{visit.key.name}"
 
 
+def _once(request: Request, *about: str) -> str:
+    """32 characters that are the same where the client's key, or the ingress's id of the request, comes again to this route
+    about the same. Raises InputError."""
+    tenant, key = traffic.tenant(), traffic.header(request.headers, "idempotency-key")
+    return digest([tenant, key, *(about or [request.scope["path"]])], length=32) if key else traffic.once(request.headers, tenant)
+
+
 def _checked_id(id: str, tenant: str) -> str:
     """A feedback's id as it is stored: what one tenant calls its own is never a revision of another's.
 
@@ -280,7 +292,7 @@ def _name(request: Request) -> str:
     """A version's number or alias. Raises InputError for anything else, ApiError 404 for a number beyond all."""
     name = request.path_params["v"].rpartition("@")[2]  # of "agent@7"
     if name.isascii() and name.isdigit() and len(name) >= 10:
-        raise ApiError(404, f"there is no version {name[:20]}.", code="not_found")
+        raise ApiError(404, f"there is no version {name[:20]}.", param="version", code="not_found")
     if not (name.isascii() and name.isalnum()):
         raise InputError(f"{name[:100]!r} names no version: give a number or an alias.", field="version")
     return str(name)

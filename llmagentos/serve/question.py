@@ -18,7 +18,8 @@ class Question:
     """One request, understood."""
 
     id: str
-    keyed: bool
+    key: str | None
+    """The client's own, of which nothing is kept but hashes."""
     caller: traffic.Caller
     target: str | int
     free: bool
@@ -29,10 +30,21 @@ class Question:
     body: list[Any]
     """The path and what was sent to it."""
 
+    @property
+    def keyed(self) -> bool:
+        """Whether a retry may come for this very answer."""
+        return self.key is not None
+
     @cached_property
-    def request_hash(self) -> str:
-        """What tells this body from others under the same key; not needed before the record of an answer without one."""
-        return digest(self.body)
+    def request_hash(self) -> str | None:
+        """What tells this body from others under the same key; not needed before the record of an answer without one.
+
+        Of what is not stored nothing may tell the words, not even to who guesses them: there the key is hashed with them,
+        and without a key there is none.
+        """
+        if self.asked.store is not False:
+            return digest(self.body)
+        return digest([self.key, *self.body]) if self.keyed else None
 
     @property
     def chat(self) -> bool:

@@ -17,7 +17,7 @@ from llmagentos.storage import interactions
 from llmagentos.storage.flush import TABLES, flush, open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.maintenance import maintain
-from llmagentos.storage.spool import Known
+from llmagentos.storage.spool import Kind, Known
 
 logger = logging.getLogger(__name__)
 _THREADS = 16
@@ -46,8 +46,8 @@ class Recorder:
             self._due.set()
         return new
 
-    async def lookup(self, id: str) -> Known | None:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.spool.lookup, id)
+    async def lookup(self, id: str, kind: Kind = "interaction") -> Known | None:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.spool.lookup, id, kind)
 
     async def find(self, id: str) -> Interaction | None:
         """The interaction, spooled or flushed."""

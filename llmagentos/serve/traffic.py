@@ -93,15 +93,15 @@ def caller(headers: Mapping[str, str], metadata: Mapping[str, str], user: str | 
     return Caller(tenant(), header(headers, "x-user-id") or user, session)
 
 
-def interaction_id(headers: Mapping[str, str], tenant: str) -> tuple[str, bool]:
-    """The id of this request's interaction, and whether the client's key determines it. Raises InputError.
+def interaction_id(headers: Mapping[str, str], tenant: str) -> tuple[str, str | None]:
+    """The id of this request's interaction, and the client's key where that determines it. Raises InputError.
 
     Without a key it is the ingress's id of the request that determines it, so that a request which the ingress puts to
     a second replica has one interaction.
     """
     if key := header(headers, "idempotency-key"):
-        return f"chatcmpl-{digest([tenant, key], length=32)}", True
-    return f"chatcmpl-{once(headers, tenant)}", False
+        return f"chatcmpl-{digest([tenant, key], length=32)}", key
+    return f"chatcmpl-{once(headers, tenant)}", None
 
 
 def once(headers: Mapping[str, str], tenant: str) -> str:

@@ -251,8 +251,12 @@ def _entry(record: Spooled) -> _Entry:
     if isinstance(record, Interaction):
         session = (record.tenant, record.session_id) if record.session_id and not _unheard(record) else None
         return _Entry("interaction", record.id, None, body, record.request_hash, session, unstored)
-    content = digest(record.model_dump(mode="json", exclude={"created", "seq", "interaction_seq"}))
-    return _Entry("feedback", record.id, record.interaction_id, body, content, None)
+    return _Entry("feedback", record.id, record.interaction_id, body, content_hash(record), None)
+
+
+def content_hash(judgement: Feedback) -> str:
+    """What tells a revision from the same said again; `Known.request_hash` of a feedback."""
+    return digest(judgement.model_dump(mode="json", exclude={"created", "seq", "interaction_seq"}))
 
 
 def _unheard(record: Interaction) -> bool:

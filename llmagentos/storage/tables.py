@@ -58,7 +58,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "releases": pa.schema(
         [("epoch", _INT), ("action", _TEXT), ("champion", _INT), ("challenger", _INT), ("student", _INT),
          ("anchor", _INT), ("history", _TEXT), ("stage", _TEXT), ("adapters", _TEXT), ("marks", _TEXT),
-         ("by", _TEXT), ("reason", _TEXT), ("created", _FLOAT)]
+         ("request", _TEXT), ("by", _TEXT), ("reason", _TEXT), ("created", _FLOAT)]
     ),
     "runs": pa.schema(
         [("id", _TEXT), ("parent", _TEXT), ("kind", _TEXT), ("status", _TEXT), ("record", _TEXT), ("created", _FLOAT)]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llmagentos.benchmark.serve_client import Heard
-from llmagentos.benchmark.serve_switch import check, perturbed, repeat, switch
+from llmagentos.benchmark.serve_switch import Waits, check, perturbed, repeat, switch
 from llmagentos.core.records import Interaction
 from llmagentos.engines.batch import generate_greedy
 from llmagentos.models.loading import load_model, load_renderer
@@ -85,7 +85,19 @@ def test_every_kind_of_wrong_answer_is_counted(home: Home, ring: list[int]):
 
 
 def test_switches_go_round_the_ring_and_back(home: Home, ring: list[int]):
-    assert len(switch(home, ring, 5, pace=0)) == 5
+    waits = switch(home, ring, 5, pace=0)
+    assert (len(waits.forward), len(waits.back)) == (4, 1)
     moves = [(release.action, release.champion) for release in Releases(home).all()[1:]]
     a, b, c = ring
     assert moves == [("promote", b), ("promote", c), ("promote", a), ("promote", b), ("rollback", a)]
+
+
+def test_rollbacks_are_told_apart_and_the_slowest_has_a_target():
+    waits = Waits()
+    assert (waits.figures(), waits.facts()["rollback_seconds_p50"]) == ([], None)
+    waits.add(Waits([2.0, 3.0, 4.0], [0.5]))
+    waits.add(Waits([9.0], [6.0]))
+    wanted = {"switches": 6, "rollbacks": 2, "switch_seconds_p50": 3.0, "rollback_seconds_p50": 0.5}
+    assert waits.facts() == wanted
+    (slowest,) = waits.figures()
+    assert (slowest.median, slowest.met) == (6.0, False)

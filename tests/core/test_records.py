@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from llmagentos.core.records import Interaction, ModelVersion, Release, RunRecord
+from llmagentos.core.records import Assignment, Interaction, ModelVersion, Release, RunRecord
 
 
 def test_a_record_is_frozen_and_knows_its_fields():
@@ -23,6 +23,17 @@ def test_aliases_point_only_at_what_is_there():
     assert release.previous == 3
     assert release.aliases() == {"champion": 5, "previous": 3, "student": 6}
     assert Release(champion=1, history=[1]).previous is None
+
+
+def test_who_is_answered_by_which_adapter():
+    own, shared, newer = 7, 8, 9
+    now = Release(
+        adapters=[Assignment(kind="tenant", name="acme", version=own), Assignment(kind="scenario", name="shop", version=shared)]
+    )
+    asked = {("acme", None): own, ("acme", "shop"): own, ("other", "shop"): shared, ("other", None): None, ("shop", "acme"): None}
+    assert {who: now.adapter_of(*who) for who in asked} == asked
+    assert [now.open_to(one, "acme") for one in (own, shared, newer)] == [True, True, False]
+    assert [now.open_to(one, "other") for one in (own, shared, newer)] == [False, True, False]
 
 
 def test_a_run_has_a_known_kind_and_status():

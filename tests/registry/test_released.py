@@ -18,3 +18,8 @@ def test_it_is_found_in_its_own_file_and_among_others_that_became_one(home: Home
     maintain(home, most=1)
     assert len(tables.load("releases").file_uris()) == 1
     assert released.current(home) == release
+
+
+def test_a_release_of_before_there_were_adapters_and_requests_has_none(home: Home):
+    row = released.encode(Release(epoch=0, champion=1)) | {"adapters": None, "request": None}
+    assert (released.decode(row).adapters, released.decode(row).request) == ([], None)

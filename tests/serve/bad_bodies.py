@@ -99,6 +99,46 @@ def broken_bodies(path: str) -> Iterator[Bad]:
         yield Bad(f"sent as {kind}", Sent("POST", path, good, (("Content-Type", kind),)), (415,), "content-type")
 
 
+_NO_VALUES = (
+    "nan", "-NaN", "+1", "1.", ".5", "-.5", "0x10", "0b1", "0o7", "1e", "1e+", "--1", "-", "1_000", "1,000", "1f", "-01",
+    "1e400", "-1e400", "1 2", "True", "False", "None", "nil", "undefined", "TRUE", "y", "'x'", "`x`", "x", "\u201cx\u201d",
+    '"a', '"a""b"', r'"\x"', r'"\u12"', r'"\u12g4"', r'"\ud83d"', r'"\udc00x"', r'"\ud83d\ud83d"', r'"\U0001F4A5"', '"\t"',
+    '"\n"', '"\0"', r'"\0"', r'"\'"', "[1,]", "[,1]", "[1 2]", "[1;2]", "[1:2]", "[1", "1]", "[1}", "(1)", "<x>", "{,}",
+    '{"a"}', '{"a":}', '{"a":1,}', "{a:1}", "{1:2}", '{"a" 1}', '{"a"::1}', '{"a"=1}', '{"a":1]', "{'a':1}", "/**/1", "1//",
+    "#", "!!int 1", "\ufeff1", "\u00a01", "\u20281", "\uff11", "\u0661", "[" * 500 + "]" * 500,
+    '{"a":' * 500 + "1" + "}" * 500, '[{"a":' * 2000 + "1" + "}]" * 2000, "[" * 5000,
+)  # fmt: skip
+"""What is no value of JSON, or one that nobody can hold."""
+_NO_TEXT = (
+    b"\x80", b"\xbf", b"\xc3", b"\xc3(", b"\xe2\x82", b"\xe2(\xa1", b"\xf0\x9f\x92", b"\xf0(\x8c\xbc", b"\xc1\xbf",
+    b"\xe0\x80\xaf", b"\xf0\x80\x80\xaf", b"\xf4\x90\x80\x80", b"\xf8\x88\x80\x80\x80", b"\xfe", b"\xff", b"\xed\xb0\x80",
+    b"\xed\xa0\xbd\xed\xb2\xa9",
+)  # fmt: skip
+"""Bytes that are no UTF-8."""
+_OTHER_KINDS = (
+    "text/csv", "text/event-stream", "text/yaml", "application/yaml", "application/pdf", "application/cbor",
+    "application/msgpack", "application/x-protobuf", "application/graphql", "application/zip", "application/jsonx",
+    "application/json2", "image/png", "audio/mpeg", "multipart/mixed; boundary=json", "json", "*/*", "application",
+)  # fmt: skip
+
+
+def broken_values(path: str) -> Iterator[Bad]:
+    """What stands in a body, or comes with it, and cannot be read, for every route with a body."""
+    inside, coded = dumped(GOOD[path])[:-1], dumped(GOOD[path]).decode()
+    for text in _NO_VALUES:
+        yield Bad(f"a value {text[:12]!r}", Sent("POST", path, inside + b',"unknown":' + text.encode() + b"}"), (400, 422), "")
+        nested = b',"unknown":{"a":[0,' + text.encode() + b"]}}"
+        yield Bad(f"further in {text[:12]!r}", Sent("POST", path, inside + nested), (400, 422), "")
+    for text in _NO_TEXT:
+        yield Bad(f"a value {text!r}", Sent("POST", path, inside + b',"unknown":"' + text + b'"}'), (400, 422), "")
+        yield Bad(f"a key {text!r}", Sent("POST", path, inside + b',"' + text + b'":1}'), (400, 422), "")
+    marked = () if path == BATCH else ("utf-8-sig",)  # exporters begin their files with a mark
+    for code in ("utf-16-le", "utf-16-be", "utf-32", "utf-32-be", "cp037", "punycode", *marked):
+        yield Bad(f"in {code}", Sent("POST", path, coded.encode(code)), (400, 422), "")
+    for kind in _OTHER_KINDS:
+        yield Bad(f"sent as {kind}", Sent("POST", path, dumped(GOOD[path]), (("Content-Type", kind),)), (415,), "content-type")
+
+
 _NOT_TEXT: tuple[Any, ...] = (1, 1.5, True, [], {}, ["a"], {"a": 1})
 _NOT_INTEGER: tuple[Any, ...] = ("8", True, 1.5, [], {}, "", [8])
 _NOT_BOOLEAN: tuple[Any, ...] = ("true", 1, 0, [], {}, "no")
@@ -246,9 +286,13 @@ def other_feedback() -> Iterator[Bad]:
         for value in values:
             body = GOOD[FEEDBACK] | {"name": name, "value": value}
             yield Bad(f"{name} {value}", Sent("POST", FEEDBACK, dumped(body)), (400,), "value")
-    yield Bad("of nobody", Sent("POST", FEEDBACK, dumped(GOOD[FEEDBACK])), (404,))
+    yield Bad("of nobody", Sent("POST", FEEDBACK, dumped(GOOD[FEEDBACK])), (404,), "interaction_id")
+    quiet = {"session_id": "silent", "name": "thumb", "value": True}
+    yield Bad("of a session that said nothing", Sent("POST", FEEDBACK, dumped(quiet)), (404,), "session_id")
     for id in ("../../etc/passwd", "a\x00b", "%2e%2e", "' OR 1=1 --", "x" * 256, "💥"):
-        yield Bad(f"of {id[:20]!r}", Sent("POST", FEEDBACK, dumped(GOOD[FEEDBACK] | {"interaction_id": id})), (404,))
+        yield Bad(
+            f"of {id[:20]!r}", Sent("POST", FEEDBACK, dumped(GOOD[FEEDBACK] | {"interaction_id": id})), (404,), "interaction_id"
+        )
 
 
 def wrong_rows() -> Iterator[Bad]:
@@ -288,8 +332,8 @@ def wrong_headers() -> Iterator[Bad]:
         ("Idempotency-Key", "k" * 10_240), ("Idempotency-Key", "k" * 257), ("Idempotency-Key", b"\xff\xfe"),
         ("X-Session-Id", "s" * 257), ("X-Session-Id", b"\xc3\x28"), ("X-User-Id", "u" * 257), ("X-User-Id", b"\xa0\xa1"),
     ]  # fmt: skip
-    for path in (CHAT, COMPLETIONS):
-        for name, value in wrong:
+    for path in (CHAT, COMPLETIONS, PROMOTE, ROLLBACK):
+        for name, value in wrong if path in (CHAT, COMPLETIONS) else wrong[:3]:
             sent = Sent("POST", path, dumped(GOOD[path]), (JSON, (name, value)))
             yield Bad(f"{name} {str(value)[:12]}", sent, (400,), name.lower())
 
@@ -323,6 +367,6 @@ def wrong_paths() -> Iterator[Bad]:
 
 def everything() -> list[Bad]:
     """All of it, but for what depends on the routes."""
-    found = [bad for path in GOOD for bad in (*broken_bodies(path), *wrong_fields(path))]
+    found = [bad for path in GOOD for bad in (*broken_bodies(path), *broken_values(path), *wrong_fields(path))]
     found += [*other_feedback(), *wrong_rows(), *wrong_models(), *wrong_headers(), *wrong_paths()]
     return [replace(bad, name=f"{k} {bad.name}") for k, bad in enumerate(found)]

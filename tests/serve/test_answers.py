@@ -64,12 +64,12 @@ def test_an_answer_is_recorded_whole(local: Served):
 
 def test_store_false_keeps_id_version_and_timing_only(local: Served):
     with local.client(**{"Idempotency-Key": "unstored"}) as client:
-        answer = client.post(PATH, json=chat("secret", store=False, user="u")).json()
-        again = client.post(PATH, json=chat("secret", store=False, user="u"))
+        body = chat("secret", store=False, user="u")
+        answer, again = (client.post(PATH, json=body).json() for _ in "ab")
+        others = [client.post(PATH, json=body | other).status_code for other in ({"store": True}, {"user": "v"})]
     kept = recorded(local, answer["id"])
     assert (kept["stored"], kept["messages"], kept["user_id"], kept["prompt_ids"]) == (False, [], None, None)
-    assert kept["model_version"] == 1
-    assert again.status_code == 409
+    assert (kept["model_version"], again, others) == (1, answer | {"created": again["created"]}, [409, 409])
 
 
 def test_a_stream_says_the_same_as_a_whole_answer(local: Served):

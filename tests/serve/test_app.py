@@ -200,7 +200,7 @@ def test_the_environments_key_is_an_admin(start: Callable[..., Served]):
 
 def test_without_a_key_it_does_not_bind_beyond_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.delenv("LLMAGENTOS_API_KEY", raising=False)
-    arguments = {"overrides": [f"storage.root={tmp_path}", "serve.host=0.0.0.0"]}
+    arguments = {"overrides": [f"storage.root={tmp_path}", "serve.host=0.0.0.0", "serve.drain_seconds=90"]}
     with pytest.raises(ConfigError, match="LLMAGENTOS_API_KEY"):
         build(arguments)
     monkeypatch.setenv("LLMAGENTOS_API_KEY", "   ")
@@ -209,8 +209,9 @@ def test_without_a_key_it_does_not_bind_beyond_loopback(monkeypatch: pytest.Monk
     monkeypatch.setenv("LLMAGENTOS_API_KEY", "k")
     application = build(arguments)
     assert "'k'" not in repr(application._bound_deployment.init_args)
-    beyond = application._bound_deployment._deployment_config.backpressure_config  # of what not even waits in the replica
-    assert (beyond.status_code, beyond.retry_after_s) == (429, 1)
+    settings = application._bound_deployment._deployment_config
+    beyond = settings.backpressure_config  # of what not even waits in the replica
+    assert (beyond.status_code, beyond.retry_after_s, settings.graceful_shutdown_timeout_s) == (429, 1, 90)
 
 
 def test_readiness_and_figures(local: Served):

@@ -116,6 +116,17 @@ def test_a_request_that_the_ingress_repeats_is_one_answer(pair: tuple[Served, Se
     assert len(set(fresh)) == 2
 
 
+def test_what_is_not_stored_is_answered_at_each_replica_and_recorded_once(pair: tuple[Served, Served]):
+    for header in ({"Idempotency-Key": "unstored"}, {INGRESS_REQUEST: "r3"}):
+        answers = at_once(pair, chat("off the record", store=False), **header)
+        assert [answer.status_code for answer in answers] == [200] * 6
+        assert len({answer.json()["choices"][0]["message"]["content"] for answer in answers}) == 1
+        (id,) = {answer.json()["id"] for answer in answers}
+        flush(pair[0].home)
+        ids = Tables(pair[0].home).read("interactions", columns=["id"]).column("id").to_pylist()
+        assert ids.count(id) == 1
+
+
 def test_a_stream_that_began_otherwise_than_recorded_says_so(pair: tuple[Served, Served]):
     body, header = chat("otherwise", temperature=2, max_tokens=200, seed=1), {INGRESS_REQUEST: "r2"}
     with pair[0].client(**header) as client, client.stream("POST", PATH, json=body | {"stream": True}) as slow:

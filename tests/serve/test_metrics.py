@@ -1,6 +1,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,7 @@ def test_figures_of_versions_that_left_long_ago_go(monkeypatch: pytest.MonkeyPat
         figures.answers.labels("1", "stop").inc()
         figures.answers.labels(str(version), "stop").inc()
         figures.first_token_seconds.labels(str(version), "/v1/completions").observe(0.1)
+        figures.tokens.labels("answer", str(version)).inc(8)
         figures.forget_all_but([1, version])
     assert versions(figures.text()) == {"1", "99", "100"}
     assert 'version="1"} 101.0' in figures.text(), "what still serves is counted on"
@@ -81,6 +83,17 @@ def test_a_replica_forgets_versions_that_left_long_ago(start: Callable[..., Serv
     with served.client() as client:
         client.post("/v1/chat/completions", json=chat())
         until(lambda: not versions(client.get("/metrics").text))
+
+
+def test_tokens_are_told_by_the_version_that_read_and_wrote_them(start: Callable[..., Served]):
+    wanted: Counter[tuple[str, str]] = Counter()
+    with start().client() as client:
+        for model, version in (("agent", "1"), ("agent@2", "2"), ("agent@2", "2")):
+            used = client.post("/v1/chat/completions", json=chat(model=model)).json()["usage"]
+            wanted.update({("prompt", version): used["prompt_tokens"], ("answer", version): used["completion_tokens"]})
+        samples = [sample for family in text_string_to_metric_families(client.get("/metrics").text) for sample in family.samples]
+    tokens = [sample for sample in samples if sample.name == "llmagentos_tokens_total"]
+    assert {(s.labels["kind"], s.labels["version"]): s.value for s in tokens} == wanted
 
 
 def test_a_disk_that_fails_hides_no_figures(tmp_path):

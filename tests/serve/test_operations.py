@@ -15,6 +15,7 @@ from llmagentos.engines.engine import EngineFailedError
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
 from llmagentos.serve import keys, operations
+from llmagentos.serve.traffic import INGRESS_REQUEST
 from llmagentos.storage import interactions
 from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
@@ -75,6 +76,21 @@ def test_feedback_with_a_key_is_given_once(local: Served):
     assert len(judgements(local, answer["id"])) == 2
 
 
+def test_another_judgement_under_the_same_key_is_refused_and_revised_only_by_its_id(local: Served):
+    with local.client(**{"Idempotency-Key": "once"}) as client:
+        answer = client.post("/v1/chat/completions", json=chat("judged")).json()
+        body = {"interaction_id": answer["id"], "name": "thumb", "value": True}
+        id = client.post("/v1/feedback", json=body).json()["feedback_id"]
+        for other in ({"value": False}, {"comment": "no"}, {"source": "judge"}):
+            refused = client.post("/v1/feedback", json=body | other)
+            error = refused.json()["error"]
+            assert (refused.status_code, error["code"], error["param"]) == (409, "idempotency_conflict", "Idempotency-Key")
+            flush(local.home)
+        assert client.post("/v1/feedback", json=body).json()["feedback_id"] == id
+        assert client.post("/v1/feedback", json=body | {"id": id, "value": False}).status_code == 200
+    assert [kept.value for kept in judgements(local, answer["id"])] == [True, False]
+
+
 def test_versions_and_models(local: Served):
     with local.client() as client:
         listed = client.get("/v1/versions").json()
@@ -115,6 +131,24 @@ def test_promoting_and_rolling_back(start, monkeypatch):
         assert version() == 1
         said = json.loads(next(served.home.served.glob("*.json")).read_text())
         assert (said["version"], said.get("error")) == (1, None)
+
+
+@pytest.mark.parametrize("header", ["Idempotency-Key", INGRESS_REQUEST])
+def test_a_release_that_is_asked_for_again_under_its_key_is_made_once(start, header: str):
+    served = start()
+    with served.client() as client:
+
+        def ask(path: str, key: str | None) -> tuple[int, str, int]:
+            reply = client.post(path, headers={header: key} if key else {}).json()
+            return reply["epoch"], reply["action"], reply["model_version"]
+
+        promoted = [ask(f"/v1/versions/{version}/promote", f"to {version}") for version in (2, 3)]
+        assert ask("/v1/rollback", "back") == ask("/v1/rollback", "back") == (3, "rollback", 2)
+        assert ask("/v1/versions/3/promote", "to 3") == promoted[1] == (2, "promote", 3)
+        assert Releases(served.home).current().champion == 2, "it was taken back meanwhile"
+        assert ask("/v1/rollback", None) == (4, "rollback", 1), "without a key it walks back"
+        assert ask("/v1/rollback", "back") == (3, "rollback", 2)
+    assert Releases(served.home).current().epoch == 4
 
 
 def test_a_release_names_the_key_that_asked_for_it(start, tmp_path):

@@ -36,12 +36,11 @@ def test_header_before_metadata_before_a_new_session():
 
 
 def test_a_key_determines_the_id():
-    one, keyed = traffic.interaction_id({"idempotency-key": "k"}, "t")
-    assert keyed
-    assert traffic.interaction_id({"idempotency-key": "k"}, "t") == (one, True)
+    one, key = traffic.interaction_id({"idempotency-key": "k"}, "t")
+    assert traffic.interaction_id({"idempotency-key": "k"}, "t") == (one, key) == (one, "k")
     assert traffic.interaction_id({"idempotency-key": "k"}, "other")[0] != one
-    free, keyed = traffic.interaction_id({}, "t")
-    assert not keyed
+    free, key = traffic.interaction_id({}, "t")
+    assert key is None
     assert free != traffic.interaction_id({}, "t")[0]
     assert len(one.removeprefix("chatcmpl-")) >= 24
 
@@ -83,8 +82,8 @@ def test_the_tenant_is_the_keys():
 
 def test_the_ingress_determines_the_id_of_a_request_without_a_key():
     given = {traffic.INGRESS_REQUEST: "r"}
-    one, keyed = traffic.interaction_id(given, "t")
-    assert not keyed
+    one, key = traffic.interaction_id(given, "t")
+    assert key is None
     assert traffic.interaction_id(given, "t")[0] == one
     assert traffic.interaction_id(given, "other")[0] != one
     assert traffic.interaction_id({"idempotency-key": "r"}, "t")[0] != one
