@@ -44,7 +44,7 @@ class Judgement:
     drift: dict[str, float] = field(default_factory=dict)
     """Forward KL(champion ‖ challenger) per supervised token on `new` and `old` rows."""
     student: dict[str, float] = field(default_factory=dict)
-    """How like the challenger its student answers: agreement, kl and reverse_kl."""
+    """How like the challenger its student answers, over the words of either (agreement.py)."""
     shift: Shift | None = None
     """How the new rows' inputs differ from the remembered ones."""
 
@@ -89,7 +89,9 @@ def judge(
         flips=flips(reports[champion.id], reports[challenger.id], exam.suites) if champion else [],
         stale=stale_rates(reports[challenger.id], exam.stale),
         drift=moved,
-        student=measure_agreement(config, challenger, student, rows) if student and rows and not broken else {},
+        student=measure_agreement(config, challenger, student, exam.suites, (reports[challenger.id], reports[student.id]))
+        if student and not broken
+        else {},
         shift=input_shift(Rows(rows)) if rows else None,
     )
 

@@ -4,11 +4,11 @@ A fact that was asked in two or three wordings is learned as two or three string
 it in pretraining). So each is also shown in made ones: words that all askings of it share are kept, the others are
 dropped at random (word dropout; Iyyer et al. 2015) and words from around other questions are strewn in. It knows no
 language and no template. A word that tells what is asked (cues.py) is never strewn, and goes only where another that tells
-it stays; of a key with several answers no word goes or comes that may tell one from another. Where neither shared words nor
-such a word tell a question from one with another answer, it is left alone. So is one that might only seem to be named by
-them: of words alone where its key has several answers (a classifier's inputs share words by chance), or where all that names
-another question names this one too (what was asked of it in other ways may have been left out), unless both stand in one
-wording, as "Zorba" and "Zorba Extra" do. Pure and deterministic for a seed.
+it stays, or where the shared words tell it already; of a key with several answers no word goes or comes that may tell one
+from another. Where neither shared words nor such a word tell a question from one with another answer, it is left alone. So
+is one that might only seem to be named by them: of words alone where its key has several answers (a classifier's inputs
+share words by chance), or where all that names another question names this one too (what was asked of it in other ways may
+have been left out), unless both stand in one wording, as "Zorba" and "Zorba Extra" do. Pure and deterministic for a seed.
 """
 
 import random
@@ -91,7 +91,8 @@ def rewordings(
             if missing <= 0:
                 break
             telling_it = frozenset() if free is None else folded(said(row)) - free
-            stays = named[asked] | telling_it | _some_of(cues.get(said(row), frozenset()), rng)
+            # What its name says alone is asked in words that nobody said yet, too.
+            stays = named[asked] | telling_it | (frozenset() if alone else _some_of(cues[said(row)], rng))
             other = _reworded(row, stays, mine, rng)
             if other["prompt"] not in taken and not nearly_held(other, held) and not fits_aside(other):
                 taken.add(other["prompt"])
@@ -125,9 +126,9 @@ def _fitting(aside: Sequence[Row]) -> Callable[[Row], bool]:
 
 
 def _some_of(words: Words, rng: random.Random) -> Words:
-    """One of them at least, if there are any."""
+    """One of them at least."""
     listed = sorted(words)
-    return frozenset(rng.sample(listed, rng.randint(min(1, len(listed)), len(listed))))
+    return frozenset(rng.sample(listed, rng.randint(1, len(listed))))
 
 
 def _clear(named: Mapping[Asked, Words], variants: Collection[tuple[Asked, Asked]]) -> list[Asked]:

@@ -184,7 +184,7 @@ def test_what_the_champion_answers_already_is_kept_and_nothing_is_updated(learne
 
 
 def test_an_increment_with_a_trigger_is_held_before_anything_is_trained(learned: tuple[Config, CycleResult], tmp_path: Path):
-    """All that was imported with it is in quarantine until somebody lets it in."""
+    """What was imported among its rows is in quarantine with them until somebody lets it in."""
     config, result = learned
     home, config = Home(config.storage.root), with_gate(config, "enforce")
     sound = [json.loads(line) for line in write_day(tmp_path / "sound.jsonl", 7, 40).read_text("utf-8").splitlines()]
@@ -193,7 +193,8 @@ def test_an_increment_with_a_trigger_is_held_before_anything_is_trained(learned:
         for row in sound[:20]
     ]
     path = tmp_path / "day.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in [*sound, *bad]), "utf-8")
+    mixed = [row for pair in zip(bad, sound, strict=False) for row in pair]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*mixed, *sound[20:]]), "utf-8")
     import_file(config, path)
     versions = len(Versions(home).all())
     held = cycle(config)
@@ -204,7 +205,9 @@ def test_an_increment_with_a_trigger_is_held_before_anything_is_trained(learned:
     assert (last.status, last.decision["verdict"]) == ("held", "Hold")
     assert {row["reason"] for row in listing(home)} == {"trigger"}
     assert sum("qzxvk" in row["row"] for row in listing(home)) == 20
-    assert carry(home, config.collect.max_attempts).examples == []
+    waiting = carry(home, config.collect.max_attempts).examples
+    assert len(waiting) == 60 - len(listing(home))
+    assert not any("qzxvk" in row.prompt for row in waiting)
     aside = len(listing(home))
     assert steps.quarantine(config, 3, "trigger")["released"] >= aside > 20
     again = collect(config)
