@@ -22,11 +22,9 @@ from tests.cycle.test_cycle import QUICK, write_day
 pytestmark = pytest.mark.ray
 
 MOMENTS = (
-    "llmagentos.cycle.cycle.set_exam",  # the snapshot is made
     "llmagentos.training.checkpoint.save",  # in the middle of the update
     "llmagentos.cycle.cycle.choose",  # trained, and no version yet
     "llmagentos.cycle.cycle.judge",  # versions are registered
-    "llmagentos.cycle.cycle.act",  # judged
     "llmagentos.storage.snapshots.decide",  # released
 )
 DRIVER = """
@@ -79,7 +77,7 @@ def test_a_cycle_killed_at_every_step_makes_one_version_in_the_end(tmp_path: Pat
     home = Home(tmp_path / "home")
     for moment in MOMENTS:
         assert begin(killed, moment) == -signal.SIGKILL, moment
-        assert len(agents(home)) == (moment in MOMENTS[3:])
+        assert len(agents(home)) == (moment in MOMENTS[2:])
     assert begin(killed) == 0
 
     (made,) = agents(home)
