@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,6 +29,8 @@ from llmagentos.training.launch import LOCK, Results
 from llmagentos.training.prepared import Prepared
 
 _FLIPS_SHOWN = 200
+_ROWS = 50
+"""Newest versions that the forgetting matrix has, and most older ones."""
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +198,7 @@ def keep_matrix(home: Home) -> dict[str, float]:
     """Write what each version still knows to the home's one matrix.json; returns backward transfer and the mean forgetting."""
     agents = [v for v in Versions(home).all() if v.role == "agent" and v.scores]
     asked = [v for v in agents if v.status == "promoted" or v is agents[-1]]
-    found = {v.id: known for v in asked if (known := outcomes.read(home, v.id))}
+    found = {v.id: known for v in _thinned(asked) if (known := outcomes.read(home, v.id))}
     taught = {f"{kind}-{v.snapshot}": v.id for v in asked for kind in ("heldout", "recall")}
     versions, suites, matrix = r_matrix(found)
     lost, transfer = forgetting(found, taught), backward_transfer(found, taught)
@@ -204,6 +207,12 @@ def keep_matrix(home: Home) -> dict[str, float]:
     home.reports.mkdir(parents=True, exist_ok=True)
     replace_text(home.reports / "matrix.json", json.dumps(told, ensure_ascii=False))  # of years: too long to be read in lines
     return {"forgetting": sum(lost.values()) / len(lost) if lost else 0.0, "backward_transfer": transfer}
+
+
+def _thinned(versions: Sequence[ModelVersion]) -> list[ModelVersion]:
+    """The newest, and some of the older ones, evenly spaced: of a year of days all would be more every day."""
+    older, newest = versions[:-_ROWS], versions[-_ROWS:]
+    return [*older[:: math.ceil(len(older) / _ROWS) or 1], *newest]
 
 
 def _json(path: Path, value: Any) -> None:

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmagentos.core.errors import ConflictError
 from llmagentos.core.evaluation import EvalReport, ItemResult
+from llmagentos.cycle import artifacts
 from llmagentos.cycle.artifacts import drop_trainings, keep_matrix, keep_training
 from llmagentos.evaluate import outcomes
 from llmagentos.storage import snapshots
@@ -61,3 +63,13 @@ def test_one_file_says_what_each_version_still_knows(home: Home):
 def test_nobody_trains_where_somebody_trains(training: Path):
     with alone(training), pytest.raises(ConflictError, match="another process"), alone(training):
         pass
+
+
+@pytest.mark.parametrize("count", [1, 50, 51, 120, 1000])
+def test_a_year_of_versions_makes_no_larger_matrix_than_a_season(count: int):
+    numbers = list(range(count))
+    shown = artifacts._thinned(numbers)
+    assert len(shown) <= 100
+    assert shown[-50:] == numbers[-50:]
+    assert shown[0] == 0
+    assert len(set(np.diff(shown[:-50]))) <= 1, "evenly spaced"
