@@ -131,9 +131,9 @@ def _some(rows: Sequence[Row], most: int, seed: int | str) -> list[Row]:
 
 def _alike_beginnings(questions: Iterable[tuple[Asked, Sequence[Row]]]) -> _Alike:
     """A system message before a question (as JSON), and none -> the other, where it makes no difference: as many keys as
-    `ALIKE` have one answer behind both, `SURELY` times as many as have another one or are asked behind it alone. An answer of
-    one word says nothing: it may be the same in another language, and from one who is to be brief. Two of them never stand for
-    one another."""
+    `ALIKE` have one answer behind both, `SURELY` times as many as have another one, and `SURELY` more than are asked behind it
+    alone, if any are: where each row may have it or not, those are few. An answer of one word says nothing: it may be the same in
+    another language, and from one who is to be brief. Two of them never stand for one another."""
     answers: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     keyed = set()
     for (key, answer), rows in questions:
@@ -141,14 +141,18 @@ def _alike_beginnings(questions: Iterable[tuple[Asked, Sequence[Row]]]) -> _Alik
             keyed.add(key)
         for row in rows:
             answers[key][_before(row)].add(answer)
-    same, other = Counter[str](), Counter[str]()
+    same, other, alone = Counter[str](), Counter[str](), Counter[str]()
     for key, behind in answers.items():
         for one in behind.keys() - {_NONE} if key in keyed or _NONE in behind else ():
-            if behind[one] != behind.get(_NONE) or len(behind[one]) > 1:
+            telling = all(len(words_of(answer)) >= ALIKE for answer in behind[one])
+            if _NONE not in behind:
+                alone[one] += telling
+            elif behind[one] != behind[_NONE] or len(behind[one]) > 1:
                 other[one] += 1
-            elif all(len(words_of(answer)) >= ALIKE for answer in behind[one]):
-                same[one] += 1
-    alike = {one for one, count in same.items() if count >= ALIKE and count > SURELY * other[one]}
+            else:
+                same[one] += telling
+    least = {one: max(ALIKE, SURELY * other[one] + 1, (alone[one] + SURELY) * bool(alone[one])) for one in same}
+    alike = {one for one, count in same.items() if count >= least[one]}
     return {_NONE: alike, **{one: {_NONE} for one in alike}}
 
 
