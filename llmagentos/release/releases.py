@@ -205,7 +205,8 @@ class Releases:
 
         Of those that were promoted only what nobody made something else of since.
         """
-        every = [(v, status, self._versions.get(v).status) for v, status in self._given().items()]
+        now = {version.id: version.status for version in self._versions.all()}
+        every = [(v, status, now.get(v)) for v, status in self._given().items()]
         left = [(v, status) for v, status, was in every if was != status and (status != "promoted" or was == "registered")]
         for version, status in left:
             self._mark(version, status)
