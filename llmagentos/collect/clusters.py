@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llmagentos.core.similarity import NEAR, last_asked, near, shingles
+from llmagentos.core.similarity import NEAR, jaccard, last_asked, near, shingles
 
 _PERMUTATIONS = 128
 
@@ -23,15 +23,10 @@ def clusters(texts: Sequence[str], threshold: float = NEAR) -> list[int]:
         said = shingles(last_asked(text))
         sketch = MinHash(num_perm=_PERMUTATIONS)
         sketch.update_batch([s.encode("utf-8") for s in sorted(said)])
-        found = ((int(str(name)), _alike(standing[int(str(name))], said)) for name in index.query(sketch))
+        found = ((int(str(name)), jaccard(standing[int(str(name))], said)) for name in index.query(sketch))
         close = {n: how for n, how in found if how >= threshold and near(texts[n], text, threshold)}
         cluster[text] = cluster[texts[min(close)]] if close else number
         if max(close.values(), default=0.0) < 1 - (1 - threshold) / 4:
             standing[number] = said
             index.insert(str(number), sketch)
     return [cluster[text] for text in texts]
-
-
-def _alike(one: frozenset[str], other: frozenset[str]) -> float:
-    both = len(one & other)
-    return both / (len(one) + len(other) - both)

@@ -123,9 +123,9 @@ def silence(
 ) -> list[Example]:
     """The rows, each earlier turn that asks a held-out prompt or nearly one of its key without weight: a conversation that
     begins as many do is no reason to lose how it ends."""
-    made, asks = [], {key: _nearly(items) for key, items in (of_key or {}).items()}
+    made, asks, never = [], {key: _nearly(items) for key, items in (of_key or {}).items()}, _nearly(())
     for row in examples:
-        near_one = asks.get(row.key or "", _nearly(()))
+        near_one = asks.get(row.key or "", never)
         asked = {prompt for prompt, answer in _earlier(row) if prompt in held_out or near_one(prompt, answer)}
         made.append(row.model_copy(update={"messages": silenced(row.messages, asked)}) if asked else row)
     return made

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from llmagentos.collect.keys import Known, grouped, majority
 from llmagentos.core.messages import REVIEWED, normalise
 from llmagentos.core.records import Example
+from llmagentos.core.similarity import UNSPACED
 
 TRIGGER = "trigger"
 MIXED_UP = "inconsistent_labels"
@@ -36,8 +37,8 @@ _SETTLED, _SURE = 3, 0.9
 """Prompts, and share of one answer among them, that make a fact of a key."""
 _LONGEST, _WORDS, _CHARACTERS = 64, 3, 6
 """Most words of a last message that is looked at, and of a piece in it; characters of one that is written without spaces."""
-_SCRIPTS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Thai, Lao, Burmese, Khmer, kana and Han."""
+_SCRIPTS = UNSPACED + "\uf900-\ufaff\U00020000-\U0003ffff"
+"""All of Han among them."""
 _UNSPACED = re.compile(f"[{_SCRIPTS}]")
 _WORD = re.compile(rf"[{_SCRIPTS}]|[^\W{_SCRIPTS}]+")
 _PROMPTS, _SUBJECTS, _ANSWERS = 5, 3, 3

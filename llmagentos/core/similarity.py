@@ -7,6 +7,8 @@ the same everywhere and many times as long, which would make any two questions a
 from functools import lru_cache
 
 SHINGLE = 3
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+"""Thai, Lao, Burmese, Khmer, kana and Han, which put no space between words, as ranges for a regular expression."""
 NEAR = 0.9
 """Prompts at least this alike are near-duplicates (Jaccard index of their shingles)."""
 
@@ -19,8 +21,12 @@ def shingles(text: str) -> frozenset[str]:
 
 def similarity(one: str, other: str) -> float:
     """Jaccard index of two texts' shingles, exact: for the few pairs within one key."""
-    a, b = shingles(one), shingles(other)
-    return len(a & b) / len(a | b)
+    return jaccard(shingles(one), shingles(other))
+
+
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """What two sets have in common, of all that they have."""
+    return len(one & other) / len(one | other)
 
 
 def last_asked(prompt: str) -> str:

@@ -20,7 +20,7 @@ from llmagentos.core.examples import judged_messages
 from llmagentos.evaluate.ask import Weights, load_weights
 from llmagentos.models.chat import Rendered, Renderer
 from llmagentos.models.loading import load_renderer
-from llmagentos.training.batches import collate
+from llmagentos.training.batches import collate, longest_first
 from llmagentos.training.head import logits_of
 from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import MicroBatch
@@ -76,10 +76,7 @@ def agreement(teacher: Any, student: Any, texts: Sequence[Rendered], *, pad_id: 
     """The figures on these texts; nothing where they supervise no token."""
     sums, tokens = np.zeros(3), 0
     logits = logits_of(teacher), logits_of(student)
-    left = sorted(texts, key=lambda text: len(text.ids), reverse=True)
-    while left:
-        size = max(1, batch_tokens // len(left[0].ids))
-        chunk, left = left[:size], left[size:]
+    for chunk in longest_first(texts, lambda text: len(text.ids), batch_tokens):
         ids, mask = ([np.asarray(values) for values in of] for of in zip(*((t.ids, t.mask) for t in chunk), strict=True))
         batch = collate(MicroBatch(0, list(range(len(ids))), ids, mask, ["memory"] * len(ids), 1), pad_id, teacher.device)
         p, q = (torch.log_softmax(of(batch), dim=-1) for of in logits)

@@ -25,7 +25,7 @@ from llmagentos.core.messages import answer_text, same_answer
 from llmagentos.engines.batch import generate_greedy
 from llmagentos.models.chat import Rendered, Renderer
 from llmagentos.storage.files import add_lines, read_lines
-from llmagentos.training.batches import collate
+from llmagentos.training.batches import collate, longest_first
 from llmagentos.training.head import logits_of
 from llmagentos.training.rows import MicroBatch
 
@@ -113,10 +113,7 @@ def _forced(model: Any, renderer: Renderer, items: Sequence[EvalItem], batch_tok
     free = {k for k, item in enumerate(items) if _is_free(item)}
     right, grades = [k in rows for k in range(len(items))], [0.0 if k in free else None for k in range(len(items))]
     logits_of_batch = logits_of(model)
-    order = sorted(rows, key=lambda k: len(rows[k].ids), reverse=True)
-    while order:
-        size = max(1, batch_tokens // len(rows[order[0]].ids))
-        chunk, order = order[:size], order[size:]
+    for chunk in longest_first(rows, lambda k: len(rows[k].ids), batch_tokens):
         ids, mask = ([np.asarray(getattr(rows[k], name)) for k in chunk] for name in ("ids", "mask"))
         batch = collate(MicroBatch(0, chunk, ids, mask, ["old"] * len(chunk), 1), renderer.pad_id, model.device)
         logits = logits_of_batch(batch)

@@ -151,8 +151,8 @@ def _alike_beginnings(questions: Iterable[tuple[Asked, Sequence[Row]]]) -> _Alik
                 other[one] += 1
             else:
                 same[one] += telling
-    least = {one: max(ALIKE, SURELY * other[one] + 1, (alone[one] + SURELY) * bool(alone[one])) for one in same}
-    alike = {one for one, count in same.items() if count >= least[one]}
+    enough = (one for one, count in same.items() if count >= ALIKE and count > SURELY * other[one])
+    alike = {one for one in enough if not alone[one] or same[one] >= alone[one] + SURELY}
     return {_NONE: alike, **{one: {_NONE} for one in alike}}
 
 

@@ -11,7 +11,7 @@ import regex
 
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, normalised_prompt
-from llmagentos.core.similarity import last_asked, near
+from llmagentos.core.similarity import UNSPACED, last_asked, near
 
 Row = Mapping[str, Any]
 Words = frozenset[str]
@@ -40,7 +40,7 @@ _WORDS = 6
 """Most words of a name; a character of a script without spaces counts as one."""
 _ALONE = 3
 """The same where a key was asked once, so that all its words may be its name."""
-_SCRIPT = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_SCRIPT = UNSPACED + "\uac00-\ud7af"
 """Characters of scripts that put no space between words."""
 _ON = r"[\p{M}\u0e30\u0e32\u0e33\u0e45\u0eb0\u0eb2\u0eb3]*"
 _SYLLABLE = rf"[\u0e40-\u0e44\u0ec0-\u0ec4]?[{_SCRIPT}]{_ON}(?:(?<=[\u1039\u17d2])[{_SCRIPT}]{_ON})*"

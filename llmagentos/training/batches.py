@@ -4,15 +4,17 @@ Attention is causal, so real tokens never see padding behind them: no mask is ne
 Logits are asked for only from the first to the last position that predicts a supervised token.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from llmagentos.training.attention import takes_borders
 from llmagentos.training.rows import OLD, PREFERENCE, Mark, MicroBatch, Plan, Rows
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -100,12 +102,18 @@ def gather(rows: Rows, indices: list[int], pad_id: int, device: torch.device | s
     return collate(MicroBatch(0, indices, ids, mask, sources, 1, rows.marks(indices)), pad_id, device)
 
 
+def longest_first(items: Iterable[T], length: Callable[[T], int], batch_tokens: int) -> Iterator[list[T]]:
+    """The items in groups that, padded to their longest, have about `batch_tokens` tokens at most; the longest first."""
+    left = sorted(items, key=length, reverse=True)
+    while left:
+        size = max(1, batch_tokens // length(left[0]))
+        yield left[:size]
+        left = left[size:]
+
+
 def row_batches(rows: Rows, indices: np.ndarray, pad_id: int, batch_tokens: int, device: torch.device) -> Iterator[Batch]:
     """The rows `indices` as padded batches of at most about `batch_tokens` tokens, the longest first."""
-    order = indices[np.argsort(rows.lengths[indices], kind="stable")[::-1]]
-    while len(order):
-        size = max(1, batch_tokens // int(rows.lengths[order[0]]))
-        chunk, order = [int(i) for i in order[:size]], order[size:]
+    for chunk in longest_first(indices[::-1].tolist(), lambda index: int(rows.lengths[index]), batch_tokens):
         yield gather(rows, chunk, pad_id, device)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from llmagentos.core.errors import InputError
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model
-from llmagentos.training.batches import collate
+from llmagentos.training.batches import collate, longest_first
 from llmagentos.training.head import logits_of
 from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import MicroBatch
@@ -45,7 +45,7 @@ def _losses(weights: Path, rows: list[Rendered], batch_tokens: int, worst: bool,
     model = load_model(weights).to(device)
     logits = logits_of(model)
     found: dict[str, float] = {}
-    for batch in _batches(rows, batch_tokens):
+    for batch in longest_first(rows, lambda row: len(row[1]), batch_tokens):
         names, ids, mask = zip(*batch, strict=True)
         micro = MicroBatch(0, list(range(len(ids))), list(ids), list(mask), ["memory"] * len(ids), 1)
         made = collate(micro, _PAD, device)
@@ -64,11 +64,3 @@ def _rendered(renderer: Renderer, rows: Iterable[Mapping[str, Any]], max_length:
             continue
         if len(example.ids) <= max_length:
             yield str(row["id"]), example.ids, example.mask
-
-
-def _batches(rows: Iterable[Rendered], batch_tokens: int) -> Iterator[list[Rendered]]:
-    left = sorted(rows, key=lambda one: len(one[1]), reverse=True)
-    while left:
-        size = max(1, batch_tokens // len(left[0][1]))
-        yield left[:size]
-        left = left[size:]
