@@ -67,6 +67,7 @@ class Residents:
         self._uses: Counter[int] = Counter()
         self._loading: dict[int, asyncio.Task[Engine]] = {}
         self._refreshing = asyncio.Lock()
+        self._coming: int | None = None  # loaded to be champion, which it is not yet: nobody needs it but the switch
         self._failed = (-1, 0.0)
         self._closing: set[asyncio.Task[None]] = set()
         self._trial: asyncio.Task[None] | None = None
@@ -76,11 +77,14 @@ class Residents:
     async def refresh(self) -> None:
         """Serve the newest release. Never raises for a bad version: the old one goes on and `error` says why."""
         async with self._refreshing:
-            if self.version is not None and not self.healthy():
-                self._serve(self.release, *await self._first_that_loads(self.version))
-                self._stamp = -1  # a newer release may have failed before, and is to be tried again
-            while not await self._follow():
-                pass
+            try:
+                if self.version is not None and not self.healthy():
+                    self._serve(self.release, *await self._first_that_loads(self.version))
+                    self._stamp = -1  # a newer release may have failed before, and is to be tried again
+                while not await self._follow():
+                    pass
+            finally:
+                self._coming = None
 
     async def _follow(self) -> bool:
         """Serve the newest release; False where there is another by the time that its version is loaded, or is not."""
@@ -110,6 +114,7 @@ class Residents:
         """The first version that can be served, and what is wrong with those before it."""
         problems: dict[int, Exception] = {}
         for version in dict.fromkeys(candidates):
+            self._coming = version
             try:
                 await self._engine(version, leads=True)
             except _UNUSABLE as error:
@@ -303,7 +308,7 @@ class Residents:
     def _idle(self, leads: bool) -> list[int]:
         """Engines that may be closed, the first to go first. Only for a newer champion the one on trial goes too."""
         stage = None if leads else self.release.stage
-        kept = {self.version, stage.version if stage else None}
+        kept = {self.version, self._coming, stage.version if stage else None}
         idle = [v for v in self._engines if v not in kept and not self._uses[v]]
         return sorted(idle, key=lambda v: (v in self.release.aliases().values(), self._used.get(v, 0.0)))
 
@@ -335,7 +340,7 @@ class Residents:
         release = self.release
         trial = release.stage.version if release.stage else None
         adapters = {one.version for one in release.adapters}
-        return {self.version, trial, release.champion, release.previous, release.student} | adapters
+        return {self.version, self._coming, trial, release.champion, release.previous, release.student} | adapters
 
     def _close(self, version: int, *, drain: bool = True) -> None:
         """Drain and close an engine; what it holds is free once that is done."""

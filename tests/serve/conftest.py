@@ -4,7 +4,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import uvicorn
 from llmagentos.config import load_config
 from llmagentos.release.releases import Releases
 from llmagentos.serve.app import Service, build, create_app
+from llmagentos.serve.model import Residents
 from llmagentos.serve.traffic import check_exposure
 from llmagentos.storage.layout import Home
 from tests.tiny import add_tiny
@@ -53,6 +55,25 @@ def new_home(root: Path) -> Home:
     add_tiny(home, 4, role="student", teacher=1)
     Releases(home).first(1, student=4, by="test", reason="test")
     return home
+
+
+@asynccontextmanager
+async def open_residents(home: Home) -> AsyncIterator[Residents]:
+    residents = Residents(home, load_config(None, [*SMALL, f"storage.root={home.root}"], environment={}))
+    await residents.refresh()
+    yield residents
+    await residents.close()
+
+
+async def ask(residents: Residents, *versions: int) -> list[int]:
+    """What is resident after these were asked for."""
+    for version in versions:
+        async with residents.pin(version) as engine:
+            assert engine.ref.id == version
+            assert residents._memory.held.total() <= (residents._memory.limit or residents._memory.held.total())
+    await residents._closed()
+    assert set(residents._memory.held) == set(residents.resident())
+    return residents.resident()
 
 
 def free_port() -> int:

@@ -1,8 +1,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -15,21 +15,13 @@ from llmagentos.release.releases import Releases
 from llmagentos.serve import model
 from llmagentos.serve.model import Residents
 from llmagentos.storage.layout import Home
-from tests.serve.conftest import SMALL, new_home
+from tests.serve.conftest import SMALL, ask, new_home, open_residents
 from tests.tiny import add_tiny
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     return new_home(tmp_path)
-
-
-@asynccontextmanager
-async def open_residents(home: Home) -> AsyncIterator[Residents]:
-    residents = Residents(home, load_config(None, [*SMALL, f"storage.root={home.root}"], environment={}))
-    await residents.refresh()
-    yield residents
-    await residents.close()
 
 
 def go(home: Home, story: Callable[[Residents], Awaitable[None]]) -> None:
@@ -163,6 +155,23 @@ def test_a_version_that_is_rolled_back_while_it_loads_never_serves(home: Home, m
     go(home, story)
 
 
+def test_answers_that_end_before_the_switch_do_not_close_what_is_loaded_for_it(home: Home, monkeypatch: pytest.MonkeyPatch):
+    async def story(residents: Residents) -> None:
+        looked = residents._first_that_loads
+
+        async def and_an_answer_ends(*candidates: int) -> object:
+            found = await looked(*candidates)
+            await ask(residents, 1)
+            return found
+
+        monkeypatch.setattr(residents, "_first_that_loads", and_an_answer_ends)
+        Releases(home).promote(2, by="test", reason="test")
+        await residents.refresh()
+        assert (residents.version, residents.resident()) == (2, [1, 2]), "else who asks next waits until it is loaded again"
+
+    go(home, story)
+
+
 def test_a_load_that_nobody_waits_for_any_more_is_not_kept_for_later(home: Home):
     async def story(residents: Residents) -> None:
         asked = asyncio.ensure_future(residents._resolve(2))
@@ -234,17 +243,6 @@ def with_room(home: Home, mb: float, story: Callable[[Residents], Awaitable[None
         await residents.close()
 
     asyncio.run(main())
-
-
-async def ask(residents: Residents, *versions: int) -> list[int]:
-    """What is resident after these were asked for."""
-    for version in versions:
-        async with residents.pin(version) as engine:
-            assert engine.ref.id == version
-            assert residents._memory.held.total() <= (residents._memory.limit or residents._memory.held.total())
-    await residents._closed()
-    assert set(residents._memory.held) == set(residents.resident())
-    return residents.resident()
 
 
 def test_the_least_recently_used_makes_room_the_released_last_the_champion_never(home: Home):
