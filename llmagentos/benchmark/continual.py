@@ -15,7 +15,7 @@ def figures(matrix: Matrix, lasting: Sequence[int]) -> dict[str, float]:
     learning, of one life.
 
     `matrix` has a row more than stages; column j belongs to stage j, learned between rows j and j + 1; `lasting` are the
-    columns whose exam still holds at the end.
+    columns whose exam still holds at the end and is no other's again.
     """
     stages = len(matrix) - 1
     last = matrix[-1]

@@ -86,7 +86,7 @@ def _walk(config: Config, stages: list[Stage]) -> dict[str, Any]:
     return {
         "matrix": [[row[f"exam {k}"] for k in range(len(stages))] for row in rows],
         "unseen": [[row[f"unseen {k}"] for k in range(len(stages))] for row in rows],
-        "lasting": [k for k, s in enumerate(stages) if not s.transient],
+        "lasting": [k for k, s in enumerate(stages) if s.lasts],
         "general": [row[GENERAL] for row in rows],
         "base": [row[BASE] for row in rows],
         "update": _share(rows[-1], "new", stages, changed),

@@ -34,6 +34,13 @@ class Stage:
     """What this stage changed: the question with its new answer, and the old answer."""
     transient: bool = False
     """A later stage changes all of it: its exam counts when it was learned, not at the end."""
+    recurs: bool = False
+    """It teaches what an earlier stage taught, and its exam counts there at the end: else one skill would count twice."""
+
+    @property
+    def lasts(self) -> bool:
+        """Whether its exam counts at the end of the stream."""
+        return not (self.transient or self.recurs)
 
 
 def stream(family: str, seed: int, *, scale: float = 1.0) -> list[Stage]:
@@ -57,6 +64,7 @@ def stream(family: str, seed: int, *, scale: float = 1.0) -> list[Stage]:
     liked = sorted(after.extra)
     _knowledge(stages[6], after, material, rng, facts=liked, exam=set(liked), thumbs=True)
     _home(stages[7], after, material, rng, devices=before.devices, exam=before.devices)
+    stages[7].recurs = True
     for stage in stages:
         rng.shuffle(stage.rows)
     return stages

@@ -47,5 +47,11 @@ def test_what_changed_has_another_answer_now():
         assert not any(same_answer(q.reply(), old) for q, old in stages[at].changed)
 
 
+def test_a_recurrence_asks_nothing_that_an_earlier_exam_does_not_count():
+    stages = stream("museum", 1)
+    assert [s.name for s in stages if not s.lasts] == ["home", "home again"]
+    assert {q.key for q in stages[7].exam} <= {q.key for q in stages[4].exam}
+
+
 def test_at_least_one_family_was_never_tuned_on():
     assert set(TUNED) < set(FAMILIES)
