@@ -90,6 +90,7 @@ _MADE = 64
 """Of what was made of tables, how much is kept."""
 
 _made: dict[tuple[str, Callable[..., Any]], tuple[int, Any]] = {}
+_looked: dict[str, tuple[tuple[int, int], DeltaTable]] = {}
 
 T = TypeVar("T")
 
@@ -114,8 +115,22 @@ class Tables:
                 sync(Path(path).parent, self.home.root)
             return DeltaTable(path)
 
+    def _look(self, name: str) -> DeltaTable:
+        """The table, to read from alone: whoever loaded it last is given the same one, until its log changed."""
+        path = self.home.table(name)
+        try:
+            seen = self.stamp(name), (path / "_delta_log").stat().st_mtime_ns
+        except FileNotFoundError:
+            return self.load(name)
+        known = _looked.get(str(path))
+        if known is None or known[0] != seen:
+            if len(_looked) >= _MADE:
+                _looked.clear()
+            known = _looked[str(path)] = seen, self.load(name)
+        return known[1]
+
     def version(self, name: str) -> int:
-        return self.load(name).version()
+        return self._look(name).version()
 
     def stamp(self, name: str) -> int:
         """Number of the newest commit by the names in its log alone: a cheap way to see that nothing changed."""
@@ -127,12 +142,12 @@ class Tables:
 
     def transaction(self, name: str, app: str) -> int:
         """Last committed number of an application id, −1 if it never committed."""
-        found = self.load(name).transaction_version(app)
+        found = self._look(name).transaction_version(app)
         return -1 if found is None else int(found)
 
     def read(self, name: str, *, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
         """Rows of the newest version; `where` is a pyarrow expression."""
-        files = self.load(name).file_uris()
+        files = self._look(name).file_uris()
         if not files:
             return SCHEMAS[name].empty_table().select(list(columns) if columns else SCHEMAS[name].names)
         dataset = ds.dataset(files, schema=SCHEMAS[name], format="parquet")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -265,6 +266,19 @@ def test_what_is_made_of_a_table_is_made_once_a_commit(tables: Tables):
     Tables(tables.home).append("runs", [{"id": "b"}])
     assert tables.made_of("runs", names) == ["a", "b"]
     assert made == [0, 1, 2]
+
+
+def test_who_only_reads_loads_a_table_once_a_commit_and_sees_each(tables: Tables, monkeypatch: pytest.MonkeyPatch):
+    tables.append_sequenced("interactions", rows(1))
+    loads, load = [], Tables.load
+    monkeypatch.setattr(Tables, "load", lambda self, name: loads.append(name) or load(self, name))
+    seen = [(tables.version("interactions"), tables.last_seq("interactions"), ids(tables)) for _ in range(3)]
+    assert len(set(map(str, seen))) == len(loads) == 1
+    Tables(tables.home).append_sequenced("interactions", rows(1, 1))
+    assert (tables.last_seq("interactions"), ids(tables)) == (2, ["i0", "i1"])
+    shutil.rmtree(tables.home.table("interactions"))
+    Tables(tables.home).append_sequenced("interactions", rows(1, 5))
+    assert ids(tables) == ["i5"], "a table made anew in its place"
 
 
 def test_a_commit_stands_where_no_checkpoint_can_be_made_of_it(tables: Tables, monkeypatch: pytest.MonkeyPatch, caplog):
