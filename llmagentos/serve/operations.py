@@ -1,6 +1,7 @@
 """Everything but answering: feedback, interactions, versions, releases, models."""
 
 import asyncio
+import codecs
 import json
 import logging
 import tempfile
@@ -75,11 +76,11 @@ class Operations:
             source=asked.source,
             tenant=tenant,
         )
-        if key and asked.id is None:
+        revise = asked.id is not None or key is None
+        if not all(await self._recorder.put([record], revise=revise)) and not revise:
             known = await self._recorder.lookup(record.id, "feedback")
             if known is not None and known.request_hash not in (None, content_hash(record)):
                 raise other_body()
-        await self._recorder.put([record])
         self._about(about)
         return JSONResponse({"object": "feedback", "feedback_id": id, "interaction_id": asked.interaction_id or about})
 
@@ -117,7 +118,7 @@ class Operations:
     async def batch(self, _request: Request, body: bytes) -> Response:
         """NDJSON rows take the road of `llmagentos import`; wrong ones are named and go to quarantine. Where all are
         wrong it is a 422 that also counts them. Raises InputError for a body without a row."""
-        if not body.strip():
+        if not body.removeprefix(codecs.BOM_UTF8).strip():
             raise InputError('body: holds no row; each line is one: {"messages": [...]}.', field="body")
         counted = await asyncio.to_thread(self._import, body, traffic.tenant())
         if counted["imported"] + counted["duplicates"]:

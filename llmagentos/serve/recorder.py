@@ -5,6 +5,7 @@ Puts run in threads, so the event loop never waits for a disk, and those that ar
 """
 
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -38,9 +39,10 @@ class Recorder:
         self._flusher = threading.Thread(target=self._flush_on, name="flusher", daemon=True)
         self._flusher.start()
 
-    async def put(self, records: Sequence[Interaction | Feedback]) -> list[bool]:
+    async def put(self, records: Sequence[Interaction | Feedback], *, revise: bool = True) -> list[bool]:
         """Durable when it returns; True for each new one. Raises SpoolError, and then nothing was acknowledged."""
-        new = await asyncio.get_running_loop().run_in_executor(self._threads, self.spool.put, records)
+        put = functools.partial(self.spool.put, records, revise=revise)
+        new = await asyncio.get_running_loop().run_in_executor(self._threads, put)
         self._unflushed += sum(new)
         if self._unflushed >= self._storage.flush_rows:
             self._due.set()

@@ -85,6 +85,7 @@ class _Entry:
     request_hash: str | None
     session: tuple[str, str] | None
     unstored: bool = False
+    revises: bool = True
 
 
 class Spool:
@@ -108,10 +109,11 @@ class Spool:
                 sync(path.parent, path.parent.parent)
             self.uuid: str = self._writer.execute("SELECT value FROM meta WHERE name = 'uuid'").fetchone()[0]
 
-    def put(self, records: Sequence[Spooled]) -> list[bool]:
+    def put(self, records: Sequence[Spooled], *, revise: bool = True) -> list[bool]:
         """Make records durable: they are on disk when this returns. True for a new one, False for a known one.
 
-        A known interaction is never overwritten. A known feedback id with another content is a revision and stored. An
+        A known interaction is never overwritten. A known feedback id with another content is a revision and stored, but
+        where nothing is to be revised. An
         interaction with `store: false` is kept without its session, but becomes the last one of a session that is known:
         what is said of that is about no older one. An answer of which nobody heard anything is no session's last.
         Raises InputError for text that is no Unicode, SpoolError when the disk is full or failing: then none of
@@ -119,7 +121,7 @@ class Spool:
         """
         if not records:
             return []
-        entries = [_entry(r) for r in records]
+        entries = [_entry(r, revise) for r in records]
         done: Future[list[bool]] = Future()
         with self._pending_lock:
             self._pending.append((entries, done))
@@ -191,6 +193,10 @@ class Spool:
         with self._writing() as writer:
             pairs = [(seq, batch.kind, r.id) for r, seq in zip(batch.records, seqs, strict=True)]
             writer.executemany("UPDATE known SET seq = ? WHERE kind = ? AND id = ?", pairs)
+            lost = [(batch.kind, id) for id in batch.damaged]  # who asks again under their ids is answered, and recorded, anew
+            writer.executemany("DELETE FROM known WHERE kind = ? AND id = ? AND seq IS NULL", lost)
+            if batch.kind == "interaction":
+                writer.executemany("DELETE FROM sessions WHERE interaction_id = ?", [(id,) for id in batch.damaged])
             writer.execute("DELETE FROM records WHERE kind = ? AND batch = ?", (batch.kind, batch.number))
             writer.execute("UPDATE batches SET open = 0 WHERE kind = ? AND number = ?", (batch.kind, batch.number))
 
@@ -242,7 +248,7 @@ class Spool:
             yield writer
 
 
-def _entry(record: Spooled) -> _Entry:
+def _entry(record: Spooled, revises: bool) -> _Entry:
     unstored = isinstance(record, Interaction) and not record.stored
     try:
         body = record.model_dump_json(exclude_none=True, exclude={"session_id"} if unstored else None)
@@ -251,7 +257,7 @@ def _entry(record: Spooled) -> _Entry:
     if isinstance(record, Interaction):
         session = (record.tenant, record.session_id) if record.session_id and not _unheard(record) else None
         return _Entry("interaction", record.id, None, body, record.request_hash, session, unstored)
-    return _Entry("feedback", record.id, record.interaction_id, body, content_hash(record), None)
+    return _Entry("feedback", record.id, record.interaction_id, body, content_hash(record), None, revises=revises)
 
 
 def content_hash(judgement: Feedback) -> str:
@@ -266,7 +272,7 @@ def _unheard(record: Interaction) -> bool:
 
 def _insert(writer: sqlite3.Connection, entry: _Entry) -> bool:
     known = writer.execute("SELECT request_hash FROM known WHERE kind = ? AND id = ?", (entry.kind, entry.id)).fetchone()
-    if known and (entry.kind == "interaction" or known[0] == entry.request_hash):
+    if known and (entry.kind == "interaction" or not entry.revises or known[0] == entry.request_hash):
         return False
     writer.execute(
         "INSERT INTO known (kind, id, request_hash) VALUES (?, ?, ?) "

@@ -91,6 +91,24 @@ def test_another_judgement_under_the_same_key_is_refused_and_revised_only_by_its
     assert [kept.value for kept in judgements(local, answer["id"])] == [True, False]
 
 
+def test_of_judgements_at_once_under_one_key_one_is_taken(local: Served):
+    statuses = []
+    with local.client(**{"Idempotency-Key": "at once"}) as client:
+        about = client.post("/v1/chat/completions", json=chat("judged at once")).json()["id"]
+
+        def judge(value: int) -> None:
+            body = {"interaction_id": about, "name": "rating", "value": value}
+            statuses.append(client.post("/v1/feedback", json=body).status_code)
+
+        threads = [threading.Thread(target=judge, args=(value,)) for value in range(1, 6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(statuses) == [200, 409, 409, 409, 409]
+    assert len(judgements(local, about)) == 1
+
+
 def test_versions_and_models(local: Served):
     with local.client() as client:
         listed = client.get("/v1/versions").json()
@@ -135,7 +153,7 @@ def test_promoting_and_rolling_back(start, monkeypatch):
 
 @pytest.mark.parametrize("header", ["Idempotency-Key", INGRESS_REQUEST])
 def test_a_release_that_is_asked_for_again_under_its_key_is_made_once(start, header: str):
-    served = start()
+    served = start("serve.ingress=haproxy")
     with served.client() as client:
 
         def ask(path: str, key: str | None) -> tuple[int, str, int]:
@@ -312,6 +330,8 @@ def test_rows_come_in_over_http(local: Served):
         counted = client.post("/v1/interactions:batch", content=lines).json()
         again = client.post("/v1/interactions:batch", content=json.dumps(row)).json()
         found = client.get("/v1/interactions/shop%2Frow-1").json()
+        nothing = client.post("/v1/interactions:batch", content=b"\xef\xbb\xbf").json()["error"]
+    assert nothing["message"].startswith("body: holds no row")
     assert (counted["imported"], counted["rejected"]) == (1, 1)
     assert (again["imported"], again["duplicates"]) == (0, 1)
     assert found["tier"] == "import"

@@ -123,12 +123,16 @@ def test_a_full_disk_acknowledges_nothing_and_heals(spool: Spool):
     assert spool.put([interaction("a")]) == [True]
 
 
-def test_a_flipped_bit_is_noticed(spool: Spool):
-    spool.put([interaction("a")])
+def test_a_flipped_bit_is_noticed_and_its_id_is_free_again(spool: Spool):
+    spool.put([interaction("a", session_id="s")])
     spool._writer.execute("UPDATE records SET body = replace(body, 'answer', 'ansver')")
     with pytest.raises(IntegrityError, match="damaged"):
         spool.get("a")
-    assert spool.batch("interaction", 10, 0).damaged == ["a"]
+    batch = spool.batch("interaction", 10, 0)
+    assert batch.damaged == ["a"]
+    spool.settle(batch, [])
+    assert (spool.lookup("a"), spool.last_of_session("default", "s")) == (None, None)
+    assert spool.put([interaction("a")]) == [True], "who asks again is answered and recorded"
 
 
 def test_a_file_that_is_no_spool(tmp_path: Path):
