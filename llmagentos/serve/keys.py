@@ -110,7 +110,8 @@ def add(
         known = stored(home)
         if any(one.name == name and not one.revoked for one in known):
             raise ConflictError(f"there is a key {name!r} already.", code="key_exists", hint="Revoke it first.")
-        _write(home, [*(one for one in known if one.name != name), key])
+        # A tenant whose last key's name is another's now had records, and they are nobody else's.
+        _write(home, [*(one for one in known if one.name != name or one.tenant != tenant), key])
     return key, secret
 
 

@@ -56,6 +56,14 @@ def test_a_key_that_cannot_be(home: Home, wrong: dict):
     assert keys.stored(home) == []
 
 
+def test_a_tenant_is_known_after_its_keys_name_is_anothers(home: Home):
+    keys.add(home, "shop", "chat", tenant="acme")
+    keys.revoke(home, "shop")
+    keys.add(home, "shop", "chat")
+    assert Keyring(home, None, loopback=True).tenants == {"default", "acme"}
+    assert keys.revoke(home, "shop").tenant == "default"
+
+
 def test_adding_at_once_loses_none(home: Home):
     threads = [threading.Thread(target=keys.add, args=(home, f"k{n}", "chat")) for n in range(8)]
     for thread in threads:
