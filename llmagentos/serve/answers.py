@@ -28,6 +28,7 @@ from llmagentos.serve.limits import answering
 from llmagentos.serve.metrics import Metrics
 from llmagentos.serve.model import Residents
 from llmagentos.serve.question import Question
+from llmagentos.serve.quota import Quotas
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.replies import Choice, Reply, choice_id, sse, usage
 from llmagentos.serve.schemas import ChatRequest, CompletionRequest, parse
@@ -76,9 +77,11 @@ class Answer:
 class Answers:
     """All answers of one replica."""
 
-    def __init__(self, config: Config, residents: Residents, recorder: Recorder, metrics: Metrics, trial: Trial) -> None:
+    def __init__(
+        self, config: Config, residents: Residents, recorder: Recorder, metrics: Metrics, quotas: Quotas, trial: Trial
+    ) -> None:
         self._config, self._residents, self._recorder, self._metrics = config, residents, recorder, metrics
-        self._trial = trial
+        self._quotas, self._trial = quotas, trial
         self._slots = asyncio.Semaphore(config.serve.max_ongoing)
         self._under_way = 0  # choices, for each is work of its own
         self._answers: set[Answer] = set()
@@ -150,11 +153,12 @@ class Answers:
         return [choice for choice in found if choice is not None] if all(found) else None
 
     def _begin(self, question: Question) -> Answer:
-        """Start the answer's task. Raises ApiError 429 when too many wait."""
-        most, waiting = self._config.serve.max_queued, self._under_way - self._config.serve.max_ongoing
-        if 0 <= most <= waiting:
+        """Start the answer's task. Raises ApiError 429 when too many wait, or the key's tokens of the day are used up."""
+        try:
+            self._enter()
+        except ApiError:
             self._claims.release(question.id)
-            raise ApiError(429, f"{waiting} answers are waiting already.", code="rate_limit_exceeded")
+            raise
         answer = Answer(question)
         self._under_way += question.asked.choices
         answer.task = asyncio.ensure_future(self._run(answer))
@@ -163,6 +167,16 @@ class Answers:
         if question.keyed:
             self._keyed[question.id] = answer
         return answer
+
+    def _enter(self) -> None:
+        visit = traffic.visit()
+        if visit is not None:
+            self._quotas.check(visit.key)
+        most, waiting = self._config.serve.max_queued, self._under_way - self._config.serve.max_ongoing
+        if 0 <= most <= waiting:
+            raise ApiError(429, f"{waiting} answers are waiting already.", code="rate_limit_exceeded")
+        if visit is not None:
+            self._metrics.enter_queue(visit)
 
     def _end(self, answer: Answer) -> None:
         """The task is over; also one that was cancelled before its first step."""
@@ -309,7 +323,7 @@ async def _stream(answer: Answer, reply: Reply, first: Said | Exception | None) 
     question = answer.question
 
     def ending() -> bytes:
-        return _ending(reply, answer.choices(), answer.used(), question.asked.wants_usage)
+        return reply.ending(answer.choices(), answer.used())
 
     told = question.sampling.logprobs is not None
     try:
@@ -324,8 +338,8 @@ def _replayed(question: Question, recorded: list[Interaction]) -> Response:
     version = recorded[0].model_version or 0
     choices = [Choice(k, one.messages[-1], one.finish_reason or "stop") for k, one in enumerate(recorded)]
     used = usage(recorded[0].prompt_ids or [], [one.answer_ids or [] for one in recorded])
-    reply = Reply(question.id, str(question.asked.model), version, created=recorded[0].created, chat=question.chat)
-    headers = _headers(question, version, recorded[0].session_id or question.caller.session_id) | {"x-replayed": "true"}
+    reply = question.reply(version, recorded[0].created)
+    headers = question.headers(version, recorded[0].session_id or question.caller.session_id) | {"x-replayed": "true"}
     if not question.asked.stream:
         return JSONResponse(reply.whole(choices, used), headers=headers)
 
@@ -334,33 +348,16 @@ def _replayed(question: Question, recorded: list[Interaction]) -> Response:
             yield sse(reply.first(choice.index))
             if choice.message.get("content"):
                 yield sse(reply.text(choice.index, choice.message["content"]))
-        yield _ending(reply, choices, used, question.asked.wants_usage)
+        yield reply.ending(choices, used)
 
     return EventStream(chunks(), headers=headers)
-
-
-def _ending(reply: Reply, choices: list[Choice], used: dict[str, int], wants_usage: bool) -> bytes:
-    parts = []
-    for choice in choices:
-        calls = choice.message.get("tool_calls")
-        parts += [reply.tool_calls(choice.index, calls)] if calls else []
-        parts.append(reply.last(choice.index, choice.finish_reason))
-    if wants_usage:
-        parts.append(reply.used(used))
-    return b"".join(sse(part) for part in parts) + b"data: [DONE]\n\n"
 
 
 def _opened(answer: Answer) -> tuple[Reply, dict[str, str]]:
     """The reply of the version that answers, and its headers."""
     question, version = answer.question, answer.version
     assert version is not None
-    reply = Reply(question.id, str(question.asked.model), version, created=answer.created, chat=question.chat)
-    return reply, _headers(question, version, question.caller.session_id)
-
-
-def _headers(question: Question, version: int, session: str) -> dict[str, str]:
-    plain = {"x-session-id": session} if session.isascii() and session.isprintable() else {}
-    return {"x-interaction-id": question.id, "x-model-version": str(version), **plain}
+    return question.reply(version, answer.created), question.headers(version, question.caller.session_id)
 
 
 def _interaction(answer: Answer, index: int, turn: Turn, latency_ms: float) -> Interaction:

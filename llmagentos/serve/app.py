@@ -44,7 +44,7 @@ from llmagentos.serve.page import page
 from llmagentos.serve.quota import Quotas
 from llmagentos.serve.recorder import Recorder
 from llmagentos.serve.schemas import parse_json
-from llmagentos.serve.traffic import check_exposure, check_kind, is_loopback
+from llmagentos.serve.traffic import check_exposure, check_kind, is_loopback, without_ingress
 from llmagentos.storage.files import replace_text
 from llmagentos.storage.layout import Home
 
@@ -75,7 +75,7 @@ class Service:
         self.recorder = Recorder(self.home, config.storage)
         self.trial = Trial(self.home, config, self.residents, replica)
         self.hangs = Health(config.serve.hung_seconds)
-        self.answers = Answers(config, self.residents, self.recorder, self.metrics, self.trial)
+        self.answers = Answers(config, self.residents, self.recorder, self.metrics, self.quotas, self.trial)
         self.operations = Operations(
             self.home, config, self.residents, self.recorder, self.announce, lambda: len(self.keyring.tenants) > 1
         )
@@ -210,22 +210,22 @@ def create_app(service: Service) -> Starlette:
         yield
         await service.stop()
 
-    def route(
-        path: str, handler: Handler, roles: tuple[Role, ...] = ADMIN, method: str = "GET", *, answers: bool = False
-    ) -> Route:
-        access = Access(path.replace(":path", ""), roles, answers)
+    def route(path: str, handler: Handler, roles: tuple[Role, ...] = ADMIN, method: str = "GET") -> Route:
+        access = Access(path.replace(":path", ""), roles)
 
         async def endpoint(request: Request) -> Response:
+            if service.config.serve.ingress == "default":
+                without_ingress(request.scope)
             return await service.door.through(access, handler, request)
 
         return Route(path, endpoint, methods=[method])
 
-    def post(path: str, handler: WithBody, roles: tuple[Role, ...] = ADMIN, *, answers: bool = False) -> Route:
+    def post(path: str, handler: WithBody, roles: tuple[Role, ...] = ADMIN) -> Route:
         async def with_body(request: Request) -> Response:
             body = await _read(request, service.config.serve)
             return await handler(request, parse_json(body) if body.strip() or path not in _BODY_OPTIONAL else {})
 
-        return route(path, with_body, roles, "POST", answers=answers)
+        return route(path, with_body, roles, "POST")
 
     async def batch(request: Request) -> Response:
         return await operations.batch(request, await _read(request, service.config.serve))
@@ -234,8 +234,8 @@ def create_app(service: Service) -> Starlette:
         return await service.door.through(Access("other", ANY), _raising(error), request)
 
     routes = [  # looked through in this order, by Serve too: what is asked most comes first
-        post("/v1/chat/completions", answers.chat, CHAT, answers=True),
-        post("/v1/completions", answers.completion, CHAT, answers=True),
+        post("/v1/chat/completions", answers.chat, CHAT),
+        post("/v1/completions", answers.completion, CHAT),
         route("/", page, ()),
         route("/healthz", service.health, ()),
         route("/readyz", service.ready, ()),

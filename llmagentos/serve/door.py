@@ -31,8 +31,6 @@ class Access:
 
     route: str
     roles: tuple[Role, ...] = ADMIN
-    answers: bool = False
-    """It generates: it waits in the queue, and the day's answer tokens bound it."""
 
 
 class Door:
@@ -73,9 +71,6 @@ class Door:
             check_own(request.headers)
         check_role(visit.key, access.roles)
         self._quotas.take(visit.key)
-        if access.answers:
-            self._quotas.check(visit.key)
-            self._metrics.enter_queue(visit)
 
     async def _until_its_end(self, body: Any, visit: traffic.Visit, request: Request, response: Response) -> AsyncIterator[Any]:
         status = _CLIENT_LEFT

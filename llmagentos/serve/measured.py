@@ -1,6 +1,6 @@
 """Engines that are watched: waiting, time to the first token, time per token, tokens used by a key.
 
-It stands between the answers and the engines, so that neither of them knows of figures or quotas.
+It stands between the answers and the engines, so that no engine knows of figures or quotas.
 """
 
 import contextlib

@@ -10,6 +10,7 @@ from llmagentos.core.records import Release
 from llmagentos.engines import Sampling
 from llmagentos.serve import traffic
 from llmagentos.serve.canary import Routed
+from llmagentos.serve.replies import Reply
 from llmagentos.serve.schemas import ChatRequest, CompletionRequest
 
 
@@ -49,6 +50,16 @@ class Question:
     @property
     def chat(self) -> bool:
         return isinstance(self.asked, ChatRequest)
+
+    def reply(self, version: int, created: float) -> Reply:
+        """How it is replied to by this version."""
+        usage, model = self.asked.wants_usage, str(self.asked.model)
+        return Reply(self.id, model, version, created=created, chat=self.chat, wants_usage=usage)
+
+    def headers(self, version: int, session: str) -> dict[str, str]:
+        """Of that reply."""
+        plain = {"x-session-id": session} if session.isascii() and session.isprintable() else {}
+        return {"x-interaction-id": self.id, "x-model-version": str(version), **plain}
 
     def routed(self, release: Release) -> Routed:
         """Whom it asks under a release: whose adapter answers may change while it waits."""

@@ -41,8 +41,11 @@ def sse(chunk: dict[str, Any] | None) -> bytes:
 class Reply:
     """The JSON of the answers to one request. Each choice carries its `interaction_id`, which feedback can name."""
 
-    def __init__(self, id: str, model: str, version: int, *, created: float, chat: bool) -> None:
-        self._chat = chat
+    def __init__(
+        self, id: str, model: str, version: int, *, created: float, chat: bool, wants_usage: bool = False
+    ) -> None:  # fmt: skip
+        """`wants_usage` is a stream's, whose last chunk tells it, and whose others say null."""
+        self._chat, self._wants_usage = chat, wants_usage
         self._id = id
         self._base = {"id": id, "created": int(created), "model": model}
         self._ours = {"interaction_id": id, "model_version": version}
@@ -67,6 +70,17 @@ class Reply:
     def used(self, used: dict[str, int]) -> dict[str, Any]:
         return {**self._base, "object": self._chunk_kind, "choices": [], "usage": used, **self._ours}
 
+    def ending(self, choices: Iterable[Choice], used: dict[str, int]) -> bytes:
+        """The last events of a stream."""
+        parts = []
+        for choice in choices:
+            calls = choice.message.get("tool_calls")
+            parts += [self.tool_calls(choice.index, calls)] if calls else []
+            parts.append(self.last(choice.index, choice.finish_reason))
+        if self._wants_usage:
+            parts.append(self.used(used))
+        return b"".join(sse(part) for part in parts) + b"data: [DONE]\n\n"
+
     @property
     def _chunk_kind(self) -> str:
         return "chat.completion.chunk" if self._chat else "text_completion"
@@ -84,7 +98,9 @@ class Reply:
         finish_reason: str | None = None,
     ) -> dict[str, Any]:
         said = {"delta": delta} if self._chat else {"text": delta}
-        return {**self._base, "object": self._chunk_kind, "choices": [self._choice(index, said, tokens, finish_reason)]}
+        choices = [self._choice(index, said, tokens, finish_reason)]
+        none_yet = {"usage": None} if self._wants_usage else {}
+        return {**self._base, "object": self._chunk_kind, "choices": choices, **none_yet}
 
     def _choice(
         self, index: int, said: dict[str, Any], tokens: Sequence[SpokenToken] | None, finish_reason: str | None

@@ -5,9 +5,10 @@ import ipaddress
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmagentos.config import Config
 from llmagentos.core.errors import ConfigError, InputError
@@ -108,6 +109,11 @@ def once(headers: Mapping[str, str], tenant: str) -> str:
     """32 characters of this request alone, the same where the ingress puts it to another replica. Raises InputError."""
     given = header(headers, INGRESS_REQUEST)
     return digest([tenant, INGRESS_REQUEST, given], length=32) if given else uuid.uuid4().hex
+
+
+def without_ingress(scope: MutableMapping[str, Any]) -> None:
+    """Take from a request's headers the id that an ingress would have given it: where there is none, the client said it."""
+    scope["headers"] = [one for one in scope["headers"] if one[0] != INGRESS_REQUEST.encode()]
 
 
 def header(headers: Mapping[str, str], name: str) -> str | None:

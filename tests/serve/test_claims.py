@@ -58,8 +58,8 @@ def test_the_dead_hold_nothing(home: Home):
 @pytest.fixture(scope="module")
 def pair(start: Callable[..., Served]) -> tuple[Served, Served]:
     """Two replicas of one home."""
-    one = start()
-    return one, start(home=one.home)
+    one = start("serve.ingress=haproxy")
+    return one, start("serve.ingress=haproxy", home=one.home)
 
 
 def id_of(key: str) -> str:
@@ -114,6 +114,11 @@ def test_a_request_that_the_ingress_repeats_is_one_answer(pair: tuple[Served, Se
     with pair[0].client() as client:
         fresh = [client.post(PATH, json=body).json()["id"] for _ in "ab"]
     assert len(set(fresh)) == 2
+
+
+def test_without_an_ingress_its_header_is_nobodys_word(start):
+    with start().client(**{INGRESS_REQUEST: "mine"}) as client:
+        assert len({client.post(PATH, json=chat(word)).json()["id"] for word in ("one", "two")}) == 2
 
 
 def test_what_is_not_stored_is_answered_at_each_replica_and_recorded_once(pair: tuple[Served, Served]):

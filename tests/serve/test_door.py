@@ -1,6 +1,7 @@
 """What leaves a trace of a request: figures and one line each, without a secret or a text."""
 
 import json
+import time
 from collections.abc import Callable
 
 from llmagentos.serve import keys
@@ -83,6 +84,14 @@ def test_what_is_refused_does_not_stay_in_the_queue(start: Callable[..., Served]
     text = figures(served)
     assert "llmagentos_queue_length 0.0" in text
     assert 'llmagentos_request_seconds_count{route="/v1/chat/completions"} 2.0' in text
+
+
+def test_a_body_that_is_still_on_its_way_waits_for_nobody(start: Callable[..., Served]):
+    served = start()
+    with wire(served) as line:
+        line._open().sendall(Sent("POST", "/v1/chat/completions").head(1000) + b'{"model":')
+        time.sleep(0.5)
+        assert "llmagentos_queue_length 0.0" in figures(served)
 
 
 def test_requests_that_wait_are_counted(start: Callable[..., Served]):

@@ -1,8 +1,10 @@
 import pytest
 
+from llmagentos.serve import keys
 from llmagentos.serve.errors import ApiError
 from llmagentos.serve.keys import Key
 from llmagentos.serve.quota import Quotas
+from tests.serve.conftest import chat, new_home
 
 DAY = 86_400
 
@@ -70,3 +72,13 @@ def test_without_a_quota_nothing_is_counted():
     quotas.spend(key, 10**9)
     quotas.check(key)
     assert quotas.spent(key) == 0
+
+
+def test_what_was_answered_is_told_again_where_nothing_more_may_be_asked(start, tmp_path):
+    home = new_home(tmp_path)
+    _, secret = keys.add(home, "short", "chat", tokens_per_day=1)
+    with start(home=home).client(Authorization=f"Bearer {secret}") as client:
+        first, again = (client.post("/v1/chat/completions", json=chat(), headers={"Idempotency-Key": "k"}) for _ in "ab")
+        assert client.post("/v1/chat/completions", json=chat()).json()["error"]["code"] == "insufficient_quota"
+    assert (again.status_code, again.headers.get("x-replayed")) == (200, "true")
+    assert again.json()["choices"] == first.json()["choices"]

@@ -27,6 +27,14 @@ def test_every_choice_names_its_interaction():
     assert {(c["choices"][0]["index"], c["choices"][0]["interaction_id"]) for c in chunks} == {(1, choice_id("i", 1))}
 
 
+def test_a_stream_that_is_to_tell_its_usage_says_in_each_earlier_chunk_that_it_is_not_known_yet():
+    for wants, told in ((True, [None, {"total_tokens": 5}]), (False, ["absent"])):
+        reply = Reply("i", "agent", 1, created=5.0, chat=True, wants_usage=wants)
+        events = reply.ending([Choice(0, {"role": "assistant", "content": "x"}, "stop")], {"total_tokens": 5}).decode()
+        chunks = [json.loads(event.removeprefix("data: ")) for event in events.split("\n\n")[:-2]]
+        assert [chunk.get("usage", "absent") for chunk in chunks] == told
+
+
 def test_tool_calls_stream_with_their_index():
     delta = Reply("i", "agent", 1, created=5.0, chat=True).tool_calls(0, CALLS)["choices"][0]["delta"]
     assert delta["tool_calls"] == [{"index": 0, **CALLS[0]}]
