@@ -1,5 +1,6 @@
 """A manifest written last: its presence says a folder is complete, its hashes say it is unchanged."""
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -10,6 +11,8 @@ from llmagentos.core.hashing import digest
 from llmagentos.storage.files import replace_text
 
 NAME = "manifest.json"
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What a machine says that has no room just now: it tells nothing about a folder."""
 
 
 def write_manifest(folder: Path, **facts: Any) -> str:
@@ -29,11 +32,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise IntegrityError(f"{folder} has no {NAME}: it was never completed.") from None
     except (ValueError, TypeError, OSError) as error:
+        _raise_passing(error)
         raise IntegrityError(f"{folder / NAME} is unreadable ({error}).") from None
 
 
 def verify(folder: Path, expected: str | None = None) -> dict[str, Any]:
-    """Check every file against the manifest, and the manifest against `expected`. Raises IntegrityError."""
+    """Check every file against the manifest, and the manifest against `expected`. Raises IntegrityError, and OSError where the
+    machine has no room to read them just now."""
     manifest = read_manifest(folder)
     files = manifest.get("files")
     if not isinstance(files, dict) or digest(files) != manifest.get("hash"):
@@ -45,10 +50,16 @@ def verify(folder: Path, expected: str | None = None) -> dict[str, Any]:
         try:
             found = _hash(path)
         except OSError as error:  # gone before or while it was read, or not readable
+            _raise_passing(error)
             raise IntegrityError(f"{path} is missing ({error.strerror}).") from None
         if found != wanted:
             raise IntegrityError(f"{path} was changed or damaged since it was written.")
     return manifest
+
+
+def _raise_passing(error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        raise error
 
 
 def _hash(path: Path) -> str:

@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -100,3 +101,16 @@ def test_an_edited_list_of_files_contradicts_its_hash(folder: Path):
     (folder / NAME).write_text(json.dumps(manifest))
     with pytest.raises(IntegrityError, match="contradicts itself"):
         verify(folder)
+
+
+def test_a_machine_without_a_free_descriptor_says_nothing_about_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    write_manifest(folder)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for opens in ("read_text", "open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, opens, full)
+            with pytest.raises(OSError, match="Too many"):
+                verify(folder)
