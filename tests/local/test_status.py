@@ -1,4 +1,7 @@
+import pytest
+
 from llmagentos.config import load_config
+from llmagentos.core.errors import ConfigError
 from llmagentos.core.records import Interaction
 from llmagentos.local.status import status
 from llmagentos.release.releases import Releases
@@ -13,6 +16,12 @@ def test_a_home_that_never_was(tmp_path):
     found = status(load_config(None, [f"storage.root={tmp_path / 'home'}"], environment={}))
     assert (found["running"], found["release"], found["versions"]) == (False, None, 0)
     assert not (tmp_path / "home").exists()
+
+
+def test_a_file_is_no_home_that_never_was(tmp_path):
+    (tmp_path / "home").write_text("")
+    with pytest.raises(ConfigError, match="cannot be a home"):
+        status(load_config(None, [f"storage.root={tmp_path / 'home'}"], environment={}))
 
 
 def test_a_fresh_home(tmp_path):
