@@ -81,13 +81,14 @@ def close_left(home: Home, name: str) -> None:
     """
     every = runs(home).values()
     for record in every:
-        if record.kind == "cycle" and record.status == "running" and _cycle_name(home, record.id) == name:
+        if record.kind == "cycle" and record.status == "running" and cycle_name(home, record.id) == name:
             steps = [one for one in every if one.parent == record.id and one.status == "running"]
             for one in (*steps, record):
                 finish_run(home, one, status="failed", error="it ended without a word: it was killed, or the machine went down")
 
 
-def _cycle_name(home: Home, id: str) -> str | None:
+def cycle_name(home: Home, id: str) -> str | None:
+    """The name of a cycle's run; None where its folder is gone."""
     try:
         return str(json.loads((home.run(id) / "config.json").read_text("utf-8"))["cycle"]["name"])
     except (OSError, ValueError, KeyError, TypeError):
