@@ -1,9 +1,10 @@
 #!/bin/sh
 # Start Ray, MLflow and the agent on this machine, in the background. Arguments go to `llmagentos up`:
 #   cluster/start.sh --config cluster/config/small.yaml serve.port=8080
+# Paths in them, and the home where none is named, are those of the folder it is called in.
 set -eu
-cd "$(dirname "$0")/.."
-if [ ! -x .venv/bin/llmagentos ]; then
-    make install
+checkout=$(CDPATH= cd -- "$(dirname "$0")/.." && pwd)
+if [ ! -x "$checkout/.venv/bin/llmagentos" ]; then
+    make -C "$checkout" install
 fi
-exec .venv/bin/llmagentos up --detach "$@"
+exec "$checkout/.venv/bin/llmagentos" up --detach "$@"

@@ -13,7 +13,8 @@ import pyarrow.dataset as ds
 
 from llmagentos.collect.redact import REDACTORS, redact
 from llmagentos.config import Config
-from llmagentos.core.hashing import fraction
+from llmagentos.config.shown import masked
+from llmagentos.core.hashing import digest, fraction
 from llmagentos.core.records import TENANT, Interaction
 from llmagentos.registry import traces
 from llmagentos.registry.tracking import tracking_uri
@@ -35,9 +36,9 @@ def trace(config: Config) -> int:
     if not (config.registry.enabled and config.registry.trace_share):
         return 0
     try:
-        return _trace(config, Home(config.storage.root), tracking_uri(config))
+        return _trace(config, Home(config.storage.root), digest(tracking_uri(config), length=16))
     except Exception as error:  # noqa: BLE001  traces are for looking at: they fail nothing that was done
-        log.warning("no traces were made: %s: %s", type(error).__name__, error)
+        log.warning("no traces were made: %s: %s", type(error).__name__, masked(error))
         return 0
 
 
@@ -50,12 +51,14 @@ def _trace(config: Config, home: Home, where: str) -> int:
         return 0
     with contextlib.suppress(OSError):  # tags in MLflow itself tell what is there
         home.mlflow.mkdir(parents=True, exist_ok=True)
-        replace_text(home.mlflow / "traces.json", json.dumps({**marks, where: last}))
+        replace_text(
+            home.mlflow / "traces.json", json.dumps({**{key: seq for key, seq in marks.items() if "://" not in key}, where: last})
+        )
     return len(answers)
 
 
 def _marks(home: Home) -> dict[str, int]:
-    """Address of MLflow -> the last `seq` that was looked at for it."""
+    """Hash of MLflow's address -> the last `seq` that was looked at for it."""
     try:
         return {str(where): int(seq) for where, seq in json.loads((home.mlflow / "traces.json").read_text("utf-8")).items()}
     except (OSError, ValueError, TypeError, AttributeError):

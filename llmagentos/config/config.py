@@ -1,9 +1,10 @@
 """The whole configuration and how it is read: defaults < --config FILE < LLMAGENTOS_HOME < overrides."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -59,7 +60,8 @@ def load_config(
     *,
     environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """Read the configuration. `overrides` are `section.key=value`; a value is read as YAML.
+    """Read the configuration. `overrides` are `section.key=value`: text is taken as it stands or in quotes; the rest is JSON, or
+    YAML where it begins with [ or {.
 
     Raises ConfigError naming the key for whatever is unknown, out of range or of the wrong type.
     """
@@ -102,21 +104,66 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    import yaml
-
     merged: dict[str, Any] = {}
     for override in overrides:
         path, equals, raw = override.partition("=")
         if not equals or not path.strip():
             raise ConfigError(f"{override!r} is no override.", hint="Write section.key=value, e.g. update.strategy=naive.")
-        try:
-            value: Any = yaml.safe_load(raw) if raw else ""
-        except (yaml.YAMLError, ValueError):  # a date that is none, say
-            value = raw
-        for name in reversed(path.strip().split(".")):
+        names = path.strip().split(".")
+        value: Any = _unquoted(raw) if _is_text(names) else _parsed(raw)
+        for name in reversed(names):
             value = {name: value}
         merged = _merge(merged, value)
     return merged
+
+
+def _is_text(names: Sequence[str]) -> bool:
+    """Whether the setting of this dotted name is text: of its own, or one of several words."""
+    kind: Any = Config
+    for name in names:
+        field = kind.model_fields.get(name) if isinstance(kind, type) and issubclass(kind, Section) else None
+        if field is None:
+            return False
+        kind = field.annotation
+    return kind is str or (get_origin(kind) is Literal and all(isinstance(word, str) for word in get_args(kind)))
+
+
+def _unquoted(raw: str) -> str:
+    """The text as it stands; the inner one where all of it is in quotes."""
+    if len(raw) < 2 or raw[0] != raw[-1] or raw[0] not in "'\"":
+        return raw
+    import yaml
+
+    try:
+        return str(yaml.safe_load(raw))
+    except yaml.YAMLError:  # two quoted words, say
+        return raw
+
+
+def _parsed(raw: str) -> Any:
+    """A value that is no text. YAML's own scalars would misread it: 010 is 8 there, and 1:30 is 90."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        if not raw.lstrip().startswith(("[", "{")):
+            return raw
+    import yaml
+
+    try:
+        return _scalars(yaml.load(raw, yaml.BaseLoader))  # noqa: S506  it makes nothing but text, lists and dicts
+    except (yaml.YAMLError, RecursionError):
+        return raw
+
+
+def _scalars(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _scalars(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_scalars(inner) for inner in value]
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The sections of the configuration that say how is learned: from what, with what weight, at what rate."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -212,6 +212,11 @@ class OnPolicyConfig(Section):
     """Longest sampled answer."""
 
 
+HEAD_WIDTH = 16
+"""Of a first student."""
+_Positive = Annotated[int, Field(ge=1)]
+
+
 class DistillConfig(Section):
     enabled: bool = True
     """Train a student after each update."""
@@ -232,7 +237,14 @@ class DistillConfig(Section):
     cross_entropy: float = Field(0.5, ge=0)
     """Weight of plain next-token loss beside the divergence."""
     on_policy: OnPolicyConfig = OnPolicyConfig()
-    size: tuple[int, int, int] = (64, 2, 176)
-    """Hidden size, layers and feed-forward size of a first student made from nothing."""
+    size: tuple[_Positive, _Positive, _Positive] = (64, 2, 176)
+    """Hidden size (a multiple of 16: its heads are that wide), layers and feed-forward size of a first student made from
+    nothing."""
     depth: float = Field(0.0, ge=0, lt=1)
     """Share of the champion's layers that a first student is made of, with its embeddings and head; 0 makes it from nothing."""
+
+    @model_validator(mode="after")
+    def _has_whole_heads(self) -> "DistillConfig":
+        if self.size[0] % HEAD_WIDTH:
+            raise ValueError(f"distill.size wants a hidden size that is a multiple of {HEAD_WIDTH}: a head is that wide")
+        return self

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from llmagentos.config import Config
+from llmagentos.config.learning import HEAD_WIDTH
 from llmagentos.core.errors import ConfigError
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import copy_tokenizer, fresh_model, load_model
@@ -38,7 +39,7 @@ def _from_nothing(config: Config, tokenizer: Path) -> Any:
     """A small Llama with the teacher's vocabulary."""
     hidden, layers, feed_forward = config.distill.size
     renderer = Renderer(tokenizer)
-    model = fresh_model(renderer.vocab_size, hidden, layers, feed_forward, heads=max(1, hidden // 16), seed=config.update.seed)
+    model = fresh_model(renderer.vocab_size, hidden, layers, feed_forward, heads=hidden // HEAD_WIDTH, seed=config.update.seed)
     model.config.pad_token_id, model.config.eos_token_id = renderer.pad_id, renderer.eos_id
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = renderer.pad_id, renderer.eos_id
     return model

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from llmagentos.config import Config
+from llmagentos.core.errors import ConfigError
 from llmagentos.local import ports, processes
 from llmagentos.local.priority import sessions_apart
 from llmagentos.storage.layout import Home
@@ -117,6 +118,12 @@ def _home(config: Config, home: Home) -> Iterator[Check]:
     except OSError as error:
         yield Check("home", "fail", f"{home.root}: {error.strerror}", "Set LLMAGENTOS_HOME to a folder you may write to.")
         return
+    try:
+        if home.begun:
+            home.open()
+    except ConfigError as wrong:
+        yield Check("home", "fail", wrong.message, wrong.hint)
+        return
     yield Check("home", "ok", str(home.root))
 
 
@@ -160,7 +167,6 @@ def _priority(config: Config, home: Home) -> Iterator[Check]:
 
 
 def _model(config: Config, home: Home) -> Iterator[Check]:
-    from llmagentos.core.errors import ConfigError
     from llmagentos.models.loading import resolve_base
 
     if config.model.base and not config.model.offline:

@@ -9,13 +9,18 @@ from llmagentos.storage.layout import Home
 
 
 def down(config: Config) -> dict[str, Any]:
-    """End the processes of this home. Returns {"stopped": [names], "ended": n, "killed": n}; safe to repeat."""
+    """End the processes of this home. Returns {"stopped": [names], "ended": n, "killed": n}; safe to repeat.
+
+    Raises ConfigError where no home can be.
+    """
     from llmagentos.local.up import temp_dir
 
     home = Home(config.storage.root)
     known = processes.read(home)
     roots = known.alive() if known else []
-    if known:  # whoever watches them is to see that they are ended, not that they end
+    if known is None:
+        home.marker()
+    else:  # whoever watches them is to see that they are ended, not that they end
         processes.write(home, known.model_copy(update={"ready": False}))
     # Ray first: its replicas flush what they hold while everything else still stands
     counts = processes.end(home, sorted(roots, key=lambda one: one.name != "ray"))

@@ -44,7 +44,7 @@ class Processes(Record):
     ready: bool = False
     started: float = 0.0
     settings: dict[str, Any] = {}
-    """The resolved configuration of this `up`."""
+    """The resolved configuration of this `up`, to look at."""
 
     def alive(self) -> list[Started]:
         return [one for one in self.processes if is_alive(one)]
@@ -64,7 +64,7 @@ def read(home: Home) -> Processes | None:
 
 def write(home: Home, processes: Processes) -> None:
     home.local.mkdir(parents=True, exist_ok=True)
-    replace_text(path(home), json.dumps(processes.model_dump(mode="json"), indent=1))
+    replace_text(path(home), json.dumps(processes.model_dump(mode="json"), indent=1), mode=0o600)
 
 
 def token(home: Home) -> str:

@@ -8,17 +8,22 @@ import pyarrow.dataset as ds
 from llmagentos.config import Config
 from llmagentos.core.records import Release
 from llmagentos.local import processes
+from llmagentos.registry.tracking import cycle_name
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations
 from llmagentos.serve.keys import stored
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
+from llmagentos.storage.leases import holder_of
 from llmagentos.storage.tables import Tables
+
+_SILENT_LEASES = 10
+"""Times `storage.lease_seconds` without a beat, behind which a cycle of another machine counts as killed."""
 
 
 def status(config: Config) -> dict[str, Any]:
     """{"home", "running", "processes", "addresses", "release", "versions", "replicas", "keys",
-    "pending", "last_cycle"}."""
+    "pending", "last_cycle"}. A cycle that was killed is `interrupted`, until the next one of its name closes it."""
     home = Home(config.storage.root)
     known = processes.read(home)
     alive = known.alive() if known else []
@@ -45,7 +50,7 @@ def status(config: Config) -> dict[str, Any]:
         "replicas": confirmations(home),
         "keys": _keys(home),
         "pending": _pending(home),
-        "last_cycle": _last_cycle(home),
+        "last_cycle": _last_cycle(home, config),
     }
 
 
@@ -84,15 +89,17 @@ def _spooled(home: Home) -> int:
         spool.close()
 
 
-def _last_cycle(home: Home) -> dict[str, Any] | None:
+def _last_cycle(home: Home, config: Config) -> dict[str, Any] | None:
     rows = Tables(home).rows("runs", where=ds.field("kind") == "cycle")
     if not rows:
         return None
     last = max(rows, key=lambda row: (row["created"], row["status"] != "running"))
     record = json.loads(last["record"])
+    lease = f"cycle-{cycle_name(home, last['id'])}"
+    killed = last["status"] == "running" and not holder_of(home, lease, _SILENT_LEASES * config.storage.lease_seconds)
     return {
         "id": last["id"],
-        "status": last["status"],
+        "status": "interrupted" if killed else last["status"],
         "version": record.get("version"),
         **{name: record["tags"][name] for name in ("decision",) if name in record.get("tags", {})},
     }

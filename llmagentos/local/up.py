@@ -21,6 +21,7 @@ from typing import Any
 
 import llmagentos
 from llmagentos.config import Config
+from llmagentos.config.shown import shown
 from llmagentos.core.errors import CapacityError, ConfigError
 from llmagentos.local import down, ingress, ports, processes
 from llmagentos.local.processes import Processes
@@ -76,7 +77,7 @@ def _start(config: Config, home: Home, progress: Progress) -> dict[str, str]:
     serve_port = ports.claim(config.serve.port, "serve.port", config.serve.host)
     mlflow_port = ports.claim(config.registry.port, "registry.port") if not config.registry.tracking_uri else 0
     dashboard_port = ports.claim(config.local.dashboard_port, "local.dashboard_port")
-    state = Processes(started=time.time(), settings=config.model_dump(mode="json"))
+    state = Processes(started=time.time(), settings=shown(config))
 
     def launch(name: str, command: list[str], more: Mapping[str, str] | None = None, **addresses: str) -> subprocess.Popen[bytes]:
         nonlocal state

@@ -1,7 +1,7 @@
 """The tables as MLflow entities: runs under their cycle, versions as logged and registered models, aliases, pictures.
 
-What was projected already is noted in `mlflow/projected.json` with a digest, so that a sync touches only what is new;
-where that note is lost, tags in MLflow itself tell.
+What was projected already is noted in `mlflow/projected.json` with a digest, so that a sync touches only what is new. The note
+is of one experiment, by its id and its birth; where it is lost, or MLflow begins anew, tags in MLflow itself tell.
 """
 
 import contextlib
@@ -23,10 +23,12 @@ from llmagentos.storage.layout import Home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 RUN_TAG = "llmagentos.run_id"
 VERSION_TAG = "llmagentos.version"
 MODEL_TAG = "llmagentos.model"
+WEIGHTS_TAG = "llmagentos.manifest_hash"
 _BATCH = 900
 _PARAMS = 90
 _ARTIFACTS = (".json", ".jsonl", ".png", ".md", ".csv", ".yaml")
@@ -46,7 +48,7 @@ def lock(home: Home) -> Iterator[None]:
 
 def project(home: Home, config: Config, client: "MlflowClient", experiment: str) -> None:
     """Everything that is not there yet. Raises what MLflow raises; what was done by then is noted."""
-    where = tracking.tracking_uri(config)
+    where = _place(config, client, experiment)
     note = _read_note(home, where)
     try:
         for record in tracking.runs(home).values():  # a cycle is older than its steps, so parents come first
@@ -164,22 +166,33 @@ def _find_version(client: "MlflowClient", name: str, version: int) -> dict[str, 
 
 
 def _register(client: "MlflowClient", experiment: str, name: str, version: ModelVersion, note: Note) -> dict[str, str]:
-    """Weights as files of a logged model (no pickle, no flavour), then a registered version that points to it."""
+    """Weights as files of a logged model (no pickle, no flavour), then a registered version that points to it.
+
+    One that failed before left a logged model with the same tags, which is gone on with: every other one is another copy.
+    """
     from mlflow.exceptions import MlflowException
 
     run = note["runs"].get(_run_of(version, note), {}).get("mlflow")
     tags = _lineage(version)
-    model = client.create_logged_model(
+    model = _find_model(client, experiment, version) or client.create_logged_model(
         experiment, name=f"{name}-{version.id}", source_run_id=run, tags=tags, model_type=version.role
     )
-    client.log_model_artifacts(model.model_id, version.dir)
-    client.finalize_logged_model(model.model_id, "READY")
+    if model.status != "READY":
+        client.log_model_artifacts(model.model_id, version.dir)
+        client.finalize_logged_model(model.model_id, "READY")
     with contextlib.suppress(MlflowException):  # there already
         client.create_registered_model(name)
     made = client.create_model_version(
         name, source=f"models:/{model.model_id}", run_id=run, tags=tags | {MODEL_TAG: model.model_id}, model_id=model.model_id
     )
     return {"number": made.version, "model": model.model_id, "state": ""}
+
+
+def _find_model(client: "MlflowClient", experiment: str, version: ModelVersion) -> "LoggedModel | None":
+    """With the very weights: a home made anew counts its versions from 1 again."""
+    ours = f"tags.`{VERSION_TAG}` = '{version.id}' AND tags.`{WEIGHTS_TAG}` = '{version.manifest_hash}'"
+    found = client.search_logged_models([experiment], filter_string=ours, max_results=1)
+    return found[0] if found else None
 
 
 def _run_of(version: ModelVersion, note: Note) -> str:
@@ -250,6 +263,12 @@ def _name(text: str) -> str:
 
 def _is_figure(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _place(config: Config, client: "MlflowClient", experiment: str) -> str:
+    """Which experiment of which MLflow: one that took another's place at the same address is another one."""
+    born = client.get_experiment(experiment).creation_time
+    return digest([tracking.tracking_uri(config), experiment, born], length=16)
 
 
 def _read_note(home: Home, where: str) -> Note:

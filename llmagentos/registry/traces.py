@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmagentos.config import Config
+from llmagentos.config.shown import masked
 from llmagentos.core.records import Interaction
 from llmagentos.registry import tracking
 from llmagentos.storage.layout import Home
@@ -25,6 +26,7 @@ def write(config: Config, answers: Sequence[Interaction]) -> bool:
     """Those that are not there yet. False, and a warning, where MLflow is away; the next call may bring them again."""
     from llmagentos.registry import projection
 
+    where = masked(tracking.tracking_uri(config))
     try:
         client = tracking.warm_up(config)
         experiment = client.get_experiment_by_name(config.registry.experiment).experiment_id
@@ -34,10 +36,10 @@ def write(config: Config, answers: Sequence[Interaction]) -> bool:
                     _write(client, experiment, answer)
         there = not answers or _is_there(client, experiment, answers[-1])
     except Exception as error:  # noqa: BLE001  the edge to MLflow: its, SQLAlchemy's and HTTP's errors have no common base
-        log.warning("MLflow at %s lacks traces: %s: %s", tracking.tracking_uri(config), type(error).__name__, error)
+        log.warning("MLflow at %s lacks traces: %s: %s", where, type(error).__name__, masked(error))
         return False
     if not there:  # MLflow does not raise what goes wrong while it exports a trace
-        log.warning("MLflow at %s took no traces.", tracking.tracking_uri(config))
+        log.warning("MLflow at %s took no traces.", where)
     return there
 
 

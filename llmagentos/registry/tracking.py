@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmagentos.config import Config
+from llmagentos.config.shown import masked, shown
 from llmagentos.core.records import RunKind, RunRecord
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
@@ -39,7 +40,7 @@ def start_run(home: Home, record: RunRecord, config: Config | None = None) -> Ru
     folder = home.run(record.id)
     folder.mkdir(parents=True, exist_ok=True)
     if config is not None:
-        (folder / "config.json").write_text(json.dumps(config.model_dump(mode="json"), indent=1), "utf-8")
+        (folder / "config.json").write_text(json.dumps(shown(config), indent=1), "utf-8")
     return _write(home, record)
 
 
@@ -80,13 +81,14 @@ def close_left(home: Home, name: str) -> None:
     """
     every = runs(home).values()
     for record in every:
-        if record.kind == "cycle" and record.status == "running" and _cycle_name(home, record.id) == name:
+        if record.kind == "cycle" and record.status == "running" and cycle_name(home, record.id) == name:
             steps = [one for one in every if one.parent == record.id and one.status == "running"]
             for one in (*steps, record):
                 finish_run(home, one, status="failed", error="it ended without a word: it was killed, or the machine went down")
 
 
-def _cycle_name(home: Home, id: str) -> str | None:
+def cycle_name(home: Home, id: str) -> str | None:
+    """The name of a cycle's run; None where its folder is gone."""
     try:
         return str(json.loads((home.run(id) / "config.json").read_text("utf-8"))["cycle"]["name"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -160,6 +162,6 @@ def sync(config: Config) -> bool:
         with projection.lock(home):
             projection.project(home, config, client, experiment)
     except Exception as error:  # noqa: BLE001  the edge to MLflow: its, SQLAlchemy's and HTTP's errors have no common base
-        log.warning("MLflow at %s is behind: %s: %s", tracking_uri(config), type(error).__name__, error)
+        log.warning("MLflow at %s is behind: %s: %s", masked(tracking_uri(config)), type(error).__name__, masked(error))
         return False
     return True

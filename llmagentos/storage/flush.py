@@ -80,7 +80,7 @@ def _flush_kind(home: Home, spool: Spool, kind: Kind, limit: int) -> int:
 
 def _commit(home: Home, spool: Spool, batch: Batch) -> None:
     tables, table = Tables(home), TABLES[batch.kind]
-    _quarantine(tables, batch)
+    _quarantine(tables, spool, batch)
     rows = [_row(spool, record) for record in batch.records]
     app = f"spool/{spool.uuid}"
     seqs = tables.append_sequenced(table, rows, once=(app, batch.number)) if rows else []
@@ -121,13 +121,20 @@ def _given(tables: Tables, table: str, batch: Batch, floor: int) -> list[int | N
     return [found[record.id].pop(0) if found.get(record.id) else None for record in batch.records]
 
 
-def _quarantine(tables: Tables, batch: Batch) -> None:
-    """Damaged records are counted and named, never silently trained on (their text is not what was acknowledged)."""
+def _quarantine(tables: Tables, spool: Spool, batch: Batch) -> None:
+    """Damaged records are counted and named once, never silently trained on (their text is not what was acknowledged)."""
     if not batch.damaged:
         return
-    now = time.time()
+    # with an application of its own: the numbers of interactions are not those of feedback
+    app, detail, now = f"spool/{spool.uuid}/{batch.kind}", f"checksum of {batch.kind}", time.time()
+    last, there = tables.transaction("quarantine", app), set()
+    if last >= batch.number:  # this very batch, or another one of a spool that is older than the tables
+        known = tables.rows("quarantine", where=(ds.field("source") == "spool") & (ds.field("detail") == detail))
+        there = {row["id"] for row in known}
     rows = [
-        {"id": id, "source": "spool", "reason": "damaged", "detail": f"checksum of {batch.kind}", "created": now}
+        {"id": id, "source": "spool", "reason": "damaged", "detail": detail, "created": now}
         for id in batch.damaged
+        if id not in there
     ]
-    tables.append("quarantine", rows)
+    if rows:
+        tables.append("quarantine", rows, fence={app: max(last, batch.number)})

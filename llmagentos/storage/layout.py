@@ -57,8 +57,21 @@ class Home:
 
     @property
     def begun(self) -> bool:
-        """Whether anything was written here: to look at a home makes none."""
-        return (self.root / "schema_version").is_file()
+        """Whether anything was written here: to look at a home makes none. Raises ConfigError as `marker` does."""
+        return self.marker() is not None
+
+    def marker(self) -> str | None:
+        """What the root says of its schema; None where nothing was written yet. Raises ConfigError where that cannot be read, and
+        where no home can be."""
+        marker = self.root / "schema_version"
+        try:
+            return marker.read_text("utf-8")
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError as error:
+            raise self._nowhere(error) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise _unreadable(marker, getattr(error, "strerror", None) or "it is no text") from None
 
     def open(self) -> "Home":
         """Create what is missing, for this user's eyes alone. Raises ConfigError for a home written by a newer release, and for
@@ -66,22 +79,24 @@ class Home:
         marker = self.root / "schema_version"
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not marker.exists():
+            if self.marker() is None:
                 replace_text(marker, json.dumps({"schema_version": SCHEMA_VERSION}))
         except OSError as error:
-            raise ConfigError(
-                f"{self.root} cannot be a home: {error.strerror or error}.", hint="Set LLMAGENTOS_HOME to a folder of your own."
-            ) from error
+            raise self._nowhere(error) from error
         try:
-            found = int(json.loads(marker.read_text())["schema_version"])
+            found = int(json.loads(self.marker() or "")["schema_version"])
         except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{marker} is unreadable.", hint="Restore it, or use another LLMAGENTOS_HOME.") from None
+            raise _unreadable(marker, "it holds no schema_version") from None
         if found > SCHEMA_VERSION:
             raise ConfigError(
                 f"{self.root} was written by a newer release (schema {found}, this one reads {SCHEMA_VERSION}).",
                 hint="Upgrade llmagentos, or use another LLMAGENTOS_HOME.",
             )
         return self
+
+    def _nowhere(self, error: OSError) -> ConfigError:
+        reason = error.strerror or error
+        return ConfigError(f"{self.root} cannot be a home: {reason}.", hint="Set LLMAGENTOS_HOME to a folder of your own.")
 
     def table(self, name: str) -> Path:
         return self.root / "tables" / name
@@ -147,3 +162,7 @@ class Home:
     def served(self) -> Path:
         """Small files of each replica: the version and epoch it serves, its figures."""
         return self.root / "served"
+
+
+def _unreadable(marker: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{marker} is unreadable: {reason}.", hint="Restore it, or use another LLMAGENTOS_HOME.")

@@ -165,6 +165,15 @@ class Lease:
                 return number, rows[0] if rows else None
 
 
+def holder_of(home: Home, name: str, silent: float) -> str | None:
+    """Who seems to hold a lease, for people to read: None too where that process is dead, or its last beat is `silent` seconds
+    old by this clock and its own. To take a lease over is another matter: see `Lease`."""
+    rows = Tables(home).rows("leases", where=ds.field("name") == name)
+    holder = str(rows[0]["holder"]) if rows else ""
+    lives = holder and not _is_dead(holder) and time.time() - rows[0]["created"] < silent
+    return holder if lives else None
+
+
 def _is_dead(holder: str) -> bool:
     """True only where the holder names this host and a process that is certainly gone."""
     found = _HOLDER.fullmatch(holder)

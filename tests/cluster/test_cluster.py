@@ -92,6 +92,18 @@ def test_the_serve_config_fits_rays_schema_and_builds():
     assert f"serve.port={declared.http_options.port}" in application.args["overrides"]
 
 
+def test_what_is_deployed_and_run_on_the_head_is_in_the_image():
+    text, readme = ((CLUSTER / name).read_text("utf-8") for name in ("Dockerfile", "README.md"))
+    last = text[text.rindex("FROM ") :]
+    held = {target.rstrip("/"): source for source, target in re.findall(r"^COPY (\S+) (/opt/llmagentos\S*)$", last, re.MULTILINE)}
+    named = [Path(found) for found in re.findall(r"/opt/llmagentos/[\w/.]*\w", readme)]
+    assert {path.name for path in named} == {"serve.yaml", "cycle.py"}
+    for path in named:
+        source = ROOT / held[str(path.parent)]
+        assert (source if source.is_file() else source / path.name).is_file()
+        assert source.name in (path.name, path.parent.name)
+
+
 def test_the_image_is_pinned_rootless_and_gets_no_secret():
     text = (CLUSTER / "Dockerfile").read_text("utf-8")
     last = text[text.rindex("FROM ") :]
@@ -119,3 +131,16 @@ def test_a_script_parses_and_can_be_run(script: str):
     shell = path.read_text("utf-8").splitlines()[0].split()[-1].split("/")[-1]
     assert subprocess.run([shell, "-n", str(path)], check=False, timeout=30).returncode == 0
     assert path.stat().st_mode & 0o111
+
+
+def test_start_takes_paths_as_its_caller_means_them(tmp_path: Path):
+    start, program = tmp_path / "checkout" / "cluster" / "start.sh", tmp_path / "checkout" / ".venv" / "bin" / "llmagentos"
+    for path, text in ((start, (CLUSTER / "start.sh").read_text("utf-8")), (program, '#!/bin/sh\necho "$PWD" "$@"\n')):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    here = tmp_path / "my settings"
+    here.mkdir()
+    told = [str(start), "--config", "mine.yaml"]
+    done = subprocess.run(told, cwd=here, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == f"{here} up --detach --config mine.yaml\n"

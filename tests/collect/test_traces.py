@@ -54,6 +54,7 @@ def test_what_may_be_shown_is_and_only_once(tmp_path: Path):
     expected = {"chatcmpl-1": "A lamp.", "chatcmpl-2": "Write to [EMAIL].", "chatcmpl-7": "A lamp."}
     assert kept(config, 3) == expected
     assert kept(config, 4) == {"chatcmpl-3": "A lamp."}
+    assert str(tmp_path) not in (tmp_path / "mlflow" / "traces.json").read_text(), "an address may hold a password"
     (tmp_path / "mlflow" / "traces.json").unlink()
     assert traces.trace(config) == 4
     assert kept(config, 3) == expected, "the tags tell what is there"

@@ -64,6 +64,13 @@ def test_a_config_cannot_be_changed():
         ("storage=3", "storage"),
         ("update.epochs=.nan", "update.epochs"),
         ("update.epochs=2024-13-45", "update.epochs"),
+        ("serve.port=1:30", "serve.port"),
+        ("distill.size=[0, 2, 176]", "distill.size"),
+        ("distill.size=[64, -1, 176]", "distill.size"),
+        ("distill.size=[64, 2, 0]", "distill.size"),
+        ("distill.size=[72, 2, 176]", "distill.*hidden size that is a multiple of 16"),
+        ("update.epochs=~", "update.epochs"),
+        ("update.sweep=[0.9, 1", "update.sweep"),
     ],
 )
 def test_a_wrong_setting_is_named(override: str, words: str):
@@ -124,3 +131,29 @@ def test_settings_of_loss_terms_are_open_and_keep_their_types():
 def test_a_root_that_is_no_path_is_named(root: str):
     with pytest.raises(ConfigError, match="storage.root"):
         load_config(overrides=[], environment={"LLMAGENTOS_HOME": root})
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [("/data/my #1 home", "/data/my #1 home"), ("7", "7"), ("010", "010"), ("~", "~"), ("null", "null"), ("yes", "yes"),
+     ("a: b", "a: b"), ("[x]", "[x]"), ("'::'", "::"), ('"two\\nlines"', "two\nlines"), ("'a' or 'b'", "'a' or 'b'"), ('"', '"')],
+)  # fmt: skip
+def test_text_is_taken_as_it_stands(raw: str, text: str):
+    assert load(f"agent.system_prompt={raw}").agent.system_prompt == text
+
+
+def test_a_path_and_a_name_are_text():
+    assert load("storage.root=/data/my #1 home").storage.root == "/data/my #1 home"
+    assert (load("serve.agent_name=7").serve.agent_name, load("cycle.name=2026").cycle.name) == ("7", "2026")
+    assert load("storage.root=~").storage.root == str(Path("~").expanduser().resolve())
+    assert load("collect.redactor=none").collect.redactor == "none"
+
+
+def test_numbers_lists_and_words_of_truth_are_read_as_they_look():
+    read = load(
+        "update.seed=010", "update.learning_rate=1e-3", "update.sweep=[0.5, 1e0]", "registry.enabled=False", "collect.implicit=on"
+    )
+    assert (read.update.seed, read.update.learning_rate, read.update.sweep) == (10, 1e-3, (0.5, 1.0))
+    assert (read.registry.enabled, read.collect.implicit) == (False, True)
+    assert load("update.terms={ewc: {weight: 1e2, kind: b}}").update.terms == {"ewc": {"weight": 100, "kind": "b"}}
+    assert load("release.ladder=[shadow, canary]").release.ladder == ("shadow", "canary")

@@ -299,5 +299,6 @@ def test_mlflow_is_found_under_the_name_it_answers_to(resources: list[dict[str, 
     [args] = [c["args"] for c in one(resources, "Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]]
     hosts = next(a for a in args if a.startswith("--allowed-hosts=")).partition("=")[2].split(",")
     assert {f"{host}:5000" for host in hosts if ":" not in host} == {host for host in hosts if ":" in host}
+    assert {"localhost:5000", "127.0.0.1:5000"} <= set(hosts), "what `kubectl port-forward` prints"
     config = yaml.safe_load(one(resources, "ConfigMap", "agent-config")["data"]["config.yaml"])
     assert config["registry"]["tracking_uri"].removeprefix("http://") in hosts

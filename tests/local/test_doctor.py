@@ -51,3 +51,17 @@ def test_gpus_that_are_reserved_and_not_there_fail(tmp_path, monkeypatch, there,
     assert "evaluate.gpus" in found["todo"] or state == "ok"
     assert "GPUs" not in {c["name"] for c in examine(tmp_path, "size=gpu", "local.ray_address=10.0.0.1:6379")["checks"]}
     assert "GPUs" not in {c["name"] for c in examine(tmp_path)["checks"]}
+
+
+@pytest.mark.parametrize("wrong", ["a file", "a marker that is a folder", "a newer release's"])
+def test_a_home_that_none_can_use_fails(tmp_path, wrong):
+    root = tmp_path / "home"
+    if wrong == "a file":
+        root.write_text("")
+    elif wrong == "a newer release's":
+        root.mkdir()
+        (root / "schema_version").write_text('{"schema_version": 99}')
+    else:
+        (root / "schema_version").mkdir(parents=True)
+    (found,) = (c for c in examine(tmp_path)["checks"] if c["name"] == "home")
+    assert (found["state"], "LLMAGENTOS_HOME" in found["todo"]) == ("fail", True)

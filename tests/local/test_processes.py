@@ -44,6 +44,7 @@ def test_what_was_written_is_read(home):
     written = Processes(processes=[Started(name="ray", pid=1, born=2.0)], addresses={"ray": "a:1"}, ready=True)
     processes.write(home, written)
     assert processes.read(home) == written
+    assert processes.path(home).stat().st_mode & 0o777 == 0o600
     processes.path(home).write_text("{")
     assert processes.read(home) is None
 

@@ -1,10 +1,17 @@
+import time
+
+import pytest
+
 from llmagentos.config import load_config
+from llmagentos.core.errors import ConfigError
 from llmagentos.core.records import Interaction
 from llmagentos.local.status import status
+from llmagentos.registry import tracking
 from llmagentos.release.releases import Releases
 from llmagentos.storage import snapshots
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
+from llmagentos.storage.leases import Lease
 from llmagentos.storage.snapshots import Draft
 from tests.tiny import add_tiny
 
@@ -15,6 +22,12 @@ def test_a_home_that_never_was(tmp_path):
     assert not (tmp_path / "home").exists()
 
 
+def test_a_file_is_no_home_that_never_was(tmp_path):
+    (tmp_path / "home").write_text("")
+    with pytest.raises(ConfigError, match="cannot be a home"):
+        status(load_config(None, [f"storage.root={tmp_path / 'home'}"], environment={}))
+
+
 def test_a_fresh_home(tmp_path):
     Home(tmp_path / "home").open()
     found = status(load_config(None, [f"storage.root={tmp_path / 'home'}"], environment={}))
@@ -22,6 +35,23 @@ def test_a_fresh_home(tmp_path):
     assert found["pending"] == {"interactions": 0, "feedback": 0, "spooled": 0}
     assert found["keys"] == {"valid": 0, "revoked": 0}
     assert found["last_cycle"] is None
+
+
+@pytest.mark.parametrize("holder", ["host/1", None])
+def test_a_cycle_that_was_killed_is_told_from_one_that_runs(tmp_path, monkeypatch, holder):
+    home = Home(tmp_path / "home").open()
+    config = load_config(None, [f"storage.root={home.root}", "cycle.name=ours"], environment={})
+    looking = load_config(None, [f"storage.root={home.root}"], environment={})
+    cycle = tracking.start_run(home, tracking.new_run("cycle"), config)
+    with Lease(home, "cycle-ours", holder, seconds=300), Lease(home, "cycle-default", seconds=300):
+        assert status(looking)["last_cycle"]["status"] == "running"
+        killed = time.time() + 600
+        with monkeypatch.context() as later:
+            later.setattr("time.time", lambda: killed)
+            assert status(looking)["last_cycle"]["status"] == "interrupted"
+    assert status(looking)["last_cycle"] == {"id": cycle.id, "status": "interrupted", "version": None}
+    tracking.finish_run(home, cycle)
+    assert status(looking)["last_cycle"]["status"] == "finished"
 
 
 def test_a_version_on_trial_is_named(tmp_path):

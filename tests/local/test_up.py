@@ -225,3 +225,17 @@ def test_whoever_watches_sees_that_somebody_ends_it_all(tmp_path, monkeypatch):
     processes.write(home, processes.Processes(processes=[gone], ready=True))
     with pytest.raises(CapacityError, match="mlflow ended by itself"):
         watch(config)
+
+
+def test_what_is_written_down_of_a_start_names_no_password(tmp_path, monkeypatch):
+    def written(home: Home, state: processes.Processes) -> None:
+        raise CapacityError(state.model_dump_json())
+
+    told = [f"storage.root={tmp_path / 'home'}", "registry.tracking_uri=http://bob:HUNTER2@mlflow", "serve.port=0"]
+    monkeypatch.setattr("llmagentos.local.processes.write", written)
+    monkeypatch.setattr("llmagentos.local.up.authenticate", lambda: None)
+    with subprocess.Popen(["true"]) as started:
+        monkeypatch.setattr("llmagentos.local.up._spawn", lambda *_: started)
+        with pytest.raises(CapacityError, match="@mlflow") as refused:
+            up(load_config(None, [*told, "local.dashboard_port=0"], environment={}))
+    assert "HUNTER2" not in str(refused.value)

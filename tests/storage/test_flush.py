@@ -123,6 +123,51 @@ def test_damaged_records_go_to_quarantine(home: Home):
     spool.close()
 
 
+def test_a_flush_that_was_killed_behind_the_quarantine_names_each_damaged_record_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+):
+    def damage(spool: Spool, id: str) -> None:
+        spool._writer.execute("UPDATE records SET body = replace(body, 'created', 'creates') WHERE id = ?", (id,))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    spool = open_spool(home)
+    spool.put([interaction("a"), interaction("b"), feedback("f", "b")])
+    damage(spool, "a")
+    with monkeypatch.context() as broken:
+        broken.setattr(Spool, "settle", killed)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                flush(home, spool=spool)
+    damage(spool, "f")
+    flush(home, spool=spool)
+    spool.put([interaction("c")])
+    damage(spool, "c")
+    flush(home, spool=spool)
+    assert sorted(row["id"] for row in Tables(home).rows("quarantine")) == ["a", "c", "f"]
+    spool.close()
+
+
+def test_what_is_damaged_in_a_spool_that_is_older_than_the_tables_is_named_too(home: Home):
+    spool = open_spool(home)
+    spool.put([interaction("a")])
+    spool._writer.execute("UPDATE records SET body = ''")
+    copy = home.spool.with_name("copy")
+    spool._writer.execute(f"VACUUM INTO '{copy}'")
+    flush(home, spool=spool)
+    spool.close()
+    for file in home.spool.parent.glob("spool.db*"):
+        os.remove(file)
+    copy.rename(home.spool)
+    spool = open_spool(home)
+    spool.put([interaction("b")])
+    spool._writer.execute("UPDATE records SET body = ''")
+    flush(home, spool=spool)
+    assert sorted(row["id"] for row in Tables(home).rows("quarantine")) == ["a", "b"]
+    spool.close()
+
+
 def test_two_flushers_at_once_and_one_that_does_not_wait(home: Home):
     spool = open_spool(home)
     spool.put([interaction(f"i{n}") for n in range(40)])

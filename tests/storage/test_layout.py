@@ -47,7 +47,9 @@ def test_every_path_of_a_home_lies_in_a_store(tmp_path: Path):
         "local",
         "keys",
     }
-    assert {n.name for n in body if isinstance(n, ast.FunctionDef)} == asked | {"served", "open", "begun", "__init__"}
+    assert {n.name for n in body if isinstance(n, ast.FunctionDef)} == asked | {
+        "served", "open", "begun", "marker", "_nowhere", "__init__",
+    }  # fmt: skip
 
 
 def test_a_home_is_made_once_and_opened_again(tmp_path: Path):
@@ -74,6 +76,26 @@ def test_an_unreadable_marker_is_named(tmp_path: Path, text: str):
         Home(tmp_path).open()
 
 
+def test_a_marker_that_is_no_file_is_named_and_nothing_is_begun_anew(tmp_path: Path):
+    home = Home(tmp_path)
+    (tmp_path / "schema_version").mkdir()
+    for look in (home.open, home.marker, lambda: home.begun):
+        with pytest.raises(ConfigError, match="schema_version is unreadable: Is a directory.*LLMAGENTOS_HOME"):
+            look()
+    assert [path.name for path in tmp_path.iterdir()] == ["schema_version"]
+
+
+def test_a_marker_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    home = Home(tmp_path).open()
+
+    def refused(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refused)  # a test may run as root, who may read all
+    with pytest.raises(ConfigError, match="schema_version is unreadable: Permission denied"):
+        home.open()
+
+
 def test_the_root_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     assert Home("x").root == tmp_path / "x"
@@ -88,3 +110,5 @@ def test_where_no_home_can_be_is_told_with_what_to_do(tmp_path: Path):
     for root in (tmp_path / "file", tmp_path / "file" / "home"):
         with pytest.raises(ConfigError, match=f"{root} cannot be a home: .*LLMAGENTOS_HOME"):
             Home(root).open()
+        with pytest.raises(ConfigError, match=f"{root} cannot be a home: Not a directory.*LLMAGENTOS_HOME"):
+            _ = Home(root).begun

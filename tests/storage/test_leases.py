@@ -13,7 +13,7 @@ from deltalake.exceptions import DeltaError
 
 from llmagentos.core.errors import ConflictError, DiskError, LeaseLostError
 from llmagentos.storage.layout import Home
-from llmagentos.storage.leases import Lease, _is_dead, this_process
+from llmagentos.storage.leases import Lease, _is_dead, holder_of, this_process
 from llmagentos.storage.tables import Tables
 
 HOLD = """
@@ -88,6 +88,17 @@ def test_a_holder_elsewhere_that_stopped_beating_gives_way_after_its_seconds(hom
     finish(process)
     with Lease(home, "cycle", seconds=0.5) as lease:
         assert lease.epoch == 1
+
+
+def test_who_holds_a_lease_is_told_while_it_lives_and_beats(home):
+    assert holder_of(home, "cycle", 60) is None
+    with Lease(home, "cycle", seconds=300):
+        assert holder_of(home, "cycle", 60) == this_process()
+        assert holder_of(home, "cycle", 0) is None
+        assert holder_of(home, "other", 60) is None
+    assert holder_of(home, "cycle", 60) is None
+    finish(hold(home, 300))
+    assert holder_of(home, "cycle", 60) is None, "it was killed"
 
 
 def test_a_stopped_holder_that_wakes_up_is_fenced(home):
