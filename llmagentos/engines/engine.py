@@ -119,11 +119,12 @@ class Engine(Protocol):
         ...
 
     def busy(self) -> int:
-        """Requests under way."""
+        """Requests under way, each of which a step brings further."""
         ...
 
     def steps(self) -> int | None:
-        """Steps made so far, each of which brings every request of its batch further; None where they are not counted."""
+        """Steps made so far, each of which brings every request of its batch further, or signs of life while none is in it yet;
+        None where they are not counted."""
         ...
 
     def healthy(self) -> bool:

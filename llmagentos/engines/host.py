@@ -59,6 +59,8 @@ class Host:
         """Requests whose task has not begun, so that the engine does not know them."""
         self._unsaid: list[tuple[Any, ...]] = []
         self._told = -1
+        self._waited = 0
+        """Beats while what was asked waits for its grammar, which may take long: they count as steps."""
         self._left = asyncio.Event()
 
     async def live(self) -> None:
@@ -70,6 +72,7 @@ class Host:
             self._beat()
         while self._tasks and (self._engine is None or self._engine.healthy()):
             await asyncio.wait(self._tasks, timeout=_BEAT_SECONDS)
+            self._beat()
         self._say_all()
         with contextlib.suppress(OSError):
             self._wire.flush(_LAST_WORDS_SECONDS)
@@ -152,9 +155,12 @@ class Host:
             self._tell(said)
 
     def _tell(self, said: list[tuple[Any, ...]]) -> None:
-        assert self._engine is not None
-        self._told = self._engine.steps() or 0
+        self._told = self._steps()
         self._wire.send((self._told, said))
+
+    def _steps(self) -> int:
+        assert self._engine is not None
+        return (self._engine.steps() or 0) + self._waited
 
     def _beat(self) -> None:
         """Tell of steps that had nothing to say, and end with an engine that broke."""
@@ -163,7 +169,10 @@ class Host:
         if not self._engine.healthy():
             self._say_all()
             self._left.set()
-        elif self._engine.steps() != self._told:
+            return
+        if self._tasks and not self._engine.busy():
+            self._waited += 1
+        if self._steps() != self._told:
             self._tell([])
 
 

@@ -83,6 +83,8 @@ class TransformersEngine:
         self.max_length = min(_positions(manager.model), config.num_blocks * config.page_size)
         self._numbers = itertools.count()
         self._active: dict[str, dict[int, asyncio.Queue[Any]]] = {}
+        self._begun: set[str] = set()
+        """Requests in the batch. The others wait for their choosers, which no step brings further."""
         self._manager = manager
         _start(manager)
 
@@ -112,7 +114,7 @@ class TransformersEngine:
             outputs.put_nowait(None)
 
     def busy(self) -> int:
-        return sum(len(requests) for requests in self._active.values())
+        return len(self._begun)
 
     def steps(self) -> int | None:
         return int(getattr(self._manager, "current_batch", 0))
@@ -150,6 +152,7 @@ class TransformersEngine:
         )
         if accepted is None:
             raise EngineFailedError(f"the engine of version {self.ref.id} takes no more requests.")
+        self._begun.add(name)
 
     async def _chunks(self, outputs: asyncio.Queue[Any], sampling: Sampling, chooser: Chooser | None) -> AsyncIterator[Chunk]:
         scores = chooser.scores if chooser else []
@@ -186,6 +189,7 @@ class TransformersEngine:
         if cancel:
             self._manager.cancel_request(name)
         self._deliveries.forget(name)
+        self._begun.discard(name)
         self._active[request_id].pop(number, None)
         if not self._active[request_id]:
             del self._active[request_id]

@@ -13,7 +13,7 @@ import pytest
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError, IntegrityError
 from llmagentos.core.records import VersionRef
-from llmagentos.engines import Sampling, host
+from llmagentos.engines import Grammar, Sampling, host
 from llmagentos.engines.engine import EngineFailedError
 from llmagentos.engines.host import Host, in_background
 from llmagentos.engines.wire import Wire
@@ -118,6 +118,36 @@ def test_a_silent_request_is_one_chunk_and_steps_are_told_meanwhile(tiny: Versio
         assert any(frame == [] for frame in asking.frames)
 
     with_host(story)
+
+
+def test_signs_of_life_are_steps_while_a_grammar_is_compiled_and_none_while_the_batch_stands_still(tiny: VersionRef):
+    go, stands = threading.Event(), threading.Event()
+    formed = Sampling(5, grammar=Grammar("start: /[a-f]{5,}/", "response_format"))
+
+    async def story(its: Host, asking: Asking) -> None:
+        await asking.load(tiny)
+        matcher, step = its._engine._matcher, its._engine._manager._generation_step
+
+        def standing() -> None:
+            stands.set()
+            go.wait(60)
+            step()
+
+        its._engine._matcher = lambda asked: go.wait(60) and matcher(asked)
+        asking.wire.send(("ask", "slow", [5, 6, 7], formed, True))
+        await asking.until(lambda _: len(set(asking.steps)) > 3)
+        asking.wire.send(("ask", "a", [5, 6, 7], Sampling(900, ignore_eos=True), False))
+        its._engine._manager._generation_step = standing
+        await asyncio.to_thread(stands.wait, 60)
+        while not its._engine.busy():
+            await asyncio.sleep(0)
+        before = its._steps()
+        its._beat()
+        assert its._steps() == before
+        go.set()
+        assert ids(await asking.until(lambda said: "slow" in ends(said)), "slow")
+
+    with_both(story)
 
 
 def test_cancelling_and_failing_are_said_of_the_request_they_belong_to(tiny: VersionRef):
