@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 _PROBE = [{"role": "user", "content": "Hello"}]
 _PROBE_SECONDS = 60.0
 _RETRY_SECONDS = 20.0
-_ROOM_TRIES = 10
-"""Times, a second apart, that a version on trial asks for room before it is said not to fit."""
 _UNUSABLE = (LLMAgentOSError, OSError, RuntimeError, MemoryError, TimeoutError)
 """What a version that cannot be loaded raises."""
 BY = "serving"
@@ -161,22 +159,18 @@ class Residents:
         self._retire()
 
     async def _try(self, stage: Stage) -> None:
-        """Load the version on trial beside the champion."""
-        try:
-            await self._engine_once_there_is_room(stage.version)
-        except _UNUSABLE as error:
-            logger.error("version %s, on trial, cannot be served: %s", stage.version, error)
-            if stage.epoch == self._tried:
-                self._unfit = f"version {stage.version}: {error}"
+        """Load the version on trial beside the champion. Where just this machine cannot, or has no room, it is tried again."""
+        while (now := self.release.stage) is not None and now.epoch == stage.epoch:
+            try:
+                await self._engine(stage.version)
+                break
+            except _UNUSABLE as error:
+                logger.error("version %s, on trial, cannot be served: %s", stage.version, error)
+                if _at_fault(error) and stage.epoch == self._tried:
+                    self._unfit = f"version {stage.version}: {error}"
+                    break
+            await asyncio.sleep(_RETRY_SECONDS)
         self._retire()
-
-    async def _engine_once_there_is_room(self, version: int) -> None:
-        for _ in range(_ROOM_TRIES - 1):
-            with contextlib.suppress(CapacityError):
-                await self._engine(version)
-                return
-            await asyncio.sleep(1)
-        await self._engine(version)
 
     def on_trial(self) -> int | None:
         """The version on trial, once it can answer here."""
@@ -185,7 +179,7 @@ class Residents:
         return stage.version if stage and engine is not None and engine.healthy() else None
 
     def unfit(self) -> str | None:
-        """Why the version on trial cannot answer here; None where it can, or is still being loaded."""
+        """Why the version on trial cannot answer here; None where it can, or is still being loaded, or tried again."""
         stage = self.release.stage
         if stage is None or stage.epoch != self._tried or self._trial is None or not self._trial.done():
             return None
@@ -384,6 +378,8 @@ class Residents:
         return sorted(self._engines)
 
     async def close(self) -> None:
+        if self._trial is not None:
+            self._trial.cancel()
         engines, self._engines = list(self._engines.values()), {}
         await asyncio.gather(*(asyncio.to_thread(engine.close, False) for engine in engines))
 
