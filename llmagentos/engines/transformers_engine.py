@@ -29,10 +29,10 @@ from llmagentos.core.errors import InputError, IntegrityError
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import attention
 from llmagentos.engines.chooser import Choices, Chooser
-from llmagentos.engines.engine import Chunk, EngineFailedError, Grammar, Sampling, check_bias
+from llmagentos.engines.engine import Chunk, EngineFailedError, Grammar, Sampling, check_bias, renderer_of
 from llmagentos.engines.vocabulary import Matcher, vocabulary_of
 from llmagentos.models.chat import Renderer
-from llmagentos.models.loading import load_model, load_renderer
+from llmagentos.models.loading import load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +45,8 @@ _PROBE = [{"role": "user", "content": "Hello 你好 123"}]
 
 
 def load(ref: VersionRef, config: EngineConfig, dtype: str) -> "TransformersEngine":
-    """Load and start an engine. Raises IntegrityError where the weights do not load or answer with NaN."""
+    """Load and start an engine. Raises IntegrityError where the weights do not load or answer with NaN, or the tokenizer
+    or its template cannot be used."""
     return TransformersEngine(ref, *read(ref, config, dtype), config)
 
 
@@ -54,7 +55,7 @@ def read(ref: VersionRef, config: EngineConfig, dtype: str) -> tuple[Any, Render
     full step. Raises as `load`."""
     torch.set_num_threads(config.threads)
     _settle()
-    model, renderer = load_model(ref.dir, dtype), load_renderer(ref.dir)
+    model, renderer = load_model(ref.dir, dtype), renderer_of(ref)
     if torch.cuda.is_available():
         model = model.to("cuda")  # type: ignore[arg-type]
     _check_finite(model, renderer, ref)
