@@ -31,6 +31,9 @@ from llmagentos.storage.manifest import read_manifest
 
 _STUCK_SECONDS = 30.0
 """An engine that is to finish what is under way and makes no step for so long is killed."""
+_SILENT_SECONDS = 60.0
+"""A process that is not even heard to be alive for so long while it loads stands still, and is killed. Before its first word
+it may have to import, on a busy machine."""
 _LOOK_SECONDS = 1.0
 
 _forks = ForkServer()
@@ -47,9 +50,9 @@ def prepare(shared: Path | None) -> None:
 def load(ref: VersionRef, config: EngineConfig, dtype: str, hurry: bool) -> "ApartEngine":
     """Have a process verify, load and start a version, at the lowest priority unless there is a `hurry`.
 
-    Raises what it raised, and EngineFailedError where it died.
+    Raises what it raised, and EngineFailedError where it died or stood still.
     """
-    end, (max_length, step_seconds, pid, modules) = _begin(("load", ref, config, dtype, hurry), f"load version {ref.id}")
+    pid, end, (max_length, step_seconds, modules) = _begin(("load", ref, config, dtype, hurry), f"load version {ref.id}")
     try:
         _forks.preload(modules)
         return ApartEngine(ref, _renderer(ref), max_length, step_seconds, pid, end)
@@ -64,27 +67,37 @@ def beside(function: str, *arguments: Any) -> Any:
     For work with torch, which this process need not import for it and must not feel. Raises what the function raised, if
     that is ours, else EngineFailedError.
     """
-    end, (given,) = _begin(("call", function, arguments), f"call {function}")
+    _, end, (given,) = _begin(("call", function, arguments), f"call {function}")
     end.close()
     return given
 
 
-def _begin(message: tuple[Any, ...], what: str) -> tuple[socket.socket, tuple[Any, ...]]:
-    """Our end of a new process, and what it said to its first message."""
+def _begin(message: tuple[Any, ...], what: str) -> tuple[int, socket.socket, tuple[Any, ...]]:
+    """A new process, our end of it, and what it said to its first message."""
     try:
-        end = _forks.fork()
+        pid, end = _forks.fork()
     except OSError as error:
         raise EngineFailedError(f"no process can be started to {what} ({error}).") from error
     try:
+        end.settimeout(_SILENT_SECONDS)
         end.sendall(packed(message))
         told = receive(end)
     except (OSError, EOFError) as error:
+        _kill(pid, end)
         end.close()
-        raise EngineFailedError(f"the process that was to {what} ended ({error}).") from error
+        how = "stood still" if isinstance(error, TimeoutError) else "ended"
+        raise EngineFailedError(f"the process that was to {what} {how} ({error}).") from error
     if isinstance(told, Exception):
         end.close()
         raise told
-    return end, told
+    return pid, end, told
+
+
+def _kill(pid: int, end: socket.socket) -> None:
+    """Kill the process at the other end, unless it is gone: who stands still does not see that nobody wants it any more."""
+    if not hung_up(end):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _renderer(ref: VersionRef) -> Renderer:
@@ -164,7 +177,7 @@ class ApartEngine:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_WR)  # it finishes what is under way and ends
             if not drain:
-                self._kill(end)
+                _kill(self.pid, end)
             self._wait(end)
         if not self._wire.attached:
             self._end.close()
@@ -178,12 +191,7 @@ class ApartEngine:
             if self._steps != steps:
                 steps, moved = self._steps, time.monotonic()
             elif time.monotonic() - moved > _STUCK_SECONDS:
-                self._kill(end)
-
-    def _kill(self, end: socket.socket) -> None:
-        if not hung_up(end):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                _kill(self.pid, end)
 
     def _heard(self, message: tuple[int, list[tuple[str, Any]]]) -> None:
         self._steps, told = message

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from jinja2 import TemplateError
+
 from llmagentos.config.sections import EngineConfig
-from llmagentos.core.errors import CapacityError, ConfigError, InputError
+from llmagentos.core.errors import CapacityError, ConfigError, InputError, IntegrityError, LLMAgentOSError
 from llmagentos.core.records import VersionRef
 from llmagentos.models.chat import Renderer
 from llmagentos.storage.manifest import verify
@@ -90,6 +92,17 @@ def check_bias(sampling: Sampling, vocab_size: int) -> None:
         raise InputError(message, field="logit_bias")
 
 
+def renderer_of(ref: VersionRef) -> Renderer:
+    """The renderer of a version's own files. Raises IntegrityError where they cannot be used, for then the version is wrong
+    and neither a setting nor a request."""
+    try:
+        renderer = Renderer(ref.dir)
+        _ = renderer.stop_ids, renderer.prompt([{"role": "user", "content": "Hello"}])
+    except (LLMAgentOSError, TemplateError, LookupError, TypeError, ValueError) as error:
+        raise IntegrityError(f"version {ref.id}: its tokenizer or its chat template cannot be used: {error}") from error
+    return renderer
+
+
 class EngineFailedError(CapacityError):
     """The engine broke under a request; the replica is to be replaced."""
 
@@ -119,11 +132,12 @@ class Engine(Protocol):
         ...
 
     def busy(self) -> int:
-        """Requests under way."""
+        """Requests under way, each of which a step brings further."""
         ...
 
     def steps(self) -> int | None:
-        """Steps made so far, each of which brings every request of its batch further; None where they are not counted."""
+        """Steps made so far, each of which brings every request of its batch further, or signs of life while none is in it yet;
+        None where they are not counted."""
         ...
 
     def healthy(self) -> bool:

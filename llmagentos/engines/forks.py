@@ -47,17 +47,19 @@ class ForkServer:
         with self._lock:
             self._connected()
 
-    def fork(self) -> socket.socket:
-        """Start an engine's process and return the other end of its socket pair. Raises OSError where that cannot be done."""
+    def fork(self) -> tuple[int, socket.socket]:
+        """Start an engine's process: its pid, and the other end of its socket pair. Raises OSError where that cannot be done."""
         left = _TRIES
         with self._lock:
             while True:
                 ours, theirs = socket.socketpair()
                 try:
                     with theirs:
-                        self._ask(forkserver.FORK, [theirs.fileno(), 1, 2])
+                        child = _pid_said(self._ask(forkserver.FORK, [theirs.fileno(), 1, 2]))
+                    if not child:
+                        raise BlockingIOError("the fork server may start no more processes")
                     ours.sendall(packed(_environment()))
-                    return ours
+                    return child, ours
                 except OSError as error:
                     ours.close()
                     left -= 1
@@ -79,14 +81,14 @@ class ForkServer:
         """Its process; None where none is known to run."""
         return self._pid if self._control is not None and not hung_up(self._control) else None
 
-    def _ask(self, kind: bytes, descriptors: list[int]) -> None:
-        """Raises OSError: TimeoutError where the server stands still, ConnectionError where it ended."""
+    def _ask(self, kind: bytes, descriptors: list[int]) -> socket.socket:
+        """The connection it was asked over. Raises OSError: TimeoutError where the server stands still, ConnectionError where
+        it ended."""
         control = self._connected()
         if self._pid is None:  # it says so once it has imported; a connection nobody took may be to one that ended
-            self._pid = int.from_bytes(_said(control, 8), "little")
+            self._pid = _pid_said(control)
         socket.send_fds(control, [kind], descriptors)
-        if kind == forkserver.FORK and _said(control, 1) != forkserver.DONE:
-            raise BlockingIOError("the fork server may start no more processes")
+        return control
 
     def _lost(self, error: OSError) -> bool:
         """Give up a server that died or stands still; False where it is not to blame, and its engines must not suffer."""
@@ -174,11 +176,11 @@ def _connect(path: Path) -> socket.socket:
     return control
 
 
-def _said(control: socket.socket, size: int) -> bytes:
-    said = control.recv(size)
-    if len(said) < size:
+def _pid_said(control: socket.socket) -> int:
+    said = control.recv(forkserver.PID_BYTES)
+    if len(said) < forkserver.PID_BYTES:
         raise ConnectionResetError("the fork server ended")
-    return said
+    return int.from_bytes(said, "little")
 
 
 @contextlib.contextmanager

@@ -24,10 +24,11 @@ from typing import NoReturn
 from llmagentos.engines.wire import receive
 
 logger = logging.getLogger(__name__)
-FORK, IMPORT, DONE, NOT_DONE = b"f", b"i", b"d", b"n"
+FORK, IMPORT = b"f", b"i"
 """A message is one byte with descriptors, so that none is ever half there: the engine's end of a socket pair, on which its
 environment comes first, with the asker's stdout and stderr; or names of modules, written to their end. Who comes in
-is told the server's pid, and behind each fork `DONE` or `NOT_DONE`."""
+is told the server's pid, and behind each fork that of the new process, 0 where there is none."""
+PID_BYTES = 8
 _LOOK_SECONDS = 1.0
 _LINGER_SECONDS = 30.0
 """A shared server without users waits so long for the next."""
@@ -73,7 +74,7 @@ class Server:
         self._users.append(user)
         self._look.register(end, selectors.EVENT_READ, lambda: self._hear(user))
         with contextlib.suppress(OSError):
-            end.sendall(os.getpid().to_bytes(8, "little"))
+            end.sendall(os.getpid().to_bytes(PID_BYTES, "little"))
 
     def _hear(self, user: _User) -> None:
         try:
@@ -85,23 +86,23 @@ class Server:
         elif kind == IMPORT:
             _import(*given)
         else:
-            said = DONE if len(given) == 3 and self._fork(user, *given) else NOT_DONE
+            child = self._fork(user, *given) if len(given) == 3 else 0
             with contextlib.suppress(OSError):  # it left
-                user.end.sendall(said)
+                user.end.sendall(child.to_bytes(PID_BYTES, "little"))
         for descriptor in given:
             os.close(descriptor)
 
-    def _fork(self, user: _User, end: int, stdout: int, stderr: int) -> bool:
-        """False where the system has no process to spare."""
+    def _fork(self, user: _User, end: int, stdout: int, stderr: int) -> int:
+        """The new process; 0 where the system has none to spare."""
         try:
             child = os.fork()
         except OSError:
             logger.exception("an engine's process cannot be started")
-            return False
+            return 0
         if not child:
             self._become(end, stdout, stderr)
         user.children.add(child)
-        return True
+        return child
 
     def _become(self, end: int, stdout: int, stderr: int) -> NoReturn:
         """In a child: the engine's process of whoever asked, with its environment, and heard where it is."""

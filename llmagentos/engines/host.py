@@ -1,5 +1,5 @@
 """An engine's process: it loads the one version it is told, generates for the replica that holds its other end, and ends
-with it. Or it makes one call beside the replica, and ends.
+with it. Or it makes one call beside the replica, and ends. Until there is an engine, or an end, it says that it is alive.
 
 Where another serves meanwhile, loading runs in a thread of the lowest priority, so that it takes only what that one leaves.
 The threads that generate are started by others, for a thread that was made slow can never be made fast again.
@@ -24,7 +24,7 @@ from llmagentos.core.errors import LLMAgentOSError
 from llmagentos.core.records import VersionRef
 from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling
 from llmagentos.engines.transformers_engine import TransformersEngine, read
-from llmagentos.engines.wire import Wire, hung_up
+from llmagentos.engines.wire import ALIVE, Wire, hung_up
 from llmagentos.storage.manifest import verify
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ class Host:
         """Requests whose task has not begun, so that the engine does not know them."""
         self._unsaid: list[tuple[Any, ...]] = []
         self._told = -1
+        self._waited = 0
+        """Beats while what was asked waits for its grammar, which may take long: they count as steps."""
         self._left = asyncio.Event()
 
     async def live(self) -> None:
@@ -70,6 +72,7 @@ class Host:
             self._beat()
         while self._tasks and (self._engine is None or self._engine.healthy()):
             await asyncio.wait(self._tasks, timeout=_BEAT_SECONDS)
+            self._beat()
         self._say_all()
         with contextlib.suppress(OSError):
             self._wire.flush(_LAST_WORDS_SECONDS)
@@ -112,7 +115,7 @@ class Host:
             self._left.set()
             return
         modules = sorted(set(sys.modules) - known)
-        self._wire.send((self._engine.max_length, self._engine.step_seconds, os.getpid(), modules))
+        self._wire.send((self._engine.max_length, self._engine.step_seconds, modules))
 
     async def _call(self, function: str, arguments: tuple[Any, ...]) -> None:
         try:
@@ -152,18 +155,26 @@ class Host:
             self._tell(said)
 
     def _tell(self, said: list[tuple[Any, ...]]) -> None:
-        assert self._engine is not None
-        self._told = self._engine.steps() or 0
+        self._told = self._steps()
         self._wire.send((self._told, said))
 
+    def _steps(self) -> int:
+        assert self._engine is not None
+        return (self._engine.steps() or 0) + self._waited
+
     def _beat(self) -> None:
-        """Tell of steps that had nothing to say, and end with an engine that broke."""
+        """Tell of steps that had nothing to say, or of being alive before there are any, and end with an engine that broke."""
         if self._engine is None:
+            if not self._left.is_set():
+                self._wire.send(ALIVE)
             return
         if not self._engine.healthy():
             self._say_all()
             self._left.set()
-        elif self._engine.steps() != self._told:
+            return
+        if self._tasks and not self._engine.busy():
+            self._waited += 1
+        if self._steps() != self._told:
             self._tell([])
 
 

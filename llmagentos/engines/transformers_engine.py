@@ -29,10 +29,10 @@ from llmagentos.core.errors import InputError, IntegrityError
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import attention
 from llmagentos.engines.chooser import Choices, Chooser
-from llmagentos.engines.engine import Chunk, EngineFailedError, Grammar, Sampling, check_bias
+from llmagentos.engines.engine import Chunk, EngineFailedError, Grammar, Sampling, check_bias, renderer_of
 from llmagentos.engines.vocabulary import Matcher, vocabulary_of
 from llmagentos.models.chat import Renderer
-from llmagentos.models.loading import load_model, load_renderer
+from llmagentos.models.loading import load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +45,8 @@ _PROBE = [{"role": "user", "content": "Hello 你好 123"}]
 
 
 def load(ref: VersionRef, config: EngineConfig, dtype: str) -> "TransformersEngine":
-    """Load and start an engine. Raises IntegrityError where the weights do not load or answer with NaN."""
+    """Load and start an engine. Raises IntegrityError where the weights do not load or answer with NaN, or the tokenizer
+    or its template cannot be used."""
     return TransformersEngine(ref, *read(ref, config, dtype), config)
 
 
@@ -54,7 +55,7 @@ def read(ref: VersionRef, config: EngineConfig, dtype: str) -> tuple[Any, Render
     full step. Raises as `load`."""
     torch.set_num_threads(config.threads)
     _settle()
-    model, renderer = load_model(ref.dir, dtype), load_renderer(ref.dir)
+    model, renderer = load_model(ref.dir, dtype), renderer_of(ref)
     if torch.cuda.is_available():
         model = model.to("cuda")  # type: ignore[arg-type]
     _check_finite(model, renderer, ref)
@@ -83,6 +84,8 @@ class TransformersEngine:
         self.max_length = min(_positions(manager.model), config.num_blocks * config.page_size)
         self._numbers = itertools.count()
         self._active: dict[str, dict[int, asyncio.Queue[Any]]] = {}
+        self._begun: set[str] = set()
+        """Requests in the batch. The others wait for their choosers, which no step brings further."""
         self._manager = manager
         _start(manager)
 
@@ -112,7 +115,7 @@ class TransformersEngine:
             outputs.put_nowait(None)
 
     def busy(self) -> int:
-        return sum(len(requests) for requests in self._active.values())
+        return len(self._begun)
 
     def steps(self) -> int | None:
         return int(getattr(self._manager, "current_batch", 0))
@@ -150,6 +153,7 @@ class TransformersEngine:
         )
         if accepted is None:
             raise EngineFailedError(f"the engine of version {self.ref.id} takes no more requests.")
+        self._begun.add(name)
 
     async def _chunks(self, outputs: asyncio.Queue[Any], sampling: Sampling, chooser: Chooser | None) -> AsyncIterator[Chunk]:
         scores = chooser.scores if chooser else []
@@ -186,6 +190,7 @@ class TransformersEngine:
         if cancel:
             self._manager.cancel_request(name)
         self._deliveries.forget(name)
+        self._begun.discard(name)
         self._active[request_id].pop(number, None)
         if not self._active[request_id]:
             del self._active[request_id]

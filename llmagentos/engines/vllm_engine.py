@@ -17,10 +17,9 @@ import torch
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import ConfigError, InputError
 from llmagentos.core.records import VersionRef
-from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling, TokenScore, check_bias
+from llmagentos.engines.engine import Chunk, EngineFailedError, Sampling, TokenScore, check_bias, renderer_of
 from llmagentos.engines.footprint import cache_bytes, footprint, max_positions
 from llmagentos.engines.vocabulary import vocabulary_of
-from llmagentos.models.loading import load_renderer
 
 _CPU_CACHE = 1 << 30
 """Bytes for keys and values on CPU, where VLLM_CPU_KVCACHE_SPACE does not say."""
@@ -85,7 +84,7 @@ class VllmEngine:
 
     def __init__(self, ref: VersionRef, engine: Any) -> None:
         self.ref = ref
-        self.renderer = load_renderer(ref.dir)
+        self.renderer = renderer_of(ref)
         self.max_length = int(engine.model_config.max_model_len)
         self.bare = engine
         """vLLM's own, for whoever compares."""

@@ -13,6 +13,8 @@ from typing import Any
 
 _HEAD = struct.Struct("<I")
 _READ = 1 << 18
+ALIVE = "alive"
+"""A message of who has nothing to say yet."""
 
 
 class Wire:
@@ -113,9 +115,12 @@ def packed(message: Any) -> bytes:
 
 
 def receive(end: socket.socket) -> Any:
-    """Wait for one message, without a loop. Raises EOFError where the other end is gone."""
-    (size,) = _HEAD.unpack(_exactly(end, _HEAD.size))
-    return pickle.loads(_exactly(end, size))
+    """Wait for one message that says more than `ALIVE`, without a loop. Raises EOFError where the other end is gone, and
+    TimeoutError where it is silent for as long as the socket waits."""
+    while True:
+        (size,) = _HEAD.unpack(_exactly(end, _HEAD.size))
+        if (told := pickle.loads(_exactly(end, size))) != ALIVE:
+            return told
 
 
 def _exactly(end: socket.socket, size: int) -> bytes:

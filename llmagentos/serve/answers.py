@@ -224,7 +224,7 @@ class Answers:
             await self._residents.check_open(target, answer.question.caller.tenant)
         async with self._residents.pin(target) as engine:
             try:
-                with self._trial.watched(engine, routed):
+                with self._trial.watched(engine, routed, again=answer.version == engine.ref.id):
                     await self._turns(answer, engine)
             except EngineFailedError:
                 if last or answer.heard or engine.healthy():

@@ -59,16 +59,18 @@ class Trial:
         return "trial" if canary else asked.target
 
     @contextlib.contextmanager
-    def watched(self, engine: Engine, asked: Routed) -> Iterator[None]:
-        """Count what fails inside for the version's own reasons."""
+    def watched(self, engine: Engine, asked: Routed, *, again: bool = False) -> Iterator[None]:
+        """Count what fails inside for the version's own reasons, but where the request failed under it before: it may be what
+        kills the engine, `again`."""
         version = engine.ref.id
         under_way = (version, time.monotonic())
         self._under_way.append(under_way)
         try:
             yield
         except Exception as error:
-            self._probation.failed(engine, error)
-            if asked.free and api_error(error).status >= 500:
+            if not again:
+                self._probation.failed(engine, error)
+            if asked.free and not again and api_error(error).status >= 500:
                 self._count("canary", version, Counts(errors=1))
             raise
         finally:

@@ -27,6 +27,7 @@ from llmagentos.engines.engine import EngineFailedError
 from llmagentos.engines.footprint import footprint
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations
+from llmagentos.serve.loads import Loads
 from llmagentos.serve.memory import DOES_NOT_FIT, Memory
 from llmagentos.serve.merged import base_of, servable
 from llmagentos.storage.layout import Home
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 _PROBE = [{"role": "user", "content": "Hello"}]
 _PROBE_SECONDS = 60.0
 _RETRY_SECONDS = 20.0
-_ROOM_TRIES = 10
-"""Times, a second apart, that a version on trial asks for room before it is said not to fit."""
 _UNUSABLE = (LLMAgentOSError, OSError, RuntimeError, MemoryError, TimeoutError)
 """What a version that cannot be loaded raises."""
 BY = "serving"
@@ -67,7 +66,7 @@ class Residents:
         self._uses: Counter[int] = Counter()
         self._loading: dict[int, asyncio.Task[Engine]] = {}
         self._refreshing = asyncio.Lock()
-        self._coming: int | None = None  # loaded to be champion, which it is not yet: nobody needs it but the switch
+        self._loads = Loads()
         self._failed = (-1, 0.0)
         self._closing: set[asyncio.Task[None]] = set()
         self._trial: asyncio.Task[None] | None = None
@@ -84,7 +83,7 @@ class Residents:
                 while not await self._follow():
                     pass
             finally:
-                self._coming = None
+                self._loads.first = None
 
     async def _follow(self) -> bool:
         """Serve the newest release; False where there is another by the time that its version is loaded, or is not."""
@@ -114,7 +113,7 @@ class Residents:
         """The first version that can be served, and what is wrong with those before it."""
         problems: dict[int, Exception] = {}
         for version in dict.fromkeys(candidates):
-            self._coming = version
+            self._loads.first = version
             try:
                 await self._engine(version, leads=True)
             except _UNUSABLE as error:
@@ -161,22 +160,18 @@ class Residents:
         self._retire()
 
     async def _try(self, stage: Stage) -> None:
-        """Load the version on trial beside the champion."""
-        try:
-            await self._engine_once_there_is_room(stage.version)
-        except _UNUSABLE as error:
-            logger.error("version %s, on trial, cannot be served: %s", stage.version, error)
-            if stage.epoch == self._tried:
-                self._unfit = f"version {stage.version}: {error}"
+        """Load the version on trial beside the champion. Where just this machine cannot, or has no room, it is tried again."""
+        while (now := self.release.stage) is not None and now.epoch == stage.epoch:
+            try:
+                await self._engine(stage.version)
+                break
+            except _UNUSABLE as error:
+                logger.error("version %s, on trial, cannot be served: %s", stage.version, error)
+                if _at_fault(error) and stage.epoch == self._tried:
+                    self._unfit = f"version {stage.version}: {error}"
+                    break
+            await asyncio.sleep(_RETRY_SECONDS)
         self._retire()
-
-    async def _engine_once_there_is_room(self, version: int) -> None:
-        for _ in range(_ROOM_TRIES - 1):
-            with contextlib.suppress(CapacityError):
-                await self._engine(version)
-                return
-            await asyncio.sleep(1)
-        await self._engine(version)
 
     def on_trial(self) -> int | None:
         """The version on trial, once it can answer here."""
@@ -185,7 +180,7 @@ class Residents:
         return stage.version if stage and engine is not None and engine.healthy() else None
 
     def unfit(self) -> str | None:
-        """Why the version on trial cannot answer here; None where it can, or is still being loaded."""
+        """Why the version on trial cannot answer here; None where it can, or is still being loaded, or tried again."""
         stage = self.release.stage
         if stage is None or stage.epoch != self._tried or self._trial is None or not self._trial.done():
             return None
@@ -259,7 +254,8 @@ class Residents:
             self._adapters.add(version)
         await self._make_room(version, base, leads)
         try:
-            self._engines[version] = engine = await self._start(found)
+            async with self._loads.turn(version):
+                self._engines[version] = engine = await self._start(found)
         except BaseException:
             self._memory.free(version, self._sizes[version])
             raise
@@ -308,22 +304,22 @@ class Residents:
     def _idle(self, leads: bool) -> list[int]:
         """Engines that may be closed, the first to go first. Only for a newer champion the one on trial goes too."""
         stage = None if leads else self.release.stage
-        kept = {self.version, self._coming, stage.version if stage else None}
+        kept = {self.version, self._loads.first, stage.version if stage else None}
         idle = [v for v in self._engines if v not in kept and not self._uses[v]]
         return sorted(idle, key=lambda v: (v in self.release.aliases().values(), self._used.get(v, 0.0)))
 
     async def _start(self, version: ModelVersion) -> Engine:
         """Load and probe."""
-        ref = await asyncio.to_thread(servable, self._versions, version)
+        ref = await self._loads.call(servable, self._versions, version)
         settings = self._config.engine, self._config.model.dtype
-        engine = await asyncio.to_thread(start, ref, *settings, hurry=not self.healthy())
+        engine = await self._loads.call(start, ref, *settings, hurry=not self.healthy())
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 prompt = engine.renderer.prompt(_PROBE)
                 async for _ in engine.generate(f"probe-{version.id}", prompt, Sampling(2), stream=False):
                     pass
         except BaseException as error:
-            await asyncio.to_thread(engine.close, False)
+            await self._loads.call(engine.close, False)
             if isinstance(error, EngineFailedError):
                 raise IntegrityError(f"version {version.id} does not answer its probe: {error}") from error
             raise
@@ -340,13 +336,13 @@ class Residents:
         release = self.release
         trial = release.stage.version if release.stage else None
         adapters = {one.version for one in release.adapters}
-        return {self.version, self._coming, trial, release.champion, release.previous, release.student} | adapters
+        return {self.version, self._loads.first, trial, release.champion, release.previous, release.student} | adapters
 
     def _close(self, version: int, *, drain: bool = True) -> None:
         """Drain and close an engine; what it holds is free once that is done."""
         engine = self._engines.pop(version)
         self._asked.discard(version)
-        task = asyncio.ensure_future(asyncio.to_thread(engine.close, drain))
+        task = asyncio.ensure_future(self._loads.call(engine.close, drain))
         self._closing.add(task)
 
         def done(_: object) -> None:
@@ -374,7 +370,7 @@ class Residents:
         """End engines that hang; who waits for them, or asks next, has them loaded anew."""
         logger.error("the engines of versions %s make no step and are ended", versions)
         hung = [engine for version, engine in self._engines.items() if version in versions]
-        await asyncio.gather(*(asyncio.to_thread(engine.close, False) for engine in hung))
+        await asyncio.gather(*(self._loads.call(engine.close, False) for engine in hung))
 
     def engines(self) -> list[Engine]:
         """The engines that are loaded."""
@@ -384,8 +380,11 @@ class Residents:
         return sorted(self._engines)
 
     async def close(self) -> None:
+        if self._trial is not None:
+            self._trial.cancel()
         engines, self._engines = list(self._engines.values()), {}
-        await asyncio.gather(*(asyncio.to_thread(engine.close, False) for engine in engines))
+        await asyncio.gather(*(self._loads.call(engine.close, False) for engine in engines))
+        self._loads.end()
 
 
 def _at_fault(problem: Exception | None) -> bool:

@@ -4,10 +4,10 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from select import select
 
@@ -18,7 +18,7 @@ from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import IntegrityError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import VersionRef
-from llmagentos.engines import Sampling, start
+from llmagentos.engines import Sampling, apart, start
 from llmagentos.engines.apart import ApartEngine, beside
 from llmagentos.engines.engine import EngineFailedError
 from llmagentos.storage.manifest import write_manifest
@@ -180,21 +180,47 @@ def test_what_a_damaged_folder_raises_crosses_the_border(tiny: VersionRef, tmp_p
         start(tiny.model_copy(update={"manifest_hash": "0" * 64}), CONFIG)
 
 
-def test_one_that_dies_while_it_loads_is_an_engine_that_failed(tiny: VersionRef, monkeypatch: pytest.MonkeyPatch):
-    from llmagentos.engines import apart
+@pytest.fixture
+def strike(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """From now on each process is sent a signal as soon as it is forked."""
 
-    seen = {p.pid for p in psutil.Process(apart._forks.pid).children()} if apart._forks.pid else set()
+    def begin(number: int) -> list[int]:
+        struck, fork = [], apart._forks.fork
 
-    def kill() -> None:
-        while not (new := [p for p in psutil.Process(apart._forks.pid).children() if p.pid not in seen]):
-            pass
-        new[0].kill()
+        def forked() -> tuple[int, socket.socket]:
+            pid, end = fork()
+            os.kill(pid, number)
+            struck.append(pid)
+            return pid, end
 
-    thread = threading.Thread(target=kill)
-    thread.start()
+        monkeypatch.setattr(apart._forks, "fork", forked)
+        return struck
+
+    return begin
+
+
+def test_one_that_dies_while_it_loads_is_an_engine_that_failed(tiny: VersionRef, strike: Callable[[int], list[int]]):
+    strike(signal.SIGKILL)
     with pytest.raises(EngineFailedError, match="ended"):
         start(tiny, CONFIG)
-    thread.join()
+
+
+def test_one_that_stands_still_while_it_loads_is_given_up_and_killed_and_the_next_one_loads(
+    tiny: VersionRef, strike: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatch
+):
+    apart._forks.begin()
+    with monkeypatch.context() as patient:
+        patient.setattr(apart, "_SILENT_SECONDS", 1.0)
+        struck = strike(signal.SIGSTOP)
+        with pytest.raises(EngineFailedError, match=r"load version 1 stood still \(timed out\)"):
+            start(tiny, CONFIG)
+        with pytest.raises(EngineFailedError, match="call os:getpid stood still"):
+            beside("os:getpid")
+    assert [gone(pid) for pid in struck] == [True, True]
+    monkeypatch.undo()
+    loaded = start(tiny, CONFIG)
+    assert loaded.healthy()
+    loaded.close()
 
 
 def test_a_call_beside_gives_what_it_gives_or_raises_what_it_raises(tmp_path: Path):

@@ -48,3 +48,24 @@ def test_a_file_that_is_no_model_is_refused(tiny: VersionRef, tmp_path: Path):
     ref = VersionRef(id=2, dir=str(folder), manifest_hash=write_manifest(folder))
     with pytest.raises(IntegrityError, match="loadable"):
         load(ref, EngineConfig())
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", "{"),
+        ("tokenizer_config.json", "[1]"),
+        ("chat_template.jinja", "{% for m in messages %}"),
+        ("chat_template.jinja", "{{ raise_exception('no') }}"),
+        ("generation_config.json", '{"eos_token_id": "none"}'),
+    ],
+)
+def test_a_tokenizer_or_template_that_cannot_be_used_is_the_versions_own_fault(
+    tiny: VersionRef, tmp_path: Path, file: str, text: str
+):
+    folder = copy(tiny, tmp_path)
+    (folder / file).write_text(text)
+    made = write_manifest(folder)
+    with pytest.raises(IntegrityError, match="version 1: its tokenizer or its chat template cannot be used"):
+        load(tiny.model_copy(update={"dir": str(folder), "manifest_hash": made}), EngineConfig())

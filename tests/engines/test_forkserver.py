@@ -44,10 +44,10 @@ def child(forks: ForkServer, tiny: VersionRef) -> Iterator[Callable[[], tuple[in
     ends = []
 
     def begin() -> tuple[int, socket.socket]:
-        ours = forks.fork()
+        pid, ours = forks.fork()
         ends.append(ours)
         ours.sendall(packed(("load", tiny, CONFIG, "float32", False)))
-        _, _, pid, modules = receive(ours)
+        _, _, modules = receive(ours)
         forks.preload(modules)
         return pid, ours
 
@@ -58,7 +58,7 @@ def child(forks: ForkServer, tiny: VersionRef) -> Iterator[Callable[[], tuple[in
 
 def test_it_forks_and_has_imported_by_the_second_time_what_the_first_had_to(forks: ForkServer, child: Callable):
     first, _ = child()
-    with forks.fork() as ours:
+    with forks.fork()[1] as ours:
         ours.sendall(packed(("load", VersionRef(id=2, dir="/nowhere", manifest_hash=""), CONFIG, "float32", False)))
         assert "was never completed" in str(receive(ours))
     second, _ = child()

@@ -13,28 +13,31 @@ import pytest
 from llmagentos.config.sections import EngineConfig
 from llmagentos.core.errors import InputError, IntegrityError
 from llmagentos.core.records import VersionRef
-from llmagentos.engines import Sampling, host
+from llmagentos.engines import Grammar, Sampling, host
 from llmagentos.engines.engine import EngineFailedError
 from llmagentos.engines.host import Host, in_background
-from llmagentos.engines.wire import Wire
+from llmagentos.engines.wire import ALIVE, Wire
 
 CONFIG = EngineConfig(num_blocks=32, page_size=32)
 
 
 class Asking:
-    """The replica's end. Messages are (steps, [(name, said)]) once the engine is there."""
+    """The replica's end. Behind signs of life, messages are (steps, [(name, said)]) once the engine is there."""
 
     def __init__(self, end: socket.socket) -> None:
         self.end = end
         self.heard: asyncio.Queue[Any] = asyncio.Queue()
         self.wire = Wire(end, self.heard.put_nowait, lambda: self.heard.put_nowait(None))
         self.wire.attach()
+        self.signs = 0
         self.frames: list[list] = []
         self.steps: list[int] = []
 
     async def load(self, ref: VersionRef) -> Any:
         self.wire.send(("load", ref, CONFIG, "float32", False))
-        return await self.heard.get()
+        while (told := await self.heard.get()) == ALIVE:
+            self.signs += 1
+        return told
 
     async def until(self, enough: Callable[[list], bool]) -> list:
         """All that was said, once it is enough."""
@@ -80,8 +83,8 @@ def ids(said: list, name: str) -> list[int]:
 
 def test_what_one_step_says_of_all_shares_a_message(tiny: VersionRef):
     async def story(asking: Asking) -> None:
-        max_length, step_seconds, pid, modules = await asking.load(tiny)
-        assert (max_length, pid) == (32 * 32, os.getpid())
+        max_length, step_seconds, modules = await asking.load(tiny)
+        assert max_length == 32 * 32
         assert 0 < step_seconds < 1
         assert set(modules) <= set(sys.modules)
         for name in ("a", "b", "c"):
@@ -118,6 +121,36 @@ def test_a_silent_request_is_one_chunk_and_steps_are_told_meanwhile(tiny: Versio
         assert any(frame == [] for frame in asking.frames)
 
     with_host(story)
+
+
+def test_signs_of_life_are_steps_while_a_grammar_is_compiled_and_none_while_the_batch_stands_still(tiny: VersionRef):
+    go, stands = threading.Event(), threading.Event()
+    formed = Sampling(5, grammar=Grammar("start: /[a-f]{5,}/", "response_format"))
+
+    async def story(its: Host, asking: Asking) -> None:
+        await asking.load(tiny)
+        matcher, step = its._engine._matcher, its._engine._manager._generation_step
+
+        def standing() -> None:
+            stands.set()
+            go.wait(60)
+            step()
+
+        its._engine._matcher = lambda asked: go.wait(60) and matcher(asked)
+        asking.wire.send(("ask", "slow", [5, 6, 7], formed, True))
+        await asking.until(lambda _: len(set(asking.steps)) > 3)
+        asking.wire.send(("ask", "a", [5, 6, 7], Sampling(900, ignore_eos=True), False))
+        its._engine._manager._generation_step = standing
+        await asyncio.to_thread(stands.wait, 60)
+        while not its._engine.busy():
+            await asyncio.sleep(0)
+        before = its._steps()
+        its._beat()
+        assert its._steps() == before
+        go.set()
+        assert ids(await asking.until(lambda said: "slow" in ends(said)), "slow")
+
+    with_both(story)
 
 
 def test_cancelling_and_failing_are_said_of_the_request_they_belong_to(tiny: VersionRef):
@@ -161,6 +194,31 @@ def test_what_is_under_way_is_said_to_its_end_after_the_replica_closed_its_half(
         assert len(ids(said, "a")) == 40
 
     with_host(story)
+
+
+def test_it_is_heard_while_it_loads_and_while_it_makes_a_call(tiny: VersionRef, monkeypatch: pytest.MonkeyPatch):
+    go, reading = threading.Event(), host.read
+
+    async def story(asking: Asking) -> None:
+        loading = asyncio.ensure_future(asking.load(tiny))
+        while asking.signs < 3:
+            assert not loading.done()
+            await asyncio.sleep(0.01)
+        go.set()
+        assert (await loading)[0] == 32 * 32
+
+    monkeypatch.setattr(host, "read", lambda *asked: go.wait(60) and reading(*asked))
+    with_host(story)
+
+    async def call(asking: Asking) -> None:
+        asking.wire.send(("call", "time:sleep", (3 * host._BEAT_SECONDS,)))
+        heard = [await asking.heard.get() for _ in range(2)]
+        assert heard == [ALIVE] * 2
+        while (told := await asking.heard.get()) == ALIVE:
+            pass
+        assert told == (None,)
+
+    with_host(call)
 
 
 def test_a_version_that_cannot_be_loaded_is_told_and_ends_the_life(tiny: VersionRef):

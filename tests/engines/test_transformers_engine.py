@@ -2,6 +2,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +161,29 @@ def test_what_cannot_be_done_is_an_input_error(engine: Engine, fields: dict, fie
     assert caught.value.field == field
     assert engine.busy() == 0
     assert asyncio.run(answer(engine, prompt(engine, "x"), Sampling(5)))[0]
+
+
+def test_what_waits_for_its_grammar_is_brought_further_by_no_step(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    compiling, go, matcher = threading.Event(), threading.Event(), engine._matcher
+
+    def slow(grammar: Grammar) -> object:
+        compiling.set()
+        go.wait(60)
+        return matcher(grammar)
+
+    async def run() -> tuple[list[int], str]:
+        task = asyncio.ensure_future(answer(engine, prompt(engine, "x"), SPECIAL[3]))
+        await asyncio.to_thread(compiling.wait, 60)
+        assert engine.busy() == 0
+        go.set()
+        while not engine.busy():
+            assert not task.done()
+            await asyncio.sleep(0)
+        return await task
+
+    monkeypatch.setattr(engine, "_matcher", slow)
+    assert asyncio.run(run())[0]
+    assert engine.busy() == 0
 
 
 def test_a_stop_string_ends_the_answer(engine: Engine):

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from llmagentos.engines.wire import Wire, hung_up, packed, receive
+from llmagentos.engines.wire import ALIVE, Wire, hung_up, packed, receive
 
 
 class Ends:
@@ -110,7 +110,7 @@ def test_a_message_is_received_without_a_loop():
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            theirs.sendall(packed({"a": 1}) + packed("b"))
+            theirs.sendall(packed(ALIVE) + packed({"a": 1}) + packed(ALIVE) + packed("b"))
             assert [receive(ours), receive(ours)] == [{"a": 1}, "b"]
         with pytest.raises(EOFError):
             receive(ours)

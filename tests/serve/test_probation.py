@@ -13,6 +13,7 @@ import pytest
 from llmagentos.config import load_config
 from llmagentos.core.errors import CapacityError, DiskError, InputError
 from llmagentos.core.records import Release
+from llmagentos.engines.apart import ApartEngine
 from llmagentos.engines.engine import EngineFailedError
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
@@ -56,6 +57,29 @@ def test_a_champion_whose_engine_is_killed_under_many_answers_stays(start: Calla
         os.kill(engine.pid, signal.SIGKILL)
         assert [one.result().json()["model_version"] for one in asked] == [2] * 6
     assert served.service.trial._probation._seen.errors == 1
+    assert Releases(served.home).current().champion == 2
+
+
+def test_a_request_that_ends_both_engines_that_speak_for_it_is_one_failure(
+    start: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+):
+    served, generate, ended = start(), ApartEngine.generate, []
+
+    async def ends(self: ApartEngine, request_id: str, *arguments: object, **options: object) -> AsyncIterator[object]:
+        if not request_id.startswith("probe"):
+            ended.append(self)
+            await asyncio.to_thread(self.close, False)
+        async for chunk in generate(self, request_id, *arguments, **options):
+            yield chunk
+
+    monkeypatch.setattr(ApartEngine, "generate", ends)
+    with served.client() as client:
+        client.post("/v1/versions/2/promote")
+        until(lambda: served.service.residents.version == 2)
+        for asked in (1, 2):
+            assert client.post(PATH, json=chat()).status_code == 503
+            assert served.service.trial._probation._seen.errors == asked
+    assert len(set(ended)) == 4
     assert Releases(served.home).current().champion == 2
 
 
