@@ -227,7 +227,9 @@ class Residents:
             raise NotFoundError(f"no version is the {target}.")
         try:
             engine = await self._engine(version)
-        except (IntegrityError, OSError) as error:
+        except (IntegrityError, NotFoundError, OSError) as error:
+            if isinstance(error, NotFoundError) and isinstance(target, int):
+                raise
             reason = getattr(error, "strerror", None) or str(error) or "it was too slow to answer its probe"
             raise CapacityError(f"version {version} cannot be served: {reason}") from error
         if isinstance(target, int) and target not in self._needed():

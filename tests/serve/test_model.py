@@ -278,3 +278,20 @@ def test_a_version_that_cannot_be_loaded_just_now_is_no_failure_of_ours(home: Ho
                 pass
 
     go(home, story)
+
+
+def test_a_champion_that_is_gone_from_the_disk_cannot_be_served_but_was_no_wrong_name(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+):
+    def gone(version: int) -> None:
+        raise NotFoundError(f"version {version} has no weights")
+
+    async def story(residents: Residents) -> None:
+        residents._engines.pop(1).close(False)
+        monkeypatch.setattr(residents._versions, "get", gone)
+        for target, raised in (("champion", CapacityError), (1, NotFoundError)):
+            with pytest.raises(raised):
+                async with residents.pin(target):
+                    pass
+
+    go(home, story)
