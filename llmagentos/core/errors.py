@@ -15,6 +15,8 @@
 A message says what was wrong, with the value; `hint` says what to do about it.
 """
 
+import errno
+
 
 class LLMAgentOSError(Exception):
     """Base of all; `str()` is the message with the hint after it."""
@@ -89,6 +91,17 @@ class WorkersLostError(TrainingError):
 
 
 _OF_THE_MACHINE = {"OSError", "MemoryError", "ImportError", "OutOfMemoryError", "AcceleratorError"}
+
+
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether a machine has no memory or file descriptor to spare just now, which tells nothing of what was to be read."""
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    # torch says so of a CPU in a RuntimeError
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
 def of_the_machine(error: BaseException) -> bool:

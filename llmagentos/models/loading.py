@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmagentos.config.sections import ModelConfig
-from llmagentos.core.errors import ConfigError, IntegrityError
+from llmagentos.core.errors import ConfigError, IntegrityError, no_room
 from llmagentos.models.chat import Renderer
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def load_model(folder: str | Path, dtype: str = "float32") -> "PreTrainedModel":
-    """A causal LM in eval mode. Raises IntegrityError where the folder does not hold a loadable model."""
+    """A causal LM in eval mode. Raises IntegrityError where the folder does not hold a loadable model, and what says that this
+    machine has no room for it just now."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -90,6 +91,8 @@ def load_model(folder: str | Path, dtype: str = "float32") -> "PreTrainedModel":
             trust_remote_code=False,
         )
     except Exception as error:  # noqa: BLE001  transformers, safetensors and json each have trees of their own
+        if no_room(error):
+            raise
         raise IntegrityError(f"{folder} does not hold a loadable model: {error}") from error
     return model.eval()
 

@@ -1,18 +1,15 @@
 """A manifest written last: its presence says a folder is complete, its hashes say it is unchanged."""
 
-import errno
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from llmagentos.core.errors import IntegrityError
+from llmagentos.core.errors import IntegrityError, no_room
 from llmagentos.core.hashing import digest
 from llmagentos.storage.files import replace_text
 
 NAME = "manifest.json"
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What a machine says that has no room just now: it tells nothing about a folder."""
 
 
 def write_manifest(folder: Path, **facts: Any) -> str:
@@ -32,7 +29,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise IntegrityError(f"{folder} has no {NAME}: it was never completed.") from None
     except (ValueError, TypeError, OSError) as error:
-        _raise_passing(error)
+        if no_room(error):
+            raise
         raise IntegrityError(f"{folder / NAME} is unreadable ({error}).") from None
 
 
@@ -50,16 +48,12 @@ def verify(folder: Path, expected: str | None = None) -> dict[str, Any]:
         try:
             found = _hash(path)
         except OSError as error:  # gone before or while it was read, or not readable
-            _raise_passing(error)
+            if no_room(error):
+                raise
             raise IntegrityError(f"{path} is missing ({error.strerror}).") from None
         if found != wanted:
             raise IntegrityError(f"{path} was changed or damaged since it was written.")
     return manifest
-
-
-def _raise_passing(error: Exception) -> None:
-    if isinstance(error, OSError) and error.errno in _PASSING:
-        raise error
 
 
 def _hash(path: Path) -> str:

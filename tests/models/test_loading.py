@@ -1,7 +1,8 @@
+import errno
 from pathlib import Path
 
 import pytest
-from transformers import conversion_mapping
+from transformers import AutoModelForCausalLM, conversion_mapping
 
 from llmagentos.config.sections import ModelConfig
 from llmagentos.core.errors import ConfigError, IntegrityError
@@ -37,3 +38,17 @@ def test_loading_makes_no_patterns_where_the_process_was_warmed_up(monkeypatch: 
     monkeypatch.setattr(conversion_mapping, "_build_checkpoint_conversion_mapping", lambda: made.append(True) or {})
     load_model(seed_dir())
     assert not made
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't allocate memory: you tried 12")],
+)
+def test_a_machine_without_room_says_nothing_of_the_weights(monkeypatch: pytest.MonkeyPatch, error: Exception):
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(type(error)) as raised:
+        load_model(seed_dir())
+    assert raised.value is error
