@@ -23,7 +23,7 @@ from llmagentos.engines.engine import EngineFailedError
 from llmagentos.serve import traffic
 from llmagentos.serve.canary import Routed, Trial
 from llmagentos.serve.claims import Claims
-from llmagentos.serve.errors import ApiError, api_error, other_body
+from llmagentos.serve.errors import ApiError, api_error, other_body, other_version
 from llmagentos.serve.limits import answering
 from llmagentos.serve.metrics import Metrics
 from llmagentos.serve.model import Residents
@@ -53,6 +53,8 @@ class Answer:
         self.task: asyncio.Task[None] | None = None
         self.recorded: list[Interaction] | None = None
         """What another replica recorded under its id, which is what is answered then."""
+        self.again: int | None = None
+        """The version that answered under its id before, of which no more was kept: it is to do so again."""
         self.begun = self.heard = False
         """A stream, and its first byte was sent; words of it are on their way."""
 
@@ -191,6 +193,8 @@ class Answers:
         try:
             if answer.question.keyed:  # once more, now that nobody else can begin with it
                 answer.recorded = await self._known(answer.question)
+                if answer.question.asked.store is False and (before := await self._recorder.find(answer.question.id)):
+                    answer.again = before.model_version
             if answer.recorded is None:
                 async with answering(self._config.serve.request_seconds), self._slots:
                     with self._metrics.ongoing.track_inprogress():
@@ -206,6 +210,8 @@ class Answers:
         try:
             routed = await self._spoken(answer) or await self._spoken(answer, last=True)
         except NotFoundError:
+            if answer.again is not None:
+                raise other_version(answer.again) from None
             raise traffic.unknown_model(str(answer.question.asked.model)) from None
         seconds = time.perf_counter() - began
         records = [_interaction(answer, k, turn, seconds * 1000) for k, turn in enumerate(answer.turns)]
@@ -218,7 +224,7 @@ class Answers:
 
     async def _spoken(self, answer: Answer, *, last: bool = False) -> Routed | None:
         """Speak under one engine; None where it died before anybody heard a word, so that its successor may."""
-        routed = answer.question.routed(self._residents.release)
+        routed = answer.question.routed(self._residents.release, answer.again)
         target = self._trial.target(routed)
         if not answer.question.free:
             await self._residents.check_open(target, answer.question.caller.tenant)

@@ -71,6 +71,11 @@ def other_body() -> ApiError:
     return ApiError(409, "this Idempotency-Key was used with another body.", code="idempotency_conflict", param="Idempotency-Key")
 
 
+def other_version(version: int) -> ApiError:
+    message = f"version {version} answered under this Idempotency-Key, is gone, and its words were not kept; ask under another."
+    return ApiError(409, message, code="idempotency_conflict", param="Idempotency-Key")
+
+
 def api_error(error: Exception) -> ApiError:
     """Which answer an exception is."""
     if isinstance(error, ApiError):

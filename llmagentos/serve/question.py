@@ -61,8 +61,11 @@ class Question:
         plain = {"x-session-id": session} if session.isascii() and session.isprintable() else {}
         return {"x-interaction-id": self.id, "x-model-version": str(version), **plain}
 
-    def routed(self, release: Release) -> Routed:
-        """Whom it asks under a release: whose adapter answers may change while it waits."""
+    def routed(self, release: Release, again: int | None = None) -> Routed:
+        """Whom it asks under a release: whose adapter answers may change while it waits. `again` is the version that has answered
+        it before, and is to do so once more."""
+        if again is not None:
+            return Routed(again, self.caller.session_id, free=False)
         scenario = (self.asked.metadata or {}).get("scenario")
         adapter = release.adapter_of(self.caller.tenant, scenario) if self.free else None
         return Routed(self.target if adapter is None else adapter, self.caller.session_id, self.free and adapter is None)

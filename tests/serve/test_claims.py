@@ -1,5 +1,6 @@
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from llmagentos.serve.traffic import INGRESS_REQUEST, interaction_id
 from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
-from tests.serve.conftest import Served, chat
+from tests.serve.conftest import Served, chat, until
 
 PATH = "/v1/chat/completions"
 ROOT = Path(__file__).parents[2]
@@ -130,6 +131,30 @@ def test_what_is_not_stored_is_answered_at_each_replica_and_recorded_once(pair: 
         flush(pair[0].home)
         ids = Tables(pair[0].home).read("interactions", columns=["id"]).column("id").to_pylist()
         assert ids.count(id) == 1
+
+
+def test_what_is_not_stored_is_answered_again_by_the_version_that_did(start):
+    served = start()
+    with served.client() as client:
+
+        def ask(key: str) -> tuple[str, str, str]:
+            said = client.post(PATH, json=chat("off the record", store=False), headers={"Idempotency-Key": key})
+            return said.json()["id"], said.headers["x-model-version"], said.json()["choices"][0]["message"]["content"]
+
+        def promote(version: int) -> None:
+            client.post(f"/v1/versions/{version}/promote")
+            until(lambda: client.get("/readyz").json().get("model_version") == version)
+
+        first = ask("one")
+        for version in (2, 3):
+            promote(version)
+            assert ask(f"by {version}")[1] == str(version)
+        assert ask("one") == first
+        promote(1)
+        until(lambda: 2 not in client.get("/readyz").json()["resident"])
+        shutil.rmtree(served.home.version(2))
+        gone = client.post(PATH, json=chat("off the record", store=False), headers={"Idempotency-Key": "by 2"})
+    assert (gone.status_code, gone.json()["error"]["code"]) == (409, "idempotency_conflict")
 
 
 def test_a_stream_that_began_otherwise_than_recorded_says_so(pair: tuple[Served, Served]):
