@@ -51,16 +51,15 @@ def _trace(config: Config, home: Home, where: str) -> int:
         return 0
     with contextlib.suppress(OSError):  # tags in MLflow itself tell what is there
         home.mlflow.mkdir(parents=True, exist_ok=True)
-        replace_text(
-            home.mlflow / "traces.json", json.dumps({**{key: seq for key, seq in marks.items() if "://" not in key}, where: last})
-        )
+        replace_text(home.mlflow / "traces.json", json.dumps({**marks, where: last}))
     return len(answers)
 
 
 def _marks(home: Home) -> dict[str, int]:
-    """Hash of MLflow's address -> the last `seq` that was looked at for it."""
+    """Hash of MLflow's address -> the last `seq` that was looked at for it. Addresses themselves, as they were once kept, go."""
     try:
-        return {str(where): int(seq) for where, seq in json.loads((home.mlflow / "traces.json").read_text("utf-8")).items()}
+        kept = json.loads((home.mlflow / "traces.json").read_text("utf-8")).items()
+        return {str(where): int(seq) for where, seq in kept if "://" not in where}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 

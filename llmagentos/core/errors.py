@@ -93,6 +93,11 @@ class WorkersLostError(TrainingError):
 _OF_THE_MACHINE = {"OSError", "MemoryError", "ImportError", "OutOfMemoryError", "AcceleratorError"}
 
 
+def of_the_machine(error: BaseException) -> bool:
+    """Whether a failure is the machine's, whatever the rows are: its disk, its memory or a GPU's, what is not installed."""
+    return any(kind.__name__ in _OF_THE_MACHINE for kind in type(error).__mro__)
+
+
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -102,8 +107,3 @@ def no_room(error: BaseException) -> bool:
         return error.errno in _NO_ROOM
     # torch says so of a CPU in a RuntimeError
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
-
-
-def of_the_machine(error: BaseException) -> bool:
-    """Whether a failure is the machine's, whatever the rows are: its disk, its memory or a GPU's, what is not installed."""
-    return any(kind.__name__ in _OF_THE_MACHINE for kind in type(error).__mro__)

@@ -95,11 +95,16 @@ def _last_cycle(home: Home, config: Config) -> dict[str, Any] | None:
         return None
     last = max(rows, key=lambda row: (row["created"], row["status"] != "running"))
     record = json.loads(last["record"])
-    lease = f"cycle-{cycle_name(home, last['id'])}"
-    killed = last["status"] == "running" and not holder_of(home, lease, _SILENT_LEASES * config.storage.lease_seconds)
+    killed = last["status"] == "running" and not _is_held(home, last["id"], config)
     return {
         "id": last["id"],
         "status": "interrupted" if killed else last["status"],
         "version": record.get("version"),
         **{name: record["tags"][name] for name in ("decision",) if name in record.get("tags", {})},
     }
+
+
+def _is_held(home: Home, cycle: str, config: Config) -> bool:
+    """Whether somebody alive holds the lease of a cycle's name."""
+    silent = _SILENT_LEASES * config.storage.lease_seconds
+    return holder_of(home, f"cycle-{cycle_name(home, cycle)}", silent) is not None

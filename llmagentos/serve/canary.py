@@ -70,8 +70,8 @@ class Trial:
         except Exception as error:
             if not again:
                 self._probation.failed(engine, error)
-            if asked.free and not again and api_error(error).status >= 500:
-                self._count("canary", version, Counts(errors=1))
+                if asked.free and api_error(error).status >= 500:
+                    self._count("canary", version, Counts(errors=1))
             raise
         finally:
             self._under_way.remove(under_way)

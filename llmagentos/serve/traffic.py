@@ -19,6 +19,7 @@ from llmagentos.storage.layout import Home
 
 INGRESS_REQUEST = "x-ingress-request"
 """Header in which the ingress gives every request an id of its own, whatever the client sent there."""
+_INGRESS_BYTES = INGRESS_REQUEST.encode()
 _LONGEST = 256
 _KINDS = (
     "", "application/json", "text/json", "application/x-ndjson", "application/ndjson", "application/jsonl",
@@ -113,7 +114,7 @@ def once(headers: Mapping[str, str], tenant: str) -> str:
 
 def without_ingress(scope: MutableMapping[str, Any]) -> None:
     """Take from a request's headers the id that an ingress would have given it: where there is none, the client said it."""
-    scope["headers"] = [one for one in scope["headers"] if one[0] != INGRESS_REQUEST.encode()]
+    scope["headers"] = [one for one in scope["headers"] if one[0] != _INGRESS_BYTES]
 
 
 def header(headers: Mapping[str, str], name: str) -> str | None:

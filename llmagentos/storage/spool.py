@@ -112,10 +112,10 @@ class Spool:
     def put(self, records: Sequence[Spooled], *, revise: bool = True) -> list[bool]:
         """Make records durable: they are on disk when this returns. True for a new one, False for a known one.
 
-        A known interaction is never overwritten. A known feedback id with another content is a revision and stored, but
-        where nothing is to be revised. An
-        interaction with `store: false` is kept without its session, but becomes the last one of a session that is known:
-        what is said of that is about no older one. An answer of which nobody heard anything is no session's last.
+        A known interaction is never overwritten. A known feedback id with another content is a revision and stored, but where
+        nothing is to be revised. An interaction with `store: false` is kept without its session, but becomes the last one of a
+        session that is known: what is said of that is about no older one. An answer of which nobody heard anything is no
+        session's last.
         Raises InputError for text that is no Unicode, SpoolError when the disk is full or failing: then none of
         `records` was acknowledged.
         """

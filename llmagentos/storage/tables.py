@@ -245,14 +245,14 @@ class Tables:
 
     def files_since(self, name: str, seq: int, column: str = "seq") -> list[str]:
         """Data files of a sequenced table that may hold rows with a greater `seq` (by the log's min/max)."""
-        actions = pa.table(self.load(name).get_add_actions(flatten=True)).to_pylist()
+        actions = pa.table(self._look(name).get_add_actions(flatten=True)).to_pylist()
         root = self.home.table(name)
         return [str(root / a["path"]) for a in actions if (top := a.get(f"max.{column}")) is None or top > seq]
 
     def files_with(self, name: str, column: str, values: Iterable[int]) -> list[str]:
         """Data files whose min/max of a column with statistics span at least one of the numbers."""
         wanted = sorted(set(values))
-        actions = pa.table(self.load(name).get_add_actions(flatten=True)).to_pylist()
+        actions = pa.table(self._look(name).get_add_actions(flatten=True)).to_pylist()
         root = self.home.table(name)
         found = []
         for action in actions if wanted else ():
