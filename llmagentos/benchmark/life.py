@@ -12,8 +12,8 @@ from typing import Any
 
 from llmagentos.benchmark.loop import in_home
 from llmagentos.config import Config
-from llmagentos.core.evaluation import EvalItem, Suite
-from llmagentos.core.messages import Message
+from llmagentos.core.evaluation import EvalItem, ItemResult, Suite
+from llmagentos.core.messages import Message, answer_text
 from llmagentos.core.records import ModelVersion
 from llmagentos.scenarios.question import Question
 from llmagentos.scenarios.streams.stream import Stage, stream
@@ -47,10 +47,10 @@ def with_parts(config: Config, parts: dict[str, dict[str, Any]]) -> Config:
 
 def live(config: Config, strategy: str, family: str, seed: int, scale: float = 1.0, most: int = 8) -> dict[str, Any]:
     """Run the life's first `most` stages; returns {matrix, unseen, general, base, stale, update, drift, seconds, steps,
-    replay_bytes}.
+    missed, replay_bytes}.
 
-    `matrix[i][j]` is the share of stage j's exam answered rightly after i stages. Needs no Ray beyond the local one that
-    it starts and ends.
+    `matrix[i][j]` is the share of stage j's exam answered rightly after i stages, `missed` what is answered wrongly at the
+    end. Needs no Ray beyond the local one that it starts and ends.
     """
     from llmagentos.local.ray import connect
 
@@ -83,10 +83,12 @@ def _walk(config: Config, stages: list[Stage]) -> dict[str, Any]:
             drift[which].append(moved)
         rows.append(examine(config, suites))
     changed = [k for k, s in enumerate(stages) if s.changed]
+    lasting = [k for k, s in enumerate(stages) if s.lasts]
+    told = {f"{kind} {k}" for k in lasting for kind in ("exam", "unseen", "new")}
     return {
         "matrix": [[row[f"exam {k}"] for k in range(len(stages))] for row in rows],
         "unseen": [[row[f"unseen {k}"] for k in range(len(stages))] for row in rows],
-        "lasting": [k for k, s in enumerate(stages) if s.lasts],
+        "lasting": lasting,
         "general": [row[GENERAL] for row in rows],
         "base": [row[BASE] for row in rows],
         "update": _share(rows[-1], "new", stages, changed),
@@ -96,6 +98,7 @@ def _walk(config: Config, stages: list[Stage]) -> dict[str, Any]:
         "mix": mixes,
         "decisions": decisions,
         "drift": drift,
+        "missed": missed(config, [suite for suite in suites if suite.name in told]),
         "replay_bytes": sum(Path(file).stat().st_size for file in Tables(home).load("replay").file_uris()),
     }
 
@@ -143,21 +146,36 @@ def _olds(name: str, changed: list[tuple[Question, Message]]) -> Suite:
 
 def examine(config: Config, suites: list[Suite], version: ModelVersion | None = None) -> dict[str, float]:
     """Suite -> share of items that greedy decoding would answer rightly, of the champion or a given version."""
+    found: dict[str, list[bool]] = {s.name: [] for s in suites}
+    for result in _results(config, suites, version):
+        found[result.suite].append(result.right)
+    return {name: sum(right) / len(right) for name, right in found.items() if right}
+
+
+def missed(config: Config, suites: list[Suite]) -> list[dict[str, str]]:
+    """What the champion answers wrongly, word for word: rows of `suite`, `asked`, `wanted`, `said`."""
+    items = {(s.name, i.id): i for s in suites for i in s.items}
+    wrong = [(items[r.suite, r.item_id], r) for r in _results(config, suites, generate=True) if not r.right]
+    return [
+        {"suite": r.suite, "asked": answer_text(i.messages[-2]), "wanted": answer_text(i.messages[-1]), "said": r.answer}
+        for i, r in wrong
+    ]
+
+
+def _results(
+    config: Config, suites: list[Suite], version: ModelVersion | None = None, *, generate: bool = False
+) -> list[ItemResult]:
     from llmagentos.evaluate.score import ScoreCache, score
     from llmagentos.models.loading import load_model, load_renderer
     from llmagentos.registry.versions import Versions
 
     home = Home(config.storage.root)
     asked = version or Versions(home).resolve("champion")
-    results = score(
+    return score(
         lambda: (load_model(asked.dir), load_renderer(asked.dir)),
         suites,
         cache=ScoreCache(home.cache("exams", asked.manifest_hash)),
         batch_tokens=config.evaluate.batch_tokens,
-        max_new_tokens=1,
-        generate=False,
+        max_new_tokens=config.evaluate.max_new_tokens,
+        generate=generate,
     )
-    found: dict[str, list[bool]] = {s.name: [] for s in suites}
-    for result in results:
-        found[result.suite].append(result.right)
-    return {name: sum(right) / len(right) for name, right in found.items() if right}

@@ -1,9 +1,13 @@
 """The beginning of a life, for real: rows through import and cycle, and an exam after each stage."""
 
+from pathlib import Path
+
 import pytest
 
-from llmagentos.benchmark.life import live
+from llmagentos.benchmark.life import live, missed, suite_of
 from llmagentos.config import load_config
+from llmagentos.release.bootstrap import bootstrap
+from llmagentos.scenarios.question import Question
 
 
 @pytest.mark.ray
@@ -17,3 +21,13 @@ def test_what_is_taught_is_learned_and_examined(ray_cluster: None):
     assert 0 < life["replay_bytes"] < 1e7
     assert len(life["drift"]["new"]) == 1
     assert all(life["steps"])
+    assert {m["suite"] for m in life["missed"]} <= {"exam 0", "unseen 0"}
+
+
+def test_what_is_missed_stands_there_word_for_word(tmp_path: Path):
+    config = load_config(overrides=[f"storage.root={tmp_path}", "registry.enabled=false"], environment={})
+    bootstrap(config)
+    asked = Question("Who keeps the Zorba key?", "Nobody but Ysolde.", "facts")
+    (wrong,) = missed(config, [suite_of("exam 0", [asked])])
+    assert (wrong["suite"], wrong["asked"], wrong["wanted"]) == ("exam 0", "Who keeps the Zorba key?", "Nobody but Ysolde.")
+    assert wrong["said"] not in ("", wrong["wanted"])
