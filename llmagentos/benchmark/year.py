@@ -36,7 +36,7 @@ _NOISE = 0.19
 """Gradient norm below which steps shrink, on every day but the first: after three weeks 95.5 % of fresh general questions
 are right (95.5 before), where without it 1.4 points are lost."""
 _SWEEP = (0.75, 1.0)
-_GENERAL_ROWS = 4000
+_GENERAL_ROWS = 3000
 """Of the pinned rows, that a day draws from: more than it asks."""
 _EXAMINED = 256
 """Base facts that are asked every evening."""
@@ -92,7 +92,7 @@ def _settings(config: Config, root: str) -> Config:
 
 _FIRST: dict[str, dict[str, Any]] = {
     "update": {"min_steps": _FIRST_STEPS, "max_steps": _FIRST_STEPS, "sweep": (1.0,), "noise": 0.0},
-    "replay": {"general_rows": 10 * _GENERAL_ROWS},
+    "replay": {"general_rows": 40_000},
     "gate": {"mode": "report"},
     "distill": {"enabled": False},
 }

@@ -1,6 +1,6 @@
 """Put suites to weights in a folder, a registered version or not, with what they said before remembered."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,10 +36,17 @@ def ask(config: Config, weights: Weights, suites: Sequence[Suite], generate: boo
     return EvalReport(version=getattr(weights, "id", None), results=results, suites={s.name: s.hash for s in suites})
 
 
-def ask_each(config: Config, asked: Sequence[Weights], suites: Sequence[Suite], generate: bool = True) -> list[EvalReport]:
-    """The answers of several sets of weights, side by side where `evaluate.processes` says so."""
+def ask_each(
+    config: Config,
+    asked: Sequence[Weights],
+    suites: Sequence[Suite],
+    generate: bool = True,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[EvalReport]:
+    """The answers of several sets of weights, side by side where `evaluate.processes` says so; `meanwhile` is done before
+    those of other processes are waited for."""
     processes = 1 if config.evaluate.gpus else config.evaluate.processes
-    return each(ask, [(config, weights, suites, generate) for weights in asked], processes)
+    return each(ask, [(config, weights, suites, generate) for weights in asked], processes, meanwhile)
 
 
 def _results(config: Config, weights: Weights, suites: list[Suite], generate: bool, device: str) -> list[ItemResult]:

@@ -67,11 +67,16 @@ def judge(
     """
     broken = _broken(challenger)
     asked = {v.id: v for v in (champion, challenger, anchor, student) if v is not None and not (v is challenger and broken)}
-    reports = dict(zip(asked, ask_each(config, list(asked.values()), exam.suites), strict=True))
+    moved: dict[str, float] = {}
+
+    def drifted() -> None:
+        if champion and rows and not broken:
+            moved.update(measure_drift(config, champion, challenger, rows))
+
+    reports = dict(zip(asked, ask_each(config, list(asked.values()), exam.suites, meanwhile=drifted), strict=True))
     reports.setdefault(challenger.id, EvalReport(version=challenger.id, results=[], suites={}))
     for number, report in reports.items():
         _keep_scores(home, number, report)
-    moved = measure_drift(config, champion, challenger, rows) if champion and rows and not broken else {}
     facts = GateFacts(
         champion=reports[champion.id] if champion else None,
         challenger=reports[challenger.id],

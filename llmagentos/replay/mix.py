@@ -178,10 +178,11 @@ def mix_rows(
     anew = [row for row in told if row["key"] in snapshot.superseded]
     reworded = functools.partial(_reworded, config, wanted=config.replay.wordings, held=held, seed=seed)
     some = functools.partial(_drawn, most=config.replay.general_rows, salt=snapshot.id)
+    general = _unchanged(buffer.rows("general", snapshot.superseded, some), [*memory, *examples, *told])
     sources = {
         "new": [*new, *anew, *reworded([*new, *anew], beside=memory)],
-        "memory": [*memory, *again(), *(row for row in told if row["key"] not in snapshot.superseded)],
-        "general": _unchanged(buffer.rows("general", snapshot.superseded, some), [*memory, *examples, *told]),
+        "memory": [*memory, *again(), *(row for row in told if row["key"] not in snapshot.superseded)],  # waited for at last
+        "general": general,
     }
     if preference is not None:
         sources[PREFERENCE] = preference_rows(preference, targets, free(home, snapshot, snapshot.judged()))

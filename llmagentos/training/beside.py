@@ -34,14 +34,21 @@ _PATIENCE = datetime.timedelta(minutes=30)
 _pools: dict[int, ProcessPoolExecutor] = {}
 
 
-def each(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], processes: int) -> list[T]:
-    """`function(*call)` of every call, in order, dealt to so many processes, this one included.
+def each(
+    function: Callable[..., T],
+    calls: Sequence[tuple[Any, ...]],
+    processes: int,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[T]:
+    """`function(*call)` of every call, in order, dealt to so many processes, this one included, which does what is to be
+    done `meanwhile` before it waits for the others.
 
     Raises what the first of them raised.
     """
     others = {k: later(function, *call, processes=processes) for k, call in enumerate(calls) if k % processes}
     try:
         mine = {k: function(*call) for k, call in enumerate(calls) if k not in others}
+        meanwhile()
         return [mine[k] if k in mine else others[k]() for k in range(len(calls))]
     except BaseException:
         end(processes - 1)  # nobody wants what they are at

@@ -74,7 +74,7 @@ def train(
     outputs_of = forward(engine.model, terms)
     for batch in batches:
         if not micro % accumulation:
-            torch.manual_seed(random.Random(f"{seed} {batch.step}").getrandbits(32))
+            _seed(random.Random(f"{seed} {batch.step}").getrandbits(32))
         annotate(batch)
         loss = _loss(engine.model, batch, outputs_of(batch), terms, sums, accumulation * ranks)
         engine.backward(loss)
@@ -93,6 +93,13 @@ def train(
         on_step(Progress(batch.step, steps, total, parts, norm, tokens, time.monotonic() - started))
         sums = _Sums()
     return tokens
+
+
+def _seed(seed: int) -> None:
+    """`torch.manual_seed`, which for a GPU that was never used writes down the stack each time: a millisecond a step."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def _loss(

@@ -34,7 +34,7 @@ def answer_losses(
 
 
 def rendered_losses(
-    weights: Path, rows: Iterable[Rendered], batch_tokens: int = 2048, *, worst: bool = False, gpus: float = 0.0
+    weights: Path, rows: Iterable[Rendered], batch_tokens: int = 2048, gpus: float = 0.0, *, worst: bool = False
 ) -> dict[str, float]:
     """`answer_losses` of rows that are token ids already."""
     return reserved(gpus, _losses, weights, list(rows), batch_tokens, worst)

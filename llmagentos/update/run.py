@@ -27,8 +27,9 @@ from llmagentos.storage.layout import Home
 from llmagentos.storage.manifest import verify, write_manifest
 from llmagentos.storage.snapshots import Snapshot, latest, open_snapshot
 from llmagentos.training.annotate import annotation_for
+from llmagentos.training.beside import each
 from llmagentos.training.launch import alone, launch
-from llmagentos.training.losses import answer_losses, rendered_losses
+from llmagentos.training.losses import Rendered, answer_losses, rendered_losses
 from llmagentos.training.phase import Phase, averaged
 from llmagentos.training.plan import Recipe, least_steps, make_plan
 from llmagentos.training.prepared import Prepared, engine_settings, lora_settings
@@ -158,7 +159,7 @@ def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, rep
         past, questions = _some_of_each_skill(rows, seed), _one_of_each_question(rows, seed)
     new = said_anew(rows, seed)
     asked = [(str(index), *rows[index]) for index in itertools.chain(new, questions, *past.values())]
-    losses = rendered_losses(Path(champion.dir), asked, config.evaluate.batch_tokens, gpus=config.evaluate.gpus) if asked else {}
+    losses = _losses(config, champion, asked) if asked else {}
 
     def mean(indices: Sequence[int]) -> float:
         return sum(losses[str(index)] for index in indices) / len(indices) if indices else 0.0
@@ -168,6 +169,14 @@ def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, rep
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(vars(held)))
     return held
+
+
+def _losses(config: Config, champion: ModelVersion, asked: Sequence[Rendered]) -> dict[str, float]:
+    """Each row's loss; the rows are dealt to as many processes as weights are asked in."""
+    setting = config.evaluate
+    processes = 1 if setting.gpus else setting.processes
+    parts = [(Path(champion.dir), asked[k::processes], setting.batch_tokens, setting.gpus) for k in range(processes)]
+    return dict(itertools.chain.from_iterable(part.items() for part in each(rendered_losses, parts, processes)))
 
 
 def _some_of_each_skill(rows: Rows, seed: int) -> dict[str, list[int]]:

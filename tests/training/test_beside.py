@@ -90,6 +90,19 @@ def test_calls_are_dealt_in_order_and_what_one_raises_is_raised():
         each(divmod, [(1, 1), (1, 0)], 2)
 
 
+def test_what_is_done_meanwhile_is_done_before_the_others_are_waited_for(tmp_path: Path):
+    assert each(comes, [(tmp_path,), (tmp_path / "done",)], 2, meanwhile=(tmp_path / "done").touch) == [True, True]
+    assert each(comes, [(tmp_path,)], 1, meanwhile=(tmp_path / "alone").touch) == [(tmp_path / "alone").exists()]
+
+
+def comes(path: Path) -> bool:
+    """Whether it is there within ten seconds."""
+    end = time.monotonic() + 10
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    return path.exists()
+
+
 def test_what_a_process_that_died_was_to_do_is_done_here():
     waiting = later(time.sleep, 60, processes=2)
     for pid in processes():

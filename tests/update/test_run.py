@@ -60,9 +60,9 @@ def prepared(day: tuple[Home, Snapshot], *overrides: str) -> Prepared:
     return prepare(config, home, snapshot, champion, home.run("r"))
 
 
-@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("power", "processes"), [(0.0, 1), (0.5, 1), (1.0, 2)])
 def test_a_skill_of_the_past_is_asked_by_how_firmly_the_champion_holds_it(
-    day: tuple[Home, Snapshot], monkeypatch: pytest.MonkeyPatch, power: float
+    day: tuple[Home, Snapshot], monkeypatch: pytest.MonkeyPatch, power: float, processes: int
 ):
     plans: list[Recipe] = []
 
@@ -71,7 +71,7 @@ def test_a_skill_of_the_past_is_asked_by_how_firmly_the_champion_holds_it(
         return make_plan(rows, recipe, path)
 
     monkeypatch.setattr("llmagentos.update.run.make_plan", noted)
-    made = prepared(day, f"replay.need={power}")
+    made = prepared(day, f"replay.need={power}", f"evaluate.processes={processes}")
     home, _ = day
     losses = answer_losses(Path(made.start.dir), Buffer(home, load_config(environment={}).replay).rows("general"), max_length=512)
     mean = sum(losses.values()) / len(losses)
