@@ -25,7 +25,7 @@ from llmagentos.release.bootstrap import bootstrap
 from llmagentos.release.promotion import finish_promotion
 from llmagentos.release.releases import Releases
 from llmagentos.storage.layout import Home
-from llmagentos.storage.leases import Lease
+from llmagentos.storage.leases import Lease, of_cycles
 from llmagentos.storage.maintenance import maintain
 from llmagentos.training.launch import alone
 from llmagentos.update import run as update
@@ -38,11 +38,11 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
     """
     home = Home(config.storage.root).open()
     bootstrap(config)
-    walk, name = Walk(config, home, say), f"cycle-{config.cycle.name}"
+    walk = Walk(config, home, say)
     if reason := not_due(config, home):
         return skipped(walk, reason, Releases(home).current().champion)
     with contextlib.ExitStack() as stack:
-        lease = stack.enter_context(Lease(home, name, seconds=config.storage.lease_seconds))
+        lease = stack.enter_context(Lease(home, of_cycles(config.cycle.name), seconds=config.storage.lease_seconds))
         stack.callback(maintain, home)
         stack.callback(trace, config)
         stack.callback(tracking.sync, config)
@@ -105,8 +105,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
 
         with walk.step("release") as outcome:
             lease.check()
-            fence = {f"lease/{name}": lease.epoch}
-            decision = act(config, walk.id, verdict.decision, snapshot, champion, challenger, student, fence)
+            decision = act(config, walk.id, verdict.decision, snapshot, champion, challenger, student, lease.fence)
             outcome |= {"version": challenger.id, "tags": {"decision": decision.verdict}}
         whole |= {"snapshot": snapshot.id, "version": challenger.id, "tags": {"decision": decision.verdict}}
     return CycleResult(

@@ -4,13 +4,14 @@ Prompts of similar length share a batch; rows that have ended leave it once they
 answer does not keep a full batch computing.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from llmagentos.core.batches import longest_first
 from llmagentos.models.loading import load_model
 
 _KEEP = 0.67
@@ -91,19 +92,11 @@ def _generate(
     choose: Choose,
 ) -> list[Sampled]:  # fmt: skip
     answers = [Sampled() for _ in prompts]
-    for rows in _batches(prompts, batch_tokens):
+    for rows in longest_first(range(len(prompts)), lambda row: len(prompts[row]), batch_tokens):
         found = _generate_batch(model, [prompts[r] for r in rows], stop_ids, pad_id, max_new_tokens, choose)
         for row, answer in zip(rows, found, strict=True):
             answers[row] = answer
     return answers
-
-
-def _batches(prompts: Sequence[list[int]], batch_tokens: int) -> Iterator[list[int]]:
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-    while order:
-        size = max(1, batch_tokens // max(1, len(prompts[order[0]])))
-        yield order[:size]
-        order = order[size:]
 
 
 @torch.inference_mode()

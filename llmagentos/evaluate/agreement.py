@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from llmagentos.config import Config
+from llmagentos.core.batches import longest_first
 from llmagentos.core.errors import InputError
 from llmagentos.core.evaluation import EvalReport, Suite
 from llmagentos.core.examples import judged_messages
 from llmagentos.evaluate.ask import Weights, load_weights
 from llmagentos.models.chat import Rendered, Renderer
 from llmagentos.models.loading import load_renderer
-from llmagentos.training.batches import collate, longest_first
+from llmagentos.training.batches import collate
 from llmagentos.training.head import logits_of
 from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import MicroBatch

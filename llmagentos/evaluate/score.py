@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from llmagentos.core.batches import longest_first
 from llmagentos.core.degenerate import is_degenerate
 from llmagentos.core.errors import InputError
 from llmagentos.core.evaluation import EvalItem, ItemResult, Suite
@@ -25,7 +26,7 @@ from llmagentos.core.messages import answer_text, same_answer
 from llmagentos.engines.batch import generate_greedy
 from llmagentos.models.chat import Rendered, Renderer
 from llmagentos.storage.files import add_lines, read_lines
-from llmagentos.training.batches import collate, longest_first
+from llmagentos.training.batches import collate
 from llmagentos.training.head import logits_of
 from llmagentos.training.rows import MicroBatch
 

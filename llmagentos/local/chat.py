@@ -1,6 +1,5 @@
 """Talk to the served agent from a terminal, and judge what it says; the same HTTP that everybody uses."""
 
-import os
 import uuid
 from typing import Any
 
@@ -9,7 +8,7 @@ import httpx
 from llmagentos.config import Config
 from llmagentos.core.errors import CapacityError
 from llmagentos.core.messages import Message
-from llmagentos.local.simulate import endpoint, refused
+from llmagentos.local.simulate import authorization, endpoint, refused
 
 _TIMEOUT_SECONDS = 120.0
 _HELP = "/good, /bad, /correct TEXT judge the last answer; /new begins again; /quit ends."
@@ -81,6 +80,5 @@ def _send(client: httpx.Client, path: str, body: dict[str, Any], headers: dict[s
 
 
 def _client(config: Config) -> httpx.Client:
-    key = os.environ.get(config.serve.api_key_env)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(base_url=f"{endpoint(config)}/v1/", headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=False)
+    base = f"{endpoint(config)}/v1/"
+    return httpx.Client(base_url=base, headers=authorization(config), timeout=_TIMEOUT_SECONDS, trust_env=False)

@@ -137,12 +137,8 @@ class Client:
         }
 
     def _work(self) -> None:
-        import os
-
-        key = os.environ.get(self._config.serve.api_key_env)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
         questions = [v.question for v in day_two(0).visits(50)]
-        with httpx.Client(base_url=self._base, timeout=60, headers=headers, trust_env=False) as http:
+        with httpx.Client(base_url=self._base, timeout=60, headers=simulate.authorization(self._config), trust_env=False) as http:
             count = 0
             while not self._done.wait(_ASK_EVERY):
                 self._ask(http, questions[count % len(questions)])

@@ -92,10 +92,13 @@ async def _visit(http: httpx.AsyncClient, config: Config, visit: Visit, counts: 
 
 def client(base: str, config: Config) -> httpx.AsyncClient:
     """An HTTP client of the agent, with the API key where there is one."""
+    return httpx.AsyncClient(base_url=base, timeout=60, headers=authorization(config), trust_env=False)
+
+
+def authorization(config: Config) -> dict[str, str]:
+    """The header that says who asks, where the environment holds an API key."""
     key = os.environ.get(config.serve.api_key_env)
-    return httpx.AsyncClient(
-        base_url=base, timeout=60, headers={"Authorization": f"Bearer {key}"} if key else {}, trust_env=False
-    )
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 async def post(http: httpx.AsyncClient, path: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from llmagentos.release.releases import Releases, confirmations
 from llmagentos.serve.keys import stored
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
-from llmagentos.storage.leases import holder_of
+from llmagentos.storage.leases import holder_of, of_cycles
 from llmagentos.storage.tables import Tables
 
 _SILENT_LEASES = 10
@@ -107,4 +107,4 @@ def _last_cycle(home: Home, config: Config) -> dict[str, Any] | None:
 def _is_held(home: Home, cycle: str, config: Config) -> bool:
     """Whether somebody alive holds the lease of a cycle's name."""
     silent = _SILENT_LEASES * config.storage.lease_seconds
-    return holder_of(home, f"cycle-{cycle_name(home, cycle)}", silent) is not None
+    return holder_of(home, of_cycles(cycle_name(home, cycle)), silent) is not None

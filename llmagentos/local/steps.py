@@ -34,10 +34,10 @@ def collect(config: Config) -> dict[str, Any]:
     from llmagentos.local.ray import connect
     from llmagentos.registry.tracking import new_run
     from llmagentos.release.promotion import finish_promotion
-    from llmagentos.storage.leases import Lease
+    from llmagentos.storage.leases import Lease, of_cycles
 
     home = _begin(config)
-    with Lease(home, f"cycle-{config.cycle.name}", seconds=config.storage.lease_seconds), connect(config):
+    with Lease(home, of_cycles(config.cycle.name), seconds=config.storage.lease_seconds), connect(config):
         finish_promotion(config)
         finish_decision(home)
         snapshot = run(config, new_run("collect").id)

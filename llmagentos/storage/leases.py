@@ -43,6 +43,11 @@ def _space() -> str:
     return "here"
 
 
+def of_cycles(name: str) -> str:
+    """The lease that all cycles of a name share."""
+    return f"cycle-{name}"
+
+
 class Lease:
     """`with Lease(home, "cycle-default", seconds=30) as lease:` and `lease.check()` before every step that counts.
 
@@ -62,6 +67,11 @@ class Lease:
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @property
+    def fence(self) -> dict[str, int]:
+        """What a commit carries that must be refused once somebody else took over."""
+        return {self._app: self.epoch}
 
     def __enter__(self) -> "Lease":
         self._acquire()

@@ -4,17 +4,16 @@ Attention is causal, so real tokens never see padding behind them: no mask is ne
 Logits are asked for only from the first to the last position that predicts a supervised token.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
+from llmagentos.core.batches import longest_first
 from llmagentos.training.attention import takes_borders
 from llmagentos.training.rows import OLD, PREFERENCE, Mark, MicroBatch, Plan, Rows
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -100,15 +99,6 @@ def gather(rows: Rows, indices: list[int], pad_id: int, device: torch.device | s
     pairs, sources = [rows[i] for i in indices], [rows.sources[i] for i in indices]
     ids, mask = [p[0] for p in pairs], [p[1] for p in pairs]
     return collate(MicroBatch(0, indices, ids, mask, sources, 1, rows.marks(indices)), pad_id, device)
-
-
-def longest_first(items: Iterable[T], length: Callable[[T], int], batch_tokens: int) -> Iterator[list[T]]:
-    """The items in groups that, padded to their longest, have about `batch_tokens` tokens at most; the longest first."""
-    left = sorted(items, key=length, reverse=True)
-    while left:
-        size = max(1, batch_tokens // length(left[0]))
-        yield left[:size]
-        left = left[size:]
 
 
 def row_batches(rows: Rows, indices: np.ndarray, pad_id: int, batch_tokens: int, device: torch.device) -> Iterator[Batch]:

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from llmagentos.core.batches import longest_first
 from llmagentos.core.errors import InputError
 from llmagentos.models.chat import Renderer
 from llmagentos.models.loading import load_model
-from llmagentos.training.batches import collate, longest_first
+from llmagentos.training.batches import collate
 from llmagentos.training.head import logits_of
 from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import MicroBatch
