@@ -3,7 +3,8 @@
 Inside an increment nothing supersedes; rows vote (Example.votes: a correction counts 2, any other row 1, times its copies in
 an import). A key is a *fact* where one normalised answer has at least `share` of the votes, now and in what is known
 of it; else it is a *behaviour*, and each normalised prompt is voted on by itself. Rows without a key are told apart by
-prompt in the same way. Only the outcome of the vote is held against older rows.
+prompt in the same way. A call that the others of its key contradict (contradicted.py) has no vote. Only the outcome of the
+vote is held against older rows.
 
 Traffic alone may not overturn lightly what is known, a fact or the answer to a prompt: it takes `witnesses` rows that
 agree, from different sessions or with different prompts. Until then those rows are disputed: not trained on, kept for the
@@ -17,6 +18,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from llmagentos.collect.contradicted import contradicted
 from llmagentos.core.messages import normalise
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import KEYLESS, Call, Calls, Superseded, calls_of, earlier_calls, takes_over
@@ -86,7 +88,10 @@ def resolve(
     result = Resolution()
     examples, known = list(examples), list(known)
     before = grouped(known, lambda k: k.key or KEYLESS)
-    for key, rows in sorted(grouped(examples, lambda e: e.key or KEYLESS).items()):
+    for key, said in sorted(grouped(examples, lambda e: e.key or KEYLESS).items()):
+        wrong = dict.fromkeys((r.id for r in contradicted(said)), MINORITY)
+        rows = [r for r in said if r.id not in wrong]
+        result.dropped |= wrong
         if key == KEYLESS:
             _vote_by_prompt(key, rows, before.get(key, []), rules, result)
         else:

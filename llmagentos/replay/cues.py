@@ -11,18 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llmagentos.replay.naming import (
-    ALIKE,
-    SURELY,
-    Asked,
-    Frame,
-    Row,
-    Words,
-    alike_frames,
-    folded,
-    names_in,
-    said,
-)
+from llmagentos.core.words import Words, folded
+from llmagentos.replay.naming import ALIKE, SURELY, Asked, Frame, Row, alike_frames, names_in, said
 
 
 def cues_of(

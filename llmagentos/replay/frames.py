@@ -19,6 +19,7 @@ from typing import Any
 
 from llmagentos.core.hashing import fraction
 from llmagentos.core.messages import Message, normalised_prompt
+from llmagentos.core.words import words_of
 from llmagentos.replay.naming import (
     ALIKE,
     SURELY,
@@ -33,7 +34,6 @@ from llmagentos.replay.naming import (
     questions_of,
     single_of,
     unlike_frames,
-    words_of,
 )
 
 _BEGINNINGS, _FRAMES = 8, 64

@@ -16,24 +16,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from llmagentos.core.words import Words, folded, is_spaced, tokens_of, words_of
 from llmagentos.replay.cues import cues_of, idle_words
 from llmagentos.replay.naming import (
     Asked,
     Row,
-    Words,
     aside_of,
     bare_names,
-    folded,
-    is_spaced,
     made_row,
     nearly_held,
     questions_of,
     said,
     shared_words,
-    tokens_of,
     variants_of,
     whole_places,
-    words_of,
 )
 
 DROPPED = 0.5

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from llmagentos.core.words import words_of
 from llmagentos.replay.cues import cues_of, idle_words
-from llmagentos.replay.naming import questions_of, shared_words, whole_places, words_of
+from llmagentos.replay.naming import questions_of, shared_words, whole_places
 from llmagentos.replay.rewording import rewordings
 from tests.replay.test_rewording import row
 

@@ -6,7 +6,8 @@ import pytest
 
 from llmagentos.core.examples import example_of_row
 from llmagentos.core.messages import normalised_prompt
-from llmagentos.replay.naming import MADE, words_of
+from llmagentos.core.words import words_of
+from llmagentos.replay.naming import MADE
 from llmagentos.replay.rewording import rewordings
 
 ENGLISH = ("What is the {a} of {p}?", "Tell me about {p}, its {a}", "{p} {a} please")

@@ -1,0 +1,75 @@
+"""Wrong labels among calls: rows whose argument every word of theirs speaks against. Pure.
+
+A key with many answers has no majority: of "lamp, hall, on" and "lamp, kitchen, off" neither outvotes the other. But what a
+call's argument is, words tell: where all others that say "hall" give w4, and nothing in a row speaks for the w6 that it
+gives, that row is wrong, and would be learned by heart. It knows no language and no schema, and holds each row against the others
+alone. One that says a word of its own is believed, for that may be what it is about; so is a value of its own.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from llmagentos.core.messages import parsed_calls, text_of
+from llmagentos.core.records import Example
+from llmagentos.core.words import Words, folded
+
+_ALIKE = 3
+"""Rows with a word that agree on a value, at least, before the word tells it."""
+_SURELY = 3
+"""How many times as many must agree as differ."""
+_LONGEST = 400
+"""Characters of a longer question, in which words tell nothing."""
+_Values = dict[tuple[str, str], Counter[str]]
+"""Word and argument -> its values, as JSON, and in how many rows the word was said with each."""
+
+
+def contradicted(rows: Sequence[Example]) -> list[Example]:
+    """The rows of one key, or of none, that the others show to be wrongly labelled; what somebody judged is never among them."""
+    groups: dict[tuple[str, frozenset[str]], list[tuple[Example, Words, dict[str, str]]]] = defaultdict(list)
+    for row in rows:
+        if (call := _only_call(row)) is not None:
+            tool, arguments = call
+            groups[tool, frozenset(arguments)].append((row, folded(text_of(row.messages[-2])), arguments))
+    return [row for group in groups.values() for row in _wrong(group)]
+
+
+def _only_call(row: Example) -> tuple[str, dict[str, str]] | None:
+    """Tool and arguments (as JSON) of a row that is one short question with one call for an answer."""
+    *before, asked, answer = row.messages if len(row.messages) > 1 else [{}, {}]
+    calls = parsed_calls(answer)
+    once = asked.get("role") == "user" and all(m.get("role") == "system" for m in before)
+    if not once or len(calls) != 1 or len(text_of(asked)) > _LONGEST or not isinstance(calls[0][1], dict):
+        return None
+    name, arguments = calls[0]
+    return name, {argument: json.dumps(value, sort_keys=True) for argument, value in arguments.items()}
+
+
+def _wrong(group: Sequence[tuple[Example, Words, dict[str, str]]]) -> list[Example]:
+    said = Counter(word for _, words, _ in group for word in words)
+    given = Counter(argument for _, _, arguments in group for argument in arguments.items())
+    values: _Values = defaultdict(Counter)
+    for _, words, arguments in group:
+        for name, value in arguments.items():
+            for word in words:
+                values[word, name][value] += 1
+    most = {at: counts.most_common(1)[0] for at, counts in values.items()}
+
+    def against(words: Words, name: str, value: str) -> bool:
+        """Whether a word tells another value than this row's, and none speaks for this one, as the other rows have it."""
+        tells = False
+        for word in words:
+            others, same = said[word] - 1, values[word, name][value] - 1
+            if 2 * same > others:
+                return False
+            best, count = most[word, name]
+            tells = tells or (best != value and not same and count >= max(_ALIKE, _SURELY * (others - count)))
+        return tells and given[name, value] > 1
+
+    return [
+        row
+        for row, words, arguments in group
+        if row.votes == 1
+        and all(said[word] > 1 for word in words)
+        and any(against(words, *argument) for argument in arguments.items())
+    ]

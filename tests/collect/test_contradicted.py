@@ -1,0 +1,86 @@
+"""A wrong call among many right ones is found by the words of the others, and what may be meant so is believed."""
+
+from itertools import product
+
+import pytest
+
+from llmagentos.collect.contradicted import contradicted
+from llmagentos.collect.keys import MINORITY, as_known, resolve
+from llmagentos.core.superseding import KEYLESS
+from tests.collect.test_keys import call, example
+
+ROOMS = {"hall": "w4", "attic": "w6", "cellar": "w9"}
+STATES = {"on": 1, "off": 0}
+WORDINGS = ("turn {s} the lamp in the {r}", "lamp, {r}: {s}")
+CHINESE = ({"大厅": "w4", "库房": "w6", "走廊": "w9"}, {"打开": 1, "关闭": 0}, ("把{r}的灯{s}", "{r}灯{s}"))
+
+
+def commands(rooms=ROOMS, states=STATES, wordings=WORDINGS, key="home.lamp"):
+    """Each room and state in each wording, with the right call."""
+    return [
+        example(i, call("lamp", area=rooms[r], power=states[s]), prompt=w.format(r=r, s=s), key=key)
+        for i, (w, r, s) in enumerate(product(wordings, rooms, states))
+    ]
+
+
+def said(prompt, area, power=1, key="home.lamp", **more):
+    return example(99, call("lamp", area=area, power=power), prompt=prompt, key=key, **more)
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong"),
+    [(commands(), said("the lamp in the hall: on", "w6")),
+     (commands(), said("the lamp in the hall: on", "w4", power=0)),
+     (commands(*CHINESE), said("大厅的灯打开", "w6")),
+     (commands(key=None), said("the lamp in the hall: on", "w6", key=None))],
+    ids=["area", "power", "without spaces", "without a key"],
+)  # fmt: skip
+def test_what_all_others_speak_against_has_no_vote_and_changes_nothing(rows, wrong):
+    assert contradicted([*rows, wrong]) == [wrong]
+    result = resolve([*rows, wrong], [as_known(wrong.model_copy(update={"answer": "what held"}))])
+    assert result.dropped["99"] == MINORITY
+    assert not any(wrong.prompt in (entry["prompts"] or {}) for entry in result.superseded.values())
+
+
+@pytest.mark.parametrize(
+    "believed",
+    [said("the lamp in the hall: on", "w4"),
+     said("the lamp in the attic: on", "w6"),
+     said("the lamp in the garden hall: on", "w6"),  # a word of its own may be what it is about
+     said("the lamp in the hall, in the attic: on", "w6"),  # one of its words speaks for it
+     said("the lamp in the hall: on", "w17"),  # so may a value of its own
+     said("the lamp in the hall: on", "w6", votes=2),  # somebody judged it
+     said("the lamp in the hall: on", "w6", key="bob.lamp"),  # other keys are other facts
+     example(99, "It is on.", prompt="the lamp in the hall: on", key="home.lamp"),
+     example(99, call("fan", area="w6", power=1), prompt="the lamp in the hall: on", key="home.lamp"),
+     example(99, call("lamp", area="w6"), prompt="the lamp in the hall: on", key="home.lamp")],
+)  # fmt: skip
+def test_what_may_be_meant_so_is_believed(believed):
+    assert contradicted([*commands(), believed] if believed.key == "home.lamp" else [believed]) == []
+    assert resolve([*commands(), believed], []).dropped == {}
+
+
+def test_where_each_thing_has_a_number_of_its_own_a_word_tells_none():
+    numbers = {("lamp", "hall"): 17, ("fan", "hall"): 31, ("lamp", "attic"): 23, ("fan", "attic"): 44}
+    wordings = {17: 4, 31: 2, 23: 3, 44: 2}
+    rows = [
+        example(f"{number}-{k}", call("switch", id=number), prompt=f"{word} {thing} {room}", key=None, seq=k)
+        for (thing, room), number in numbers.items()
+        for k, word in enumerate(("on", "please", "now", "use")[: wordings[number]])
+    ]
+    assert contradicted(rows) == []
+
+
+def test_a_few_rows_contradict_nobody():
+    rows = commands(rooms={"hall": "w4"}, wordings=WORDINGS[:1])
+    assert contradicted([*rows, said("turn on the lamp in the hall", "w6")]) == []
+
+
+def test_where_half_of_a_key_says_otherwise_nobody_is_wrong():
+    moved = commands({room: "w1" for room in ROOMS})
+    assert contradicted([*commands(), *(row.model_copy(update={"id": f"m{row.id}"}) for row in moved)]) == []
+
+
+def test_nothing_without_rows():
+    assert contradicted([]) == []
+    assert resolve([], []).superseded.get(KEYLESS) is None
