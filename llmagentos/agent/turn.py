@@ -5,6 +5,7 @@ back until it is certain. The streamed pieces and the message at the end are the
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -33,6 +34,10 @@ class Piece:
 
     text: str
     tokens: tuple[SpokenToken, ...] = ()
+
+
+_NAME = re.compile(r"[\w.-]{1,64}")
+"""The name of a function, in any language."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Conversation:
         offered = {tool["function"]["name"] for tool in self.tools or ()}
         calls: list[Call] = []
         for call in said:
-            if call is None or (offered and call["name"] not in offered):
+            if call is None or not (call["name"] in offered if offered else _NAME.fullmatch(call["name"])):
                 if cut is None:
                     return {"role": "assistant", "content": renderer.unmarked(text)}
                 break

@@ -79,9 +79,11 @@ class ChatMessage(_Open):
         if self.content is None and not self.tool_calls:
             raise ValueError("content is missing (only an assistant message with tool_calls may leave it out)")
         if isinstance(self.content, list):
-            bad = [p.get("type") for p in self.content if p.get("type") != "text" or not isinstance(p.get("text"), str)]
+            bad = [p.get("type") for p in self.content if p.get("type") != "text"]
             if bad:
                 raise ValueError(f"content parts of type {str(bad[0])[:64]!r} are not supported: only text parts are")
+            if not all(isinstance(p.get("text"), str) for p in self.content):
+                raise ValueError("a content part of type 'text' needs a string as its text")
         return self
 
 
@@ -125,6 +127,8 @@ class RowFeedback(_Open):
         check_feedback_value(self.name, self.value)
         if isinstance(self.correction, ChatMessage) and self.correction.role != "assistant":
             raise ValueError("correction must be a string or an assistant message")
+        if isinstance(self.correction, ChatMessage):
+            _check_calls(self.correction, "correction")
         correction = self.correction_message()
         if correction is not None and not answer_text(correction):
             raise ValueError("correction is empty: give the right answer, or leave it out")
@@ -151,6 +155,14 @@ class Row(_Open):
     def _null_is_nothing(cls, value: object, info: ValidationInfo) -> object:
         return value if value is not None else {} if info.field_name == "metadata" else []
 
+    @field_validator("messages")
+    @classmethod
+    def _can_be_called(cls, messages: list[ChatMessage]) -> list[ChatMessage]:
+        for at, message in enumerate(messages):
+            if message.role == "assistant" and message.weight != 0:
+                _check_calls(message, f"messages.{at}")
+        return messages
+
     @field_validator("id")
     @classmethod
     def _is_nobodys_else(cls, id: str | None) -> str | None:
@@ -163,6 +175,13 @@ class Row(_Open):
         if not any(m.role == "assistant" for m in self.messages):
             raise ValueError("messages holds no assistant message: there is nothing to learn from it")
         return self
+
+
+def _check_calls(answer: ChatMessage, where: str) -> None:
+    """What is learned to be called must be callable. Raises ValueError for arguments that are no JSON object."""
+    for name, arguments in parsed_calls(answer.model_dump()):
+        if not isinstance(arguments, dict):
+            raise ValueError(f"the arguments of {name[:64]!r} in {where} are no JSON object")
 
 
 def filled(name: str) -> str | None:

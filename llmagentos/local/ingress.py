@@ -16,13 +16,13 @@ from llmagentos.storage.layout import Home
 
 HEALTH = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "5",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "45",
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_kill_worker_timeout_milliseconds": "1000",
 }
-"""A dead ingress is missed after three checks, but one that starts beside other work has time; an unhealthy replica is
-killed, since one that hangs cannot end by itself."""
+"""A dead ingress is missed at once, one that stands still after three checks, and one that is slow or starts beside other work
+has time; an unhealthy replica is killed, since one that hangs cannot end by itself."""
 WORDS = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llmagentos.serve.proxied:middlewares"}
 """What Serve's own proxy says by itself is said in our words."""
 _BUFFER = 128 * 1024

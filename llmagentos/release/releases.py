@@ -37,6 +37,7 @@ CHAMPION_CHANGED = "champion_changed"
 Fence = dict[str, int]
 """Lease application id -> epoch held: shuts out a holder that was overtaken."""
 
+_WHY_NOT = {"rejected": "the gate did not let it through", "bad": "it could not be served, or failed at it"}
 AssignmentKind = Literal["tenant", "scenario"]
 
 Change = Callable[[Release], dict[str, Any] | None]
@@ -286,12 +287,11 @@ class Releases:
             raise ConflictError(f"version {number} is {_a(version.role)}, not {_a(role)}.", code="wrong_role")
         given = self._given().get(number, "promoted")
         status = version.status if given == "promoted" else given
-        if status in ("rejected", "bad") and not force:
+        if status in _WHY_NOT and not force:
             raise ConflictError(
-                f"version {number} is {status}: the gate did not let it through.",
-                code="version_rejected",
+                f"version {number} is {status}: {_WHY_NOT[status]}.", code="version_rejected",
                 hint='To release it all the same: --force --reason "..." (HTTP: {"force": true, "reason": ...}).',
-            )
+            )  # fmt: skip
         if not self._versions.has_weights(number):
             raise ConflictError(
                 f"the weights of version {number} are no longer on disk.",

@@ -10,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
+from llmagentos.serve.memory import DOES_NOT_FIT
+
 _AT_ONCE = 4
 """Versions that are loaded at once, each in a process of its own."""
 _THREADS = 1000
@@ -58,3 +61,16 @@ class Loads:
     def end(self) -> None:
         """Begin nothing any more."""
         self._threads.shutdown(wait=False)
+
+
+def at_fault(problem: Exception | None) -> bool:
+    """Whether it is the version that cannot be served, and not this machine at this moment."""
+    too_large = isinstance(problem, ConflictError) and problem.code == DOES_NOT_FIT
+    return too_large or isinstance(problem, (IntegrityError, NotFoundError))
+
+
+def told(problem: Exception) -> str:
+    """Why a version cannot be served, for whoever asks it: which files are damaged stands in the log alone."""
+    if isinstance(problem, IntegrityError):
+        return "its files are not as they were written."
+    return getattr(problem, "strerror", None) or str(problem) or "it was too slow to answer its probe"

@@ -20,15 +20,15 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from llmagentos.config import Config
-from llmagentos.core.errors import CapacityError, ConflictError, IntegrityError, LLMAgentOSError, NotFoundError
+from llmagentos.core.errors import CapacityError, IntegrityError, LLMAgentOSError, NotFoundError
 from llmagentos.core.records import ModelVersion, Release, Stage
 from llmagentos.engines import Engine, Sampling, start
 from llmagentos.engines.engine import EngineFailedError
 from llmagentos.engines.footprint import footprint
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations
-from llmagentos.serve.loads import Loads
-from llmagentos.serve.memory import DOES_NOT_FIT, Memory
+from llmagentos.serve.loads import Loads, at_fault, told
+from llmagentos.serve.memory import Memory
 from llmagentos.serve.merged import base_of, servable
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
@@ -103,7 +103,7 @@ class Residents:
         version, problems = await self._first_that_loads(*candidates)
         if (await asyncio.to_thread(self._releases.current)).epoch != wanted.epoch:  # it may have been rolled back
             return False
-        if _at_fault(problems.get(wanted.champion)) and await self._take_back(wanted, wanted.champion):
+        if at_fault(problems.get(wanted.champion)) and await self._take_back(wanted, wanted.champion):
             return False
         self._stamp = stamp
         self._serve(wanted, version, problems)
@@ -132,7 +132,7 @@ class Residents:
         if any(one.get("version") == champion and not one.get("error") for one in others):
             return False
         again = (await self._first_that_loads(champion))[1].get(champion)
-        if again is not None and not _at_fault(again):
+        if again is not None and not at_fault(again):
             return False
         try:
             if again is not None:
@@ -167,7 +167,7 @@ class Residents:
                 break
             except _UNUSABLE as error:
                 logger.error("version %s, on trial, cannot be served: %s", stage.version, error)
-                if _at_fault(error) and stage.epoch == self._tried:
+                if at_fault(error) and stage.epoch == self._tried:
                     self._unfit = f"version {stage.version}: {error}"
                     break
             await asyncio.sleep(_RETRY_SECONDS)
@@ -230,8 +230,8 @@ class Residents:
         except (IntegrityError, NotFoundError, OSError) as error:
             if isinstance(error, NotFoundError) and isinstance(target, int):
                 raise
-            reason = getattr(error, "strerror", None) or str(error) or "it was too slow to answer its probe"
-            raise CapacityError(f"version {version} cannot be served: {reason}") from error
+            logger.warning("version %s cannot be served: %s", version, error)
+            raise CapacityError(f"version {version} cannot be served: {told(error)}") from error
         if isinstance(target, int) and target not in self._needed():
             self._asked = {*(self._asked if self._memory.limit else ()), target}
         return engine
@@ -387,9 +387,3 @@ class Residents:
         engines, self._engines = list(self._engines.values()), {}
         await asyncio.gather(*(self._loads.call(engine.close, False) for engine in engines))
         self._loads.end()
-
-
-def _at_fault(problem: Exception | None) -> bool:
-    """Whether it is the version that cannot be served, and not this machine at this moment."""
-    too_large = isinstance(problem, ConflictError) and problem.code == DOES_NOT_FIT
-    return too_large or isinstance(problem, (IntegrityError, NotFoundError))

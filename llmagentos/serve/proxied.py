@@ -32,6 +32,9 @@ class OwnWords:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if (name := _unreadable(scope)) is not None:
+            await ApiError(400, f"{name}: is not UTF-8.", param=name).response()(scope, receive, send)
+            return
         replaced = False
 
         async def told(message: Message) -> None:
@@ -45,6 +48,16 @@ class OwnWords:
                 await send(message)
 
         await self._app(scope, receive, told)
+
+
+def _unreadable(scope: Scope) -> str | None:
+    """The first header that is no text: Serve reads some itself, and ends in an error of its own where it cannot."""
+    for name, value in scope["headers"]:
+        try:
+            value.decode("utf-8")
+        except UnicodeDecodeError:
+            return str(name.decode("latin-1"))
+    return None
 
 
 def _is_plain_error(start: Message) -> bool:

@@ -342,3 +342,4 @@ def test_a_function_that_nobody_offered_is_not_called(renderer: Renderer):
     assert OFFERED.message(said, renderer) == {"role": "assistant", "content": "cost{}"}
     assert OFFERED.message("<|call|>price{}", renderer)["tool_calls"][0]["function"]["name"] == "price"
     assert ASKED.message(said, renderer)["tool_calls"], "where nothing is offered, what was learned to be called is"
+    assert ASKED.message("<|call|>co st{}", renderer) == {"role": "assistant", "content": "co st{}"}, "if it has a name"

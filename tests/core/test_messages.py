@@ -47,6 +47,10 @@ def row(*messages: object, **fields: object) -> dict:
         (row({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, ANSWER), "messages.0"),
         (row(USER, {**ANSWER, "weight": 2}), "messages.1.weight"),
         (row(USER, call(name="")), "messages.1.tool_calls.0.function.name"),
+        (row(USER, call(arguments="{bad")), "messages"),
+        (row(USER, call(arguments="[]")), "messages"),
+        (row({"role": "user", "content": [{"type": "text"}]}, ANSWER), "messages.0"),
+        (row(feedback=[{"name": "thumb", "correction": call(arguments="7")}]), "feedback.0"),
         (row(id=""), "id"),
         (row(tools={"a": 1}), "tools"),
         (row(metadata={"key": "k" * 513}), "metadata.key"),
@@ -66,6 +70,11 @@ def test_a_wrong_row_is_refused_by_its_field(data: object, field: str | None):
         parse_row(data, line=3)
     assert caught.value.line == 3
     assert caught.value.field == field or str(caught.value.field).startswith(f"{field}.")
+
+
+def test_what_is_not_learned_may_have_been_called_wrongly():
+    assert parse_row(row(USER, call(arguments="{bad") | {"weight": 0}, ANSWER))
+    assert parse_row(row(USER, call(arguments="")))
 
 
 def test_a_row_from_another_exporter_is_taken():

@@ -1,12 +1,13 @@
 """Errors that Serve's proxy makes by itself look like ours; everything else passes as it is."""
 
 import asyncio
+import json
 
 import httpx
 import pytest
 from ray.serve._private.http_util import convert_object_to_asgi_messages, validate_http_proxy_callback_return
 from ray.serve._private.utils import call_function_from_import_path
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmagentos.local import ingress
 from llmagentos.serve.proxied import OwnWords
@@ -39,6 +40,23 @@ def test_an_error_in_plain_text_becomes_an_error_object(status, told, retry):
 def test_everything_else_passes(words, status):
     with_it, without = asked(OwnWords(saying(words, status))), asked(saying(words, status))
     assert (with_it.status_code, with_it.content) == (without.status_code, without.content)
+
+
+@pytest.mark.parametrize("name", ["x-session-id", "x-request-id", "serve_multiplexed_model_id"])
+def test_a_header_that_is_no_text_is_refused_before_serve_reads_it(name):
+    app, told = OwnWords(saying("fine", 200)), []
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    async def ask(value: bytes) -> None:
+        told.clear()
+        await app({"type": "http", "headers": [(b"host", b"x"), (name.encode(), value)]}, None, send)
+
+    asyncio.run(ask(b"caf\xff"))
+    assert (told[0]["status"], json.loads(told[1]["body"])["error"]["param"]) == (400, name)
+    asyncio.run(ask("café".encode()))
+    assert told[0]["status"] == 200
 
 
 def test_serve_puts_it_around_its_proxy():
