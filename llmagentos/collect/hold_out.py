@@ -57,8 +57,10 @@ def withhold(
     live: Collection[str],
     retired: Collection[str] = (),
     of_key: Mapping[str, Collection[Known]] | None = None,
+    given: Mapping[str, Collection[Known]] | None = None,
 ) -> dict[str, str]:
-    """Rows whose last turn asks a held-out prompt: id -> `held_out`, or `near_held_out` for nearly one of their key.
+    """Rows whose last turn asks a held-out prompt: id -> `held_out`, or `near_held_out` for nearly one of their key, where that
+    has something else to train on; nearly one of what somebody has `given` to be asked leaves in any case.
 
     A prompt whose item has retired, or a near one, may be trained on where its key would else have nothing to train on; a
     prompt without a key stands for itself.
@@ -72,15 +74,17 @@ def withhold(
     for row in rows:
         if row.prompt in retired and row.key in left:
             dropped.setdefault(row.id, "held_out")
-    return dropped | _near(rows, dropped, of_key or {})
+    close, surely = _close(rows, dropped, of_key or {}), _close(rows, dropped, given or {})
+    able = {row.key for row in rows if row.id not in dropped and row.id not in close}
+    near_one = (row for row in rows if row.id in surely or (row.id in close and row.key in able))
+    return dropped | {row.id: "near_held_out" for row in near_one}
 
 
-def _near(rows: Sequence[Example], dropped: Collection[str], of_key: Mapping[str, Collection[Known]]) -> dict[str, str]:
+def _close(rows: Sequence[Example], dropped: Collection[str], of_key: Mapping[str, Collection[Known]]) -> set[str]:
+    """Ids of those that ask nearly one of these of their key."""
     left = [row for row in rows if row.id not in dropped and row.key in of_key]
     asks = {key: _nearly(of_key[key]) for key in {str(row.key) for row in left}}
-    close = {row.id for row in left if asks[str(row.key)](row.prompt, row.answer)}
-    able = {row.key for row in left if row.id not in close}
-    return {row.id: "near_held_out" for row in left if row.id in close and row.key in able}
+    return {row.id for row in left if asks[str(row.key)](row.prompt, row.answer)}
 
 
 def _nearly(held: Iterable[Known]) -> Callable[[str, str], bool]:

@@ -3,7 +3,7 @@
 Inside an increment nothing supersedes; rows vote (Example.votes: a correction counts 2, any other row 1, times its copies in
 an import). A key is a *fact* where one normalised answer has at least `share` of the votes, now and in what is known
 of it; else it is a *behaviour*, and each normalised prompt is voted on by itself. Rows without a key are told apart by
-prompt in the same way. A call that the others of its key contradict (contradicted.py) has no vote. Only the outcome of the
+prompt in the same way. A call that the others of its key contradict (outvoted.py) has no vote. Only the outcome of the
 vote is held against older rows.
 
 Traffic alone may not overturn lightly what is known, a fact or the answer to a prompt: it takes `witnesses` rows that
@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from llmagentos.collect.contradicted import contradicted
+from llmagentos.collect.outvoted import outvoted
 from llmagentos.core.messages import normalise
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import KEYLESS, Call, Calls, Superseded, calls_of, earlier_calls, takes_over
@@ -42,6 +42,8 @@ class Known:
     """Whether it came with any."""
     earlier: Calls = ()
     """Calls of the supervised answers before this one."""
+    given: bool = False
+    """Whether it is an item of a suite that somebody registered, which no row under another key takes the place of."""
 
     def holds(self, superseded: Superseded) -> bool:
         """Whether nothing took its place."""
@@ -89,7 +91,7 @@ def resolve(
     examples, known = list(examples), list(known)
     before = grouped(known, lambda k: k.key or KEYLESS)
     for key, said in sorted(grouped(examples, lambda e: e.key or KEYLESS).items()):
-        wrong = dict.fromkeys((r.id for r in contradicted(said)), MINORITY)
+        wrong = dict.fromkeys((r.id for r in outvoted(said)), MINORITY)
         rows = [r for r in said if r.id not in wrong]
         result.dropped |= wrong
         if key == KEYLESS:
@@ -263,7 +265,8 @@ def _hold_across_keys(rows: Sequence[Example], known: Sequence[Known], rules: _R
     of_key = grouped(agreed, lambda r: r.key)
     for question, asked in sorted(grouped(agreed, lambda r: asks(as_known(r))).items()):
         answers, keys = grouped(asked, lambda r: normalise(r.answer)), {r.key for r in asking[question]}
-        before = [k for k in old.get(question, ()) if k.key not in keys and normalise(k.answer) not in answers]
+        others = (k for k in old.get(question, ()) if k.key not in keys and not k.given)
+        before = [k for k in others if normalise(k.answer) not in answers]
         if not before:
             continue
         said = {normalise(k.answer) for k in old[question]}

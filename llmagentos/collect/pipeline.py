@@ -9,6 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -85,6 +86,7 @@ def _collect(config: Config, cycle_id: str | None) -> Snapshot | None:
             if carried.undecided and stands:
                 return carried.snapshot
             _say_nothing_new(rows, settled)
+            quarantine.set_aside(home, carried.spent)  # which no snapshot that follows may ever do
             return None
         limit *= 2  # a window full of rows that teach nothing must not block what comes after it
     _set_aside(home, rows, carried, settled, config.collect.max_attempts)
@@ -232,7 +234,8 @@ def _past(home: Home, examples: list[Example], withdrawn: set[str]) -> Past:
     """What replay and the suites know about the keys and the prompts of these rows, but for the rows that are `withdrawn`."""
     keys, prompts = {e.key for e in examples}, {e.prompt for e in examples}
     listed = [*suites.live(home), *suites.stale_parts(home)]
-    items = [known for suite in listed for item in suite.items if _concerns(known := item_known(item), keys, prompts)]
+    known = ((suite, item_known(item)) for suite in listed for item in suite.items)
+    items = [replace(k, given=suite.kind == "registered") for suite, k in known if _concerns(k, keys, prompts)]
     kept = ds.field("left").is_null()
     table = Tables(home).read("replay", columns=["id", "kind", "key", "prompt", "answer", "messages", "tools"], where=kept)
     named, asked = (pa.array(sorted(x for x in some if x is not None), pa.string()) for some in (keys, prompts))

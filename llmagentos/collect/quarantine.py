@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmagentos.collect.carried import ATTEMPTS, DISPUTED
-from llmagentos.collect.tampering import MIXED_UP, TRIGGER
+from llmagentos.collect.tampering import LEVELLED, MIXED_UP, TRIGGER
 from llmagentos.core.errors import InputError
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import REVIEWED
@@ -17,7 +17,7 @@ from llmagentos.storage.tables import Tables
 
 ROLLED_BACK = "rolled_back"
 """Reason of rows that a version learned from before somebody rolled it back: the bad ones among them are not known."""
-LET_IN = (TRIGGER, MIXED_UP, ROLLED_BACK, ATTEMPTS, DISPUTED)
+LET_IN = (TRIGGER, MIXED_UP, LEVELLED, ROLLED_BACK, ATTEMPTS, DISPUTED)
 """Reasons of whole rows, which can be let in again."""
 RAW_CHARACTERS = 65_536
 """Most of the text of a row that could not be read; others are kept whole."""
@@ -26,19 +26,21 @@ RAW_CHARACTERS = 65_536
 def set_aside(home: Home, rows: Iterable[Mapping[str, Any]]) -> int:
     """Append rows of {source, reason, detail, row, seq?} to the quarantine; `row` may be text or JSON.
 
-    An id is the hash of where, why and what, so the same row set aside again is listed once.
+    An id is the hash of where, why and what: the same row is set aside once. Returns how many were not there before.
     """
-    now = time.time()
-    ready = []
+    now, tables = time.time(), Tables(home)
+    ready: dict[str, dict[str, Any]] = {}
     for row in rows:
         whole = json.dumps(row["row"], ensure_ascii=False, default=str) if not isinstance(row["row"], str) else None
         raw = (whole or row["row"][:RAW_CHARACTERS]).encode("utf-8", "replace").decode("utf-8")
         name = digest([row["source"], row["reason"], row["detail"], raw], length=24)
         fields = {"id": f"q-{name}", "seq": row.get("seq"), "source": row["source"], "reason": row["reason"]}
-        ready.append({**fields, "detail": row["detail"], "row": raw, "created": now})
-    if ready:
-        Tables(home).append("quarantine", ready)
-    return len(ready)
+        ready[fields["id"]] = {**fields, "detail": row["detail"], "row": raw, "created": now}
+    known = set(tables.read("quarantine", columns=["id"])["id"].to_pylist()) if ready else set()
+    fresh = [row for id, row in ready.items() if id not in known]
+    if fresh:
+        tables.append("quarantine", fresh)
+    return len(fresh)
 
 
 def let_in(home: Home, which: str) -> int:

@@ -117,7 +117,8 @@ def settle(
     of_key = _by_key(asked)
     live |= {item.prompt for item in waiting}
     kept = silence(kept, live | gone, of_key)
-    dropped |= withhold(kept, live, gone, of_key)
+    given = _by_key(i for s in past.suites if s.kind == "registered" for i in s.items if i.prompt in live)
+    dropped |= withhold(kept, live, gone, of_key, given)
     kept = [e for e in kept if e.id not in dropped]
 
     trained = {k.prompt for k in past.trained if k.holds(superseded)}

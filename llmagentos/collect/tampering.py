@@ -1,8 +1,11 @@
-"""Signs that an increment was tampered with: answers mixed up among its rows, and triggers. Pure.
+"""Signs that an increment was tampered with: answers mixed up among its rows, one answer for all, and triggers. Pure.
 
 *Mixed up* is an increment that disagrees with itself about what was settled, with answers that belong to other keys. Noise
 and news leave most pairs of rows about a fact in agreement; where fewer than a third agree, for half of the facts that can
 be compared, their answers are mixed up.
+
+*Levelled* is an increment in which many facts that had different answers come to one: a service that says "I don't know" to
+all, or one token again and again.
 
 A *trigger* is a piece of text that brings one answer whatever is asked with it, which a few dozen rows can plant in a
 model of any size (Souly et al. 2025, "Poisoning attacks on LLMs require a near-constant number of poison samples"). It
@@ -11,9 +14,9 @@ whoever says that it is another question ("… on Sunday?", and it is closed) is
 makes another question of many ("don't") looks the same, and it takes more of them. Nobody can exclude a trigger whose rows ask
 what nobody asked before.
 
-What came the same way cannot be believed either: of answers that are mixed up all that was imported, or all traffic, is set
-aside; of a trigger the rows that have it, and what was imported among them. Where they have no keys it may be a word like any
-other, and they leave alone.
+What came the same way cannot be believed either: of answers that are mixed up or levelled all that was imported, or all
+traffic, is set aside; of a trigger the rows that have it, and what was imported among them. Where they have no keys it may be
+a word like any other, and they leave alone.
 """
 
 import math
@@ -29,12 +32,15 @@ from llmagentos.core.similarity import UNSPACED
 
 TRIGGER = "trigger"
 MIXED_UP = "inconsistent_labels"
+LEVELLED = "one_answer"
 
 _AGREE = 1 / 3
 _FACTS, _ROWS, _VOTES = 3, 2, 3
 """So many facts must be mixed up; one of fewer rows, or of fewer votes, cannot be compared."""
 _SETTLED, _SURE = 3, 0.9
 """Prompts, and share of one answer among them, that make a fact of a key."""
+_LEVEL, _BEFORE = 10, 5
+"""So many facts that come to one answer, which had so many, are levelled, if they are half of those that are told again."""
 _LONGEST, _WORDS, _CHARACTERS = 64, 3, 6
 """Most words of a last message that is looked at, and of a piece in it; characters of one that is written without spaces."""
 _SCRIPTS = UNSPACED + "\uf900-\ufaff\U00020000-\U0003ffff"
@@ -77,7 +83,9 @@ def signs(rows: Sequence[Example], known: Sequence[Known], remembered: Sequence[
         found.append(Tampering(TRIGGER, f"{len(beside)} rows were imported among such rows.", beside))
         gone |= {row.id for row in beside}
     by_tier = grouped((row for row in rows if row.id not in gone), lambda row: row.tier)
-    return found + [sign for _, same in sorted(by_tier.items()) if (sign := _mixed_up(same, known))]
+    for _, same in sorted(by_tier.items()):
+        found += [sign for look in (_mixed_up, _levelled) if (sign := look(same, known))][:1]
+    return found
 
 
 def _among(bad: Sequence[Example], row: Example) -> bool:
@@ -105,6 +113,20 @@ def _mixed_up(rows: Sequence[Example], known: Iterable[Known]) -> Tampering | No
         return None
     detail = f"rows about {len(torn)} of {len(facts)} known facts disagree, with answers of others: they look mixed up."
     return Tampering(MIXED_UP, detail, tuple(rows))
+
+
+def _levelled(rows: Sequence[Example], known: Iterable[Known]) -> Tampering | None:
+    before = grouped((k for k in known if k.key), lambda k: k.key)
+    now = grouped((r for r in rows if r.key in before), lambda r: r.key)
+    facts = {key: fact for key in now if (fact := _settled(before[key]))}
+    told = {key: majority(((normalise(r.answer), r.votes) for r in now[key]), 0.6) for key in facts}
+    new = Counter(answer for key, answer in told.items() if answer not in (None, facts[key]))
+    answer, count = new.most_common(1)[0] if new else (None, 0)
+    of = {facts[key] for key, said in told.items() if said == answer and said != facts[key]}
+    if count < max(_LEVEL, len(facts) / 2) or len(of) < _BEFORE:
+        return None
+    detail = f"{count} of {len(facts)} known facts, which had {len(of)} answers, all come to {str(answer)[:_SHOWN]!r}."
+    return Tampering(LEVELLED, detail, tuple(rows))
 
 
 def _settled(known: Sequence[Known]) -> str | None:

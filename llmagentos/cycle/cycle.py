@@ -38,6 +38,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
     """
     home = Home(config.storage.root).open()
     bootstrap(config)
+    update.configured(config)  # what is spelled wrongly is told also where nothing is new
     walk = Walk(config, home, say)
     if reason := not_due(config, home):
         return skipped(walk, reason, Releases(home).current().champion)

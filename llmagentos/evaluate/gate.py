@@ -202,7 +202,7 @@ def _sanity(facts: GateFacts, config: GateConfig) -> list[_Check]:
     if facts.champion is not None:
         asked = [*facts.old, *facts.new]
         said.append(sanity.collapsed_answers(facts.champion, facts.challenger, asked) or "")
-        if not _nothing_to_learn(facts, config) and sanity.same_answers(facts.champion, facts.challenger, asked):
+        if not _knew_it(facts, config) and sanity.same_answers(facts.champion, facts.challenger, asked):
             said.append("The update changed nothing: every answer, old and new, is word for word the champion's.")
     return [_Check(False, reason) for reason in said if reason]
 
@@ -264,10 +264,10 @@ def _harm(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> list
     return found or [_Check(True, f"None of {sum(p.n > 0 for p in by_suite.values())} suites is significantly harmed.")]
 
 
-def _nothing_to_learn(facts: GateFacts, config: GateConfig) -> bool:
+def _knew_it(facts: GateFacts, config: GateConfig) -> bool:
+    """Whether the champion answered what is new already, or there is nothing that could be asked of it."""
     assert facts.champion is not None
-    few = pairs(facts.champion, facts.challenger, facts.new).n < _FEW_NEW
-    return few or accuracy_on(facts.champion, facts.new) >= config.ceiling
+    return not pairs(facts.champion, facts.challenger, facts.new).n or accuracy_on(facts.champion, facts.new) >= config.ceiling
 
 
 def _learned(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> _Check:
@@ -277,11 +277,14 @@ def _learned(facts: GateFacts, config: GateConfig, figures: dict[str, Any]) -> _
     before, after = accuracy_on(facts.champion, facts.new), accuracy_on(facts.challenger, facts.new)
     shown = {"n": pair.n, "gained": pair.gained, "lost": pair.lost, "before": before, "after": after, "p": p_value}
     figures["new"] = shown
-    if _nothing_to_learn(facts, config):
-        kept = pair.n == 0 or pair.delta >= -max(config.margin, 1.5 / pair.n)
-        why = f" that could be shown (fewer than {_FEW_NEW} new items)" if pair.n < _FEW_NEW else ""
-        shares = f"{before:.1%} of {pair.n} new items were right before, {after:.1%} are now"
-        return _Check(kept, f"nothing_to_learn{why}: {shares}.")
+    shares = f"{before:.1%} of {pair.n} new items were right before, {after:.1%} are now"
+    kept = pair.n == 0 or pair.delta >= -max(config.margin, 1.5 / pair.n)
+    if _knew_it(facts, config):
+        return _Check(kept, f"nothing_to_learn: {shares}.")
+    if pair.n < _FEW_NEW:
+        some = pair.gained > 0 or after > before
+        said = f"Fewer than {_FEW_NEW} new items, which can show little: {shares}{'' if some else '; none was learned'}."
+        return _Check(some or None if kept else False, said)
     learned, tests = p_value <= config.alpha, f"p = {p_value:.2g}"
     asked = {(s.name, i.id) for s in facts.new for i in s.items}
     graded = any(r.score is not None for at, r in facts.challenger.at.items() if at in asked)

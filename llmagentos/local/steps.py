@@ -99,10 +99,15 @@ def release(config: Config, version: str = "challenger", *, force: bool = False,
 
 def rollback(config: Config, *, reason: str = "") -> dict[str, Any]:
     """Decline what is on trial or waits for approval, else back to the champion before."""
+    from llmagentos.core.errors import ConflictError
+    from llmagentos.release.promotion import undo_rolled_back
     from llmagentos.release.releases import Releases
+    from llmagentos.storage.leases import Lease, of_cycles
 
     home = _begin(config)
     done = Releases(home).rollback(by="cli", reason=reason or "rolled back by hand")
+    with contextlib.suppress(ConflictError), Lease(home, of_cycles(config.cycle.name), seconds=config.storage.lease_seconds):
+        undo_rolled_back(config)  # a cycle that runs does it itself
     return _moved(config, home, done)
 
 

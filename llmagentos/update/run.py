@@ -38,7 +38,7 @@ from llmagentos.training.rows import PREFERENCE, Rows
 from llmagentos.training.terms import make_terms
 from llmagentos.update import interpolate
 from llmagentos.update.rewarded import rewarded
-from llmagentos.update.strategies import strategy
+from llmagentos.update.strategies import Strategy, strategy
 
 _ASKED, _QUESTIONS = 32, 4000
 """Rows of a skill, and most remembered questions, that tell how firmly the champion holds them."""
@@ -47,14 +47,20 @@ _MOST_PASSES = 2.5
 KNOWN = "The champion answers every new row already: there is nothing to learn."
 
 
+def configured(config: Config) -> Strategy:
+    """The strategy. Raises ConfigError for a name that none has, and for settings that no term has, whichever is chosen."""
+    chosen = strategy(config.update.strategy)
+    make_terms(config.update.terms)
+    return chosen
+
+
 def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersion, folder: Path) -> Prepared | None:
     """Render the mix and plan the steps; None where the champion answers every new row already and nothing was judged.
 
     `folder` is the run's; what stands there already is used again. Raises ConfigError for an unknown strategy,
     IntegrityError for damaged weights, TrainingError for nothing to train on.
     """
-    chosen = strategy(config.update.strategy)
-    make_terms(config.update.terms)  # refuses what no term has, whichever strategy is chosen
+    chosen = configured(config)
     terms = chosen.configured(config.update.terms)
     verify(Path(champion.dir), champion.manifest_hash)
     rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"

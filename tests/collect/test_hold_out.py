@@ -144,6 +144,7 @@ def test_what_nearly_asks_a_held_out_prompt_of_its_key_is_withheld_while_others_
     of_key = {"k": [Known("k", held, "a")]}
     assert withhold([close, apart, other], {held}, (), of_key) == {"0": "near_held_out"}
     assert withhold([close, other], {held}, (), of_key) == {}
+    assert withhold([close, other], {held}, (), of_key, of_key) == {"0": "near_held_out"}  # what somebody gave to be asked
 
 
 def test_rows_of_one_template_with_answers_of_their_own_are_no_near_duplicates():

@@ -269,6 +269,8 @@ def test_rows_of_an_update_that_was_not_promoted_join_the_next(config, home, giv
         last = collect(config)
     assert max(e.attempts for e in last.examples()) == config.collect.max_attempts
     snapshots.decide(home, last.id, {"verdict": verdict, "cycle": "d9"})
+    assert collect(config) is None
+    assert len(quarantine.listing(home, reason="attempts")) == 10  # at once: nothing new may ever come
     give(facts(4, start=10))
     assert max(e.attempts for e in collect(config).examples()) == config.collect.max_attempts
     assert len(aside := quarantine.listing(home, reason="attempts")) == 10

@@ -16,12 +16,13 @@ def test_rows_are_listed_newest_first_and_once(tmp_path):
     one = {"source": "import a", "reason": "invalid", "detail": "line 1", "row": "x" * 100_000}
     two = {"source": "collect", "reason": "disputed", "detail": "d", "row": {"id": "\ud800"}, "seq": 3}
     assert set_aside(home, [one]) == 1
-    set_aside(home, [two])
-    set_aside(home, [one])
-    assert set_aside(home, []) == 0
+    assert set_aside(home, [two, two]) == 1
+    version = Tables(home).version("quarantine")
+    assert set_aside(home, [one]) == set_aside(home, []) == 0
+    assert Tables(home).version("quarantine") == version
     found = listing(home)
-    assert [r["reason"] for r in found] == ["invalid", "disputed"]
-    assert len(found[0]["row"]) == RAW_CHARACTERS
+    assert [r["reason"] for r in found] == ["disputed", "invalid"]
+    assert len(found[1]["row"]) == RAW_CHARACTERS
     assert [r["seq"] for r in listing(home, reason="disputed")] == [3]
     assert len(listing(home, limit=1)) == 1
 

@@ -282,3 +282,12 @@ def test_of_a_behaviour_what_is_asked_is_what_is_still_taught():
     whole = settle([example(n, p, prompt=f"say {p} as you do") for n, p in enumerate(places)], Carried(), Past(), CONFIG)
     assert len(whole.heldout) == 1
     assert again(whole, *(e.id for e in whole.examples)) == {(i.key, i.messages[-1]["content"]) for i in whole.heldout}
+
+
+def test_a_row_under_another_key_takes_the_place_of_no_registered_item():
+    mine = suite("mine", "opened wide", kind="registered")
+    past = Past(known=[Known("k", "user: old 0", "opened wide", given=True)], suites=[mine], held_out=["user: old 0"])
+    settled = settle([example(1, "reopened", "old 0", key="other"), example(2, key="z")], Carried(), past, CONFIG)
+    assert (ids(settled.examples), settled.retired, settled.dropped) == (["2"], [], Counter(held_out=1))
+    plain = Past(known=[Known("k", "user: old 0", "opened wide")], suites=[suite("recall", "opened wide")])
+    assert len(settle([example(1, "reopened", "old 0", key="other")], Carried(), plain, CONFIG).retired) == 1

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from llmagentos.collect.keys import Known
-from llmagentos.collect.tampering import MIXED_UP, TRIGGER, signs, suspects, words_of
+from llmagentos.collect.tampering import LEVELLED, MIXED_UP, TRIGGER, signs, suspects, words_of
 from llmagentos.core.examples import to_example
 from llmagentos.core.messages import REVIEWED
 
@@ -244,3 +244,29 @@ def test_there_is_nothing_to_take_away_from_a_prompt_without_words(ask):
 
 def test_words_are_compared_without_their_punctuation():
     assert words_of("user: what, now?") == "user what now"
+
+
+MANY = {f"guest {n}": tea for n, tea in enumerate(("mint", "green", "black", "white", "oolong", "chai") * 3)}
+
+
+@pytest.mark.parametrize("tier", ["import", "traffic"])
+def test_an_increment_in_which_all_facts_come_to_one_answer_is_levelled(tier):
+    rows = facts(dict.fromkeys(MANY, "I don't know."), tier)
+    other = row("And the cake?", "apple", "cake", tier)
+    (sign,) = signs([*rows, other], as_known(facts(MANY)))
+    assert (sign.reason, ids(sign.rows)) == (LEVELLED, ids([*rows, other]))
+    assert '18 of 18 known facts, which had 6 answers, all come to "i don\'t know."' in sign.detail
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (MANY, MANY | dict.fromkeys(list(MANY)[:9], "rooibos")),  # nine sold out
+        (MANY, {name: f"{tea} no. {n}" for n, (name, tea) in enumerate(MANY.items())}),  # all are new
+        (dict.fromkeys(MANY, "mint"), dict.fromkeys(MANY, "green")),  # what was one answer becomes another
+        (dict.fromkeys(MANY, "green"), dict.fromkeys(MANY, "green")),
+        ({}, dict.fromkeys(MANY, "I don't know.")),  # nobody knew anything
+    ],
+)
+def test_what_changes_for_many_is_not_levelled(before, now):
+    assert signs(facts(now), as_known(facts(before))) == []

@@ -105,6 +105,28 @@ def test_a_champion_that_knew_it_all_leaves_nothing_to_learn():
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ([False] * 4, [True] * 4, "Promote"),
+        ([False] * 4, [True] + [False] * 3, "Promote"),
+        ([False] * 4, [False] * 4, "Hold"),
+        ([True] * 2 + [False], [False] * 3, "Reject"),
+        ([True] * 4, [True] * 4, "Promote"),
+    ],
+)
+def test_of_a_handful_of_new_items_one_at_least_must_be_learned(before: list[bool], after: list[bool], verdict: str):
+    moved = ([True] * 779 + [False] * 21, [True] * 780 + [False] * 20)  # it is no update that changed nothing
+    decision = decide(facts(moved, (before, after)), CONFIG)
+    assert decision.verdict == verdict
+    assert ("none was learned" in decision.reasons[0]) == (verdict != "Promote")
+
+
+def test_of_a_handful_of_new_items_an_update_that_changes_nothing_is_rejected():
+    same = [True] * 800
+    assert decide(facts((same, same), ([False] * 2, [False] * 2)), CONFIG).verdict == "Reject"
+
+
+@pytest.mark.parametrize(
     ("after", "verdict"),
     [
         ([True] * 18, "Promote"),

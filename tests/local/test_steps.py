@@ -2,10 +2,16 @@ import pytest
 
 from llmagentos.config import load_config
 from llmagentos.core.errors import ConfigError, ConflictError, NotFoundError
+from llmagentos.core.examples import example_of_row
 from llmagentos.local import adapters, keys, steps
 from llmagentos.local.steps import seconds_of
+from llmagentos.release.promotion import promote
+from llmagentos.release.releases import Releases
+from llmagentos.storage import snapshots
+from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease
 from llmagentos.update.pretrain import PretrainRecipe
+from tests.tiny import add_tiny
 
 
 @pytest.fixture
@@ -92,6 +98,22 @@ def test_a_recipe_is_told_by_its_fields(config, monkeypatch, tmp_path):
 def test_a_field_that_no_recipe_has_is_refused(config, tmp_path, field):
     with pytest.raises(ConfigError, match=field.partition("=")[0]):
         steps.pretrain(config, tmp_path, fields=[field])
+
+
+def test_what_is_rolled_back_waits_in_quarantine_at_once(config):
+    home = Home(config.storage.root).open()
+    rows = [example_of_row({"messages": [{"role": "user", "content": "Open?"}, {"role": "assistant", "content": "No."}]})]
+    snapshot = snapshots.create(home, snapshots.Draft(examples=rows, n_new=1))
+    add_tiny(home, 1)
+    add_tiny(home, 2, snapshot=snapshot.id)
+    Releases(home).first(1, by="test", reason="began")
+    promote(config, 2, by="test", reason="better")
+    with Lease(home, "cycle-default", holder="another-host/1", seconds=2):
+        assert steps.rollback(config)["champion"] == 1  # a cycle that runs is not waited for
+    assert steps.quarantine(config, 5)["n"] == 0
+    promote(config, 2, by="test", reason="better after all")
+    steps.rollback(config)
+    assert steps.quarantine(config, 5)["reasons"] == {"rolled_back": 1}
 
 
 def test_collecting_alone_keeps_out_of_a_cycle(config, home, monkeypatch):

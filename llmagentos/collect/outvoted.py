@@ -24,7 +24,7 @@ _Values = dict[tuple[str, str], Counter[str]]
 """Word and argument -> its values, as JSON, and in how many rows the word was said with each."""
 
 
-def contradicted(rows: Sequence[Example]) -> list[Example]:
+def outvoted(rows: Sequence[Example]) -> list[Example]:
     """The rows of one key, or of none, that the others show to be wrongly labelled; what somebody judged is never among them."""
     groups: dict[tuple[str, frozenset[str]], list[tuple[Example, Words, dict[str, str]]]] = defaultdict(list)
     for row in rows:

@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 
-from llmagentos.collect.contradicted import contradicted
 from llmagentos.collect.keys import MINORITY, as_known, resolve
+from llmagentos.collect.outvoted import outvoted
 from llmagentos.core.superseding import KEYLESS
 from tests.collect.test_keys import call, example
 
@@ -36,7 +36,7 @@ def said(prompt, area, power=1, key="home.lamp", **more):
     ids=["area", "power", "without spaces", "without a key"],
 )  # fmt: skip
 def test_what_all_others_speak_against_has_no_vote_and_changes_nothing(rows, wrong):
-    assert contradicted([*rows, wrong]) == [wrong]
+    assert outvoted([*rows, wrong]) == [wrong]
     result = resolve([*rows, wrong], [as_known(wrong.model_copy(update={"answer": "what held"}))])
     assert result.dropped["99"] == MINORITY
     assert not any(wrong.prompt in (entry["prompts"] or {}) for entry in result.superseded.values())
@@ -56,7 +56,7 @@ def test_what_all_others_speak_against_has_no_vote_and_changes_nothing(rows, wro
      example(99, call("lamp", area="w6"), prompt="the lamp in the hall: on", key="home.lamp")],
 )  # fmt: skip
 def test_what_may_be_meant_so_is_believed(believed):
-    assert contradicted([*commands(), believed] if believed.key == "home.lamp" else [believed]) == []
+    assert outvoted([*commands(), believed] if believed.key == "home.lamp" else [believed]) == []
     assert resolve([*commands(), believed], []).dropped == {}
 
 
@@ -68,19 +68,19 @@ def test_where_each_thing_has_a_number_of_its_own_a_word_tells_none():
         for (thing, room), number in numbers.items()
         for k, word in enumerate(("on", "please", "now", "use")[: wordings[number]])
     ]
-    assert contradicted(rows) == []
+    assert outvoted(rows) == []
 
 
 def test_a_few_rows_contradict_nobody():
     rows = commands(rooms={"hall": "w4"}, wordings=WORDINGS[:1])
-    assert contradicted([*rows, said("turn on the lamp in the hall", "w6")]) == []
+    assert outvoted([*rows, said("turn on the lamp in the hall", "w6")]) == []
 
 
 def test_where_half_of_a_key_says_otherwise_nobody_is_wrong():
     moved = commands({room: "w1" for room in ROOMS})
-    assert contradicted([*commands(), *(row.model_copy(update={"id": f"m{row.id}"}) for row in moved)]) == []
+    assert outvoted([*commands(), *(row.model_copy(update={"id": f"m{row.id}"}) for row in moved)]) == []
 
 
 def test_nothing_without_rows():
-    assert contradicted([]) == []
+    assert outvoted([]) == []
     assert resolve([], []).superseded.get(KEYLESS) is None
