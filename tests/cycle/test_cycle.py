@@ -244,8 +244,7 @@ def test_a_strategy_nobody_knows_ends_clearly_and_the_champion_stays(tmp_path: P
         cycle(config)
     home = Home(config.storage.root)
     assert Releases(home).current().champion == 1
-    assert snapshots.latest(home).status == "failed"
-    assert "failed" in {run.status for run in tracking.runs(home).values()}
+    assert snapshots.latest(home) is None  # it was no attempt of these rows
 
 
 def test_two_cycles_exclude_one_another(tmp_path: Path, ray_cluster: None):
