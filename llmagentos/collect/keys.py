@@ -134,8 +134,8 @@ def _vote(key: str, rows: Sequence[Example], known: Sequence[Known], rules: _Rul
     if now is None and before is not None and all(normalise(r.answer) != before for r in rows):
         # It changed more than once: what it came to is what is said to each prompt in the end.
         now = majority(((normalise(r.answer), r.votes) for r in _said_last(rows)), rules.share)
-    if now is not None and (before is not None or not known):
-        _vote_on_fact(key, rows, now, before, rules, result)
+    if now is not None and (before is not None or not known or _made_one(rows, known, now, rules)):
+        _vote_on_fact(key, rows, now, before if known else now, rules, result)
         if now == before:
             _vote_on_spelling(key, rows, now, known, rules, result)
             _vote_on_calls(key, [r for r in rows if normalise(r.answer) == now], known, rules, result)
@@ -145,10 +145,18 @@ def _vote(key: str, rows: Sequence[Example], known: Sequence[Known], rules: _Rul
         _vote_on_behaviour(key, rows, known, rules, result)
 
 
+def _made_one(rows: Sequence[Example], known: Sequence[Known], now: str, rules: _Rules) -> bool:
+    """Whether prompts of which each had an answer of its own have this one now, and half of what is known was one answer: what
+    wrong labels blurred was a fact."""
+    support, had = [r for r in rows if normalise(r.answer) == now], {k.prompt: normalise(k.answer) for k in known}
+    nearly = majority(((normalise(k.answer), 1) for k in known), 0.5) is not None
+    return nearly and len({had[r.prompt] for r in support if r.prompt in had} - {now}) > 1 and _enough(support, rules)
+
+
 def _vote_on_fact(key: str, rows: Sequence[Example], now: str, before: str | None, rules: _Rules, result: Resolution) -> None:
     support = [r for r in rows if normalise(r.answer) == now]
-    stands = now
-    if before is not None and now != before:
+    stands: str | None = now
+    if now != before:
         if _enough(support, rules):
             result.superseded[key] = _entry("fact", answer=_latest(support).answer)
         else:

@@ -81,6 +81,20 @@ def test_where_half_of_a_key_says_otherwise_nobody_is_wrong():
     assert outvoted([*commands(), *(row.model_copy(update={"id": f"m{row.id}"}) for row in moved)]) == []
 
 
+def test_a_fact_that_wrong_labels_blurred_is_one_again():
+    blurred = [as_known(example(i, answer, prompt=f"p{i}")) for i, answer in enumerate(("72", "69", "69", "9"))]
+    again = [example(i, "45" if i < 3 else "21", prompt=f"p{i}") for i in range(4)]
+    result = resolve(again, blurred)
+    assert result.dropped == {"3": MINORITY}
+    assert result.superseded == {"k": {"kind": "fact", "answer": "45", "prompts": None, "calls": None}}
+    several = [as_known(example(i, answer, prompt=f"p{i}")) for i, answer in enumerate(("9 to 5", "closed", "Main Street"))]
+    assert (
+        resolve([example(i, "closed until May" if i < 2 else "Main St", prompt=f"p{i}") for i in range(3)], several).dropped == {}
+    )
+    one_moved = [example(i, answer, prompt=f"p{i}") for i, answer in enumerate(("45", "45", "45")) if i != 0]
+    assert resolve([*one_moved, example(9, "21", prompt="p9")], blurred).dropped == {}  # two with one answer before
+
+
 def test_nothing_without_rows():
     assert outvoted([]) == []
     assert resolve([], []).superseded.get(KEYLESS) is None
