@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
+from llmagentos.collect.carried import CONSUMED
 from llmagentos.config import Config
 from llmagentos.core.records import Release
 from llmagentos.local import processes
@@ -69,10 +70,11 @@ def _keys(home: Home) -> dict[str, int]:
 
 
 def _pending(home: Home) -> dict[str, int]:
-    """Rows that no snapshot holds yet, and judgements likewise."""
+    """Rows that no snapshot holds yet, and judgements likewise; `carried` are rows of an update that was not promoted."""
     tables, last = Tables(home), snapshots.latest(home)
     marks = {"interactions": last.interactions_seq, "feedback": last.feedback_seq} if last else {}
     pending = {name: tables.last_seq(name) - marks.get(name, 0) for name in ("interactions", "feedback")}
+    pending["carried"] = last.n_examples if last and last.status not in CONSUMED else 0
     pending["spooled"] = _spooled(home)
     return pending
 

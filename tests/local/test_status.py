@@ -4,6 +4,7 @@ import pytest
 
 from llmagentos.config import load_config
 from llmagentos.core.errors import ConfigError
+from llmagentos.core.examples import example_of_row
 from llmagentos.core.records import Interaction
 from llmagentos.local.status import status
 from llmagentos.registry import tracking
@@ -32,7 +33,7 @@ def test_a_fresh_home(tmp_path):
     Home(tmp_path / "home").open()
     found = status(load_config(None, [f"storage.root={tmp_path / 'home'}"], environment={}))
     assert found["release"]["epoch"] == -1
-    assert found["pending"] == {"interactions": 0, "feedback": 0, "spooled": 0}
+    assert found["pending"] == {"interactions": 0, "feedback": 0, "carried": 0, "spooled": 0}
     assert found["keys"] == {"valid": 0, "revoked": 0}
     assert found["last_cycle"] is None
 
@@ -79,3 +80,13 @@ def test_rows_of_a_snapshot_that_was_found_damaged_wait_again(tmp_path):
     assert status(config)["pending"]["interactions"] == 0
     snapshots.mark_corrupt(home, made.id, "damaged")
     assert status(config)["pending"]["interactions"] == 5
+
+
+@pytest.mark.parametrize(("verdict", "carried"), [("Hold", 1), ("Reject", 1), ("Skipped", 0), ("Promote", 0)])
+def test_rows_of_an_update_that_was_not_promoted_wait(tmp_path, verdict, carried):
+    home = Home(tmp_path / "home").open()
+    row = example_of_row({"messages": [{"role": "user", "content": "Open?"}, {"role": "assistant", "content": "No."}]})
+    made = snapshots.create(home, Draft(examples=[row], n_new=1))
+    snapshots.decide(home, made.id, {"verdict": verdict}, promoted=verdict == "Promote")
+    config = load_config(None, [f"storage.root={home.root}"], environment={})
+    assert status(config)["pending"]["carried"] == carried
