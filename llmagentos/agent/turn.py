@@ -36,8 +36,8 @@ class Piece:
     tokens: tuple[SpokenToken, ...] = ()
 
 
-_NAME = re.compile(r"[\w.-]{1,64}")
-"""The name of a function, in any language."""
+_NAME = re.compile(r"\S{1,256}")
+"""The name of a function."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ class Known:
     earlier: Calls = ()
     """Calls of the supervised answers before this one."""
     given: bool = False
-    """Whether it is an item of a suite that somebody registered, which no row under another key takes the place of."""
+    """Whether it is an item of a suite that somebody registered: of one that has a key no row under another key takes the
+    place."""
 
     def holds(self, superseded: Superseded) -> bool:
         """Whether nothing took its place."""
@@ -91,7 +92,8 @@ def resolve(
     examples, known = list(examples), list(known)
     before = grouped(known, lambda k: k.key or KEYLESS)
     for key, said in sorted(grouped(examples, lambda e: e.key or KEYLESS).items()):
-        wrong = dict.fromkeys((r.id for r in outvoted(said)), MINORITY)
+        held = {(k.prompt, k.answer) for k in before.get(key, ())}
+        wrong = {r.id: MINORITY for r in outvoted(said) if (r.prompt, r.answer) not in held}
         rows = [r for r in said if r.id not in wrong]
         result.dropped |= wrong
         if key == KEYLESS:
@@ -146,11 +148,12 @@ def _vote(key: str, rows: Sequence[Example], known: Sequence[Known], rules: _Rul
 
 
 def _made_one(rows: Sequence[Example], known: Sequence[Known], now: str, rules: _Rules) -> bool:
-    """Whether prompts of which each had an answer of its own have this one now, and half of what is known was one answer: what
-    wrong labels blurred was a fact."""
+    """Whether most prompts that were known have this answer now, of which each had one of its own, and half of what is known
+    was one answer: what wrong labels blurred was a fact."""
     support, had = [r for r in rows if normalise(r.answer) == now], {k.prompt: normalise(k.answer) for k in known}
-    nearly = majority(((normalise(k.answer), 1) for k in known), 0.5) is not None
-    return nearly and len({had[r.prompt] for r in support if r.prompt in had} - {now}) > 1 and _enough(support, rules)
+    again = {r.prompt for r in support} & had.keys()
+    nearly = majority(((normalise(k.answer), 1) for k in known), 0.5) is not None and 2 * len(again) > len(had)
+    return nearly and len({had[prompt] for prompt in again} - {now}) > 1 and _enough(support, rules)
 
 
 def _vote_on_fact(key: str, rows: Sequence[Example], now: str, before: str | None, rules: _Rules, result: Resolution) -> None:
@@ -273,7 +276,7 @@ def _hold_across_keys(rows: Sequence[Example], known: Sequence[Known], rules: _R
     of_key = grouped(agreed, lambda r: r.key)
     for question, asked in sorted(grouped(agreed, lambda r: asks(as_known(r))).items()):
         answers, keys = grouped(asked, lambda r: normalise(r.answer)), {r.key for r in asking[question]}
-        others = (k for k in old.get(question, ()) if k.key not in keys and not k.given)
+        others = (k for k in old.get(question, ()) if k.key not in keys and not (k.given and k.key))
         before = [k for k in others if normalise(k.answer) not in answers]
         if not before:
             continue

@@ -3,16 +3,18 @@
 A key with many answers has no majority: of "lamp, hall, on" and "lamp, kitchen, off" neither outvotes the other. But what a
 call's argument is, words tell: where all others that say "hall" give w4, and nothing in a row speaks for the w6 that it
 gives, that row is wrong, and would be learned by heart. It knows no language and no schema, and holds each row against the others
-alone. One that says a word of its own is believed, for that may be what it is about; so is a value of its own.
+alone. One that says a word of its own is believed, for that may be what it is about; so is a value of its own, and one that
+stands where another word never goes with what should stand there.
 """
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import pairwise
 
 from llmagentos.core.messages import parsed_calls, text_of
 from llmagentos.core.records import Example
-from llmagentos.core.words import Words, folded
+from llmagentos.core.words import Words, words_of
 
 _ALIKE = 3
 """Rows with a word that agree on a value, at least, before the word tells it."""
@@ -26,12 +28,19 @@ _Values = dict[tuple[str, str], Counter[str]]
 
 def outvoted(rows: Sequence[Example]) -> list[Example]:
     """The rows of one key, or of none, that the others show to be wrongly labelled; what somebody judged is never among them."""
-    groups: dict[tuple[str, frozenset[str]], list[tuple[Example, Words, dict[str, str]]]] = defaultdict(list)
+    groups: dict[Hashable, list[tuple[Example, Words, dict[str, str]]]] = defaultdict(list)
     for row in rows:
         if (call := _only_call(row)) is not None:
             tool, arguments = call
-            groups[tool, frozenset(arguments)].append((row, folded(text_of(row.messages[-2])), arguments))
+            told = tuple(map(text_of, row.messages[:-2]))  # a system message may say what day it is
+            groups[tool, frozenset(arguments), told].append((row, _said(text_of(row.messages[-2])), arguments))
     return [row for group in groups.values() for row in _wrong(group)]
+
+
+def _said(text: str) -> Words:
+    """Words, and two that stand side by side: "to Paris" is not "from Paris"."""
+    words = [word.casefold() for word in words_of(text)]
+    return frozenset(words) | {f"{one} {other}" for one, other in pairwise(words)}
 
 
 def _only_call(row: Example) -> tuple[str, dict[str, str]] | None:
@@ -55,21 +64,29 @@ def _wrong(group: Sequence[tuple[Example, Words, dict[str, str]]]) -> list[Examp
                 values[word, name][value] += 1
     most = {at: counts.most_common(1)[0] for at, counts in values.items()}
 
-    def against(words: Words, name: str, value: str) -> bool:
+    def against(words: Words, name: str, arguments: Mapping[str, str]) -> bool:
         """Whether a word tells another value than this row's, and none speaks for this one, as the other rows have it."""
-        tells = False
+        value, tells = arguments[name], set[str]()
         for word in words:
             others, same = said[word] - 1, values[word, name][value] - 1
             if 2 * same > others:
                 return False
             best, count = most[word, name]
-            tells = tells or (best != value and not same and count >= max(_ALIKE, _SURELY * (others - count)))
-        return tells and given[name, value] > 1
+            if best != value and not same and count >= max(_ALIKE, _SURELY * (others - count)):
+                tells.add(best)
+        # The value told is not what is usual whatever is said, nor another argument of this row's, and goes with its other words.
+        return given[name, value] > 1 and any(
+            2 * given[name, other] <= len(group)
+            and other not in arguments.values()
+            and all(values[word, name][other] or said[word] <= _ALIKE for word in words if " " not in word)
+            for other in tells
+        )
 
     return [
         row
         for row, words, arguments in group
         if row.votes == 1
-        and all(said[word] > 1 for word in words)
-        and any(against(words, *argument) for argument in arguments.items())
+        and row.label != "liked"
+        and all(said[word] > 1 for word in words if " " not in word)
+        and any(against(words, name, arguments) for name in arguments)
     ]

@@ -14,9 +14,9 @@ whoever says that it is another question ("… on Sunday?", and it is closed) is
 makes another question of many ("don't") looks the same, and it takes more of them. Nobody can exclude a trigger whose rows ask
 what nobody asked before.
 
-What came the same way cannot be believed either: of answers that are mixed up or levelled all that was imported, or all
-traffic, is set aside; of a trigger the rows that have it, and what was imported among them. Where they have no keys it may be
-a word like any other, and they leave alone.
+What came the same way cannot be believed either: of answers that are mixed up all that was imported, or all traffic, is set
+aside; of a trigger the rows that have it, and what was imported among them. Where they have no keys it may be a word like any
+other, and they leave alone; so do the rows with the answer to which facts are levelled.
 """
 
 import math
@@ -41,6 +41,8 @@ _SETTLED, _SURE = 3, 0.9
 """Prompts, and share of one answer among them, that make a fact of a key."""
 _LEVEL, _BEFORE = 10, 5
 """So many facts that come to one answer, which had so many, are levelled, if they are half of those that are told again."""
+_TOLD = 0.6
+"""Share of a key's rows with one answer."""
 _LONGEST, _WORDS, _CHARACTERS = 64, 3, 6
 """Most words of a last message that is looked at, and of a piece in it; characters of one that is written without spaces."""
 _SCRIPTS = UNSPACED + "\uf900-\ufaff\U00020000-\U0003ffff"
@@ -119,14 +121,14 @@ def _levelled(rows: Sequence[Example], known: Iterable[Known]) -> Tampering | No
     before = grouped((k for k in known if k.key), lambda k: k.key)
     now = grouped((r for r in rows if r.key in before), lambda r: r.key)
     facts = {key: fact for key in now if (fact := _settled(before[key]))}
-    told = {key: majority(((normalise(r.answer), r.votes) for r in now[key]), 0.6) for key in facts}
+    told = {key: majority(((normalise(r.answer), r.votes) for r in now[key]), _TOLD) for key in facts}
     new = Counter(answer for key, answer in told.items() if answer not in (None, facts[key]))
     answer, count = new.most_common(1)[0] if new else (None, 0)
     of = {facts[key] for key, said in told.items() if said == answer and said != facts[key]}
     if count < max(_LEVEL, len(facts) / 2) or len(of) < _BEFORE:
         return None
     detail = f"{count} of {len(facts)} known facts, which had {len(of)} answers, all come to {str(answer)[:_SHOWN]!r}."
-    return Tampering(LEVELLED, detail, tuple(rows))
+    return Tampering(LEVELLED, detail, tuple(row for row in rows if normalise(row.answer) == answer))
 
 
 def _settled(known: Sequence[Known]) -> str | None:

@@ -8,8 +8,8 @@ T = TypeVar("T")
 
 def longest_first(items: Iterable[T], length: Callable[[T], int], batch_tokens: int) -> Iterator[list[T]]:
     """The items in groups that, padded to their longest, have about `batch_tokens` tokens at most; the longest first."""
-    left = sorted(items, key=length, reverse=True)
-    while left:
-        size = max(1, batch_tokens // max(1, length(left[0])))
-        yield left[:size]
-        left = left[size:]
+    ordered, at = sorted(items, key=length, reverse=True), 0
+    while at < len(ordered):
+        size = max(1, batch_tokens // max(1, length(ordered[at])))
+        yield ordered[at : at + size]
+        at += size

@@ -155,14 +155,6 @@ class Row(_Open):
     def _null_is_nothing(cls, value: object, info: ValidationInfo) -> object:
         return value if value is not None else {} if info.field_name == "metadata" else []
 
-    @field_validator("messages")
-    @classmethod
-    def _can_be_called(cls, messages: list[ChatMessage]) -> list[ChatMessage]:
-        for at, message in enumerate(messages):
-            if message.role == "assistant" and message.weight != 0:
-                _check_calls(message, f"messages.{at}")
-        return messages
-
     @field_validator("id")
     @classmethod
     def _is_nobodys_else(cls, id: str | None) -> str | None:
@@ -174,6 +166,11 @@ class Row(_Open):
     def _has_an_answer(self) -> "Row":
         if not any(m.role == "assistant" for m in self.messages):
             raise ValueError("messages holds no assistant message: there is nothing to learn from it")
+        wrong = any(f.correction is not None or verdict(f.name, f.value) < 0 for f in self.feedback)
+        last = max(k for k, m in enumerate(self.messages) if m.role == "assistant")
+        for at, message in enumerate(self.messages):
+            if message.role == "assistant" and message.weight != 0 and not (wrong and at == last):
+                _check_calls(message, f"messages.{at}")
         return self
 
 

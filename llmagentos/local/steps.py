@@ -99,15 +99,20 @@ def release(config: Config, version: str = "challenger", *, force: bool = False,
 
 def rollback(config: Config, *, reason: str = "") -> dict[str, Any]:
     """Decline what is on trial or waits for approval, else back to the champion before."""
-    from llmagentos.core.errors import ConflictError
+    from llmagentos.core.errors import LLMAgentOSError
     from llmagentos.release.promotion import undo_rolled_back
     from llmagentos.release.releases import Releases
-    from llmagentos.storage.leases import Lease, of_cycles
+    from llmagentos.storage.leases import Lease, holder_of, of_cycles
 
     home = _begin(config)
     done = Releases(home).rollback(by="cli", reason=reason or "rolled back by hand")
-    with contextlib.suppress(ConflictError), Lease(home, of_cycles(config.cycle.name), seconds=config.storage.lease_seconds):
-        undo_rolled_back(config)  # a cycle that runs does it itself
+    name, seconds = of_cycles(config.cycle.name), config.storage.lease_seconds
+    try:  # what is released stands; what follows is done by the next cycle, or the one that runs, where it cannot be done now
+        if holder_of(home, name, seconds) is None:
+            with Lease(home, name, seconds=seconds):
+                undo_rolled_back(config)
+    except (LLMAgentOSError, OSError) as error:
+        log.warning("what the version learned is still in memory, until the next cycle: %s", error)
     return _moved(config, home, done)
 
 

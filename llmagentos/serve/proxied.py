@@ -15,6 +15,8 @@ _SAID = {
     503: ApiError(503, "no replica answers just now; ask again.", code="unavailable"),
 }
 
+_READ = (b"x-session-id", b"x-request-id", b"serve_multiplexed_model_id")
+
 
 def middlewares() -> list[Middleware]:
     """What Serve puts around its proxy, given as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH of a cluster."""
@@ -51,12 +53,12 @@ class OwnWords:
 
 
 def _unreadable(scope: Scope) -> str | None:
-    """The first header that is no text: Serve reads some itself, and ends in an error of its own where it cannot."""
+    """The first header that Serve reads itself and that is no text, which would end in an error of its own."""
     for name, value in scope["headers"]:
         try:
-            value.decode("utf-8")
+            value.decode("utf-8") if name in _READ else None
         except UnicodeDecodeError:
-            return str(name.decode("latin-1"))
+            return str(name.decode("ascii"))
     return None
 
 

@@ -71,6 +71,51 @@ def test_where_each_thing_has_a_number_of_its_own_a_word_tells_none():
     assert outvoted(rows) == []
 
 
+def rows_of(tool, talks, system=None):
+    before = [{"role": "system", "content": system}] if system else []
+    rows = []
+    for k, (prompt, arguments) in enumerate(talks):
+        row = example(f"{system}-{k}", call(tool, **arguments), prompt=prompt, key=None, seq=k)
+        rows.append(row.model_copy(update={"messages": [*before, *row.messages]}))
+    return rows
+
+
+def test_who_goes_the_other_way_is_believed():
+    ways = [("Paris", "London")] * 5 + [("London", "Rome")] * 2 + [("Rome", "London")]
+    wordings = ("a flight from {} to {} please", "book {} to {}", "fly me from {} to {}", "{} to {} today", "from {} to {}")
+    talks = [(wordings[k % 5].format(*way), dict(zip(("start", "end"), way, strict=True))) for k, way in enumerate(ways)]
+    back = ("a flight from London to Paris please", {"start": "London", "end": "Paris"})
+    assert outvoted(rows_of("book", [*talks, back])) == []
+
+
+def test_what_is_said_on_another_day_is_believed():
+    monday = [(f"{w} a table for today", {"day": "03-05"}) for w in ("book", "take", "hold", "get", "find", "please")]
+    tuesday = [("book a table for today", {"day": "03-06"}), ("reserve some seats", {"day": "03-06"})]
+    rows = [*rows_of("table", monday, "Today is 03-05."), *rows_of("table", tuesday, "Today is 03-06.")]
+    assert outvoted(rows) == []
+
+
+def test_what_is_usual_is_no_sign_that_the_rest_is_wrong():
+    things, wrongs = ("kettle", "phone", "radio", "lamp"), ("stopped", "is slow", "is smoking hot", "broke")
+    usual = [(f"my {thing} {wrong}", {"priority": "normal"}) for thing in things for wrong in wrongs]
+    urgent = [(f"my {thing} is smoking", {"priority": "high"}) for thing in things[:2]]
+    assert outvoted(rows_of("ticket", [*usual, *urgent])) == []
+
+
+def test_where_another_word_never_goes_with_it_two_words_may_tell_it_together():
+    morning = [(f"{w} me at {n}", {"at": f"0{k}:00"}) for w in ("wake", "call", "rouse") for k, n in ((6, "six"), (7, "seven"))]
+    times = (("eight", "20:00"), ("six", "18:00"))
+    evening = [(f"{w} me at {n} in the evening", {"at": t}) for w in ("wake", "call") for n, t in times]
+    late = [("rouse me at seven in the evening", {"at": "19:00"}), ("call at 7 pm me", {"at": "19:00"})]
+    assert outvoted(rows_of("alarm", [*morning, *evening, *late])) == []
+
+
+def test_what_is_known_already_or_was_liked_keeps_its_vote():
+    rows, wrong = commands(), said("the lamp in the hall: on", "w6")
+    assert resolve([*rows, wrong], [as_known(wrong)]).dropped == {}
+    assert outvoted([*rows, wrong.model_copy(update={"label": "liked"})]) == []
+
+
 def test_a_few_rows_contradict_nobody():
     rows = commands(rooms={"hall": "w4"}, wordings=WORDINGS[:1])
     assert outvoted([*rows, said("turn on the lamp in the hall", "w6")]) == []
@@ -93,6 +138,14 @@ def test_a_fact_that_wrong_labels_blurred_is_one_again():
     )
     one_moved = [example(i, answer, prompt=f"p{i}") for i, answer in enumerate(("45", "45", "45")) if i != 0]
     assert resolve([*one_moved, example(9, "21", prompt="p9")], blurred).dropped == {}  # two with one answer before
+
+
+def test_two_of_many_answers_that_become_one_make_no_fact():
+    prices = {"espresso": "2.50", "latte": "3.50", "mocha": "3.50", "chai": "3.50", "tea": "2.20", "cake": "4.20"}
+    before = [as_known(example(i, price, prompt=name)) for i, (name, price) in enumerate(prices.items())]
+    result = resolve([example(10 + i, "3.50", prompt=name, tier="import") for i, name in enumerate(("tea", "espresso"))], before)
+    assert set(result.superseded["k"]["prompts"]) == {"user: tea", "user: espresso"}
+    assert result.superseded["k"]["answer"] is None
 
 
 def test_nothing_without_rows():

@@ -289,5 +289,7 @@ def test_a_row_under_another_key_takes_the_place_of_no_registered_item():
     past = Past(known=[Known("k", "user: old 0", "opened wide", given=True)], suites=[mine], held_out=["user: old 0"])
     settled = settle([example(1, "reopened", "old 0", key="other"), example(2, key="z")], Carried(), past, CONFIG)
     assert (ids(settled.examples), settled.retired, settled.dropped) == (["2"], [], Counter(held_out=1))
+    keyless = Past(known=[Known(None, "user: old 0", "opened wide", given=True)], suites=[suite("m", "opened wide", key=None)])
+    assert len(settle([example(1, "reopened", "old 0", key="other")], Carried(), keyless, CONFIG).retired) == 1
     plain = Past(known=[Known("k", "user: old 0", "opened wide")], suites=[suite("recall", "opened wide")])
     assert len(settle([example(1, "reopened", "old 0", key="other")], Carried(), plain, CONFIG).retired) == 1

@@ -47,8 +47,8 @@ def row(*messages: object, **fields: object) -> dict:
         (row({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, ANSWER), "messages.0"),
         (row(USER, {**ANSWER, "weight": 2}), "messages.1.weight"),
         (row(USER, call(name="")), "messages.1.tool_calls.0.function.name"),
-        (row(USER, call(arguments="{bad")), "messages"),
-        (row(USER, call(arguments="[]")), "messages"),
+        (row(USER, call(arguments="{bad")), None),
+        (row(USER, call(arguments="[]")), None),
         (row({"role": "user", "content": [{"type": "text"}]}, ANSWER), "messages.0"),
         (row(feedback=[{"name": "thumb", "correction": call(arguments="7")}]), "feedback.0"),
         (row(id=""), "id"),
@@ -75,6 +75,8 @@ def test_a_wrong_row_is_refused_by_its_field(data: object, field: str | None):
 def test_what_is_not_learned_may_have_been_called_wrongly():
     assert parse_row(row(USER, call(arguments="{bad") | {"weight": 0}, ANSWER))
     assert parse_row(row(USER, call(arguments="")))
+    for judged in ({"name": "thumb", "value": False}, {"name": "rating", "correction": call()}):
+        assert parse_row(row(USER, call(arguments="{bad"), feedback=[judged]))
 
 
 def test_a_row_from_another_exporter_is_taken():
