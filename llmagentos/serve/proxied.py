@@ -15,7 +15,8 @@ _SAID = {
     503: ApiError(503, "no replica answers just now; ask again.", code="unavailable"),
 }
 
-_READ = (b"x-session-id", b"x-request-id", b"serve_multiplexed_model_id")
+_READ = (b"x-session-id", b"x-request-id", b"serve_multiplexed_model_id", b"serve-multiplexed-model-id")
+"""Headers that Serve's proxy reads as text."""
 
 
 def middlewares() -> list[Middleware]:

@@ -42,7 +42,7 @@ def test_everything_else_passes(words, status):
     assert (with_it.status_code, with_it.content) == (without.status_code, without.content)
 
 
-@pytest.mark.parametrize("name", ["x-session-id", "x-request-id", "serve_multiplexed_model_id"])
+@pytest.mark.parametrize("name", ["x-session-id", "x-request-id", "serve_multiplexed_model_id", "serve-multiplexed-model-id"])
 def test_a_header_that_is_no_text_is_refused_before_serve_reads_it(name):
     app, told = OwnWords(saying("fine", 200)), []
 
