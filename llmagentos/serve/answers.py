@@ -314,7 +314,7 @@ def _all_turns(question: Question, engine: Engine, longest: int) -> list[Turn]:
     turns: list[Turn] = []
     for k in range(question.asked.choices):
         prompt = turns[0].prompt_ids if turns else None
-        turns.append(Turn(engine, choice_id(question.id, k), question.source, question.sampling.of_choice(k), longest, prompt))
+        turns.append(Turn(engine, choice_id(question.id, k), question.source, question.drawn.of_choice(k), longest, prompt))
     return turns
 
 

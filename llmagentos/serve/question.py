@@ -1,6 +1,6 @@
 """One request to be answered, understood: what is asked, of which version, by whom and under which id."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,12 @@ class Question:
     def keyed(self) -> bool:
         """Whether a retry may come for this very answer."""
         return self.key is not None
+
+    @property
+    def drawn(self) -> Sampling:
+        """How it is answered: what is not stored is said again, to who comes back for it, by a seed that its id gives."""
+        again = self.keyed and self.asked.store is False and self.sampling.seed is None
+        return replace(self.sampling, seed=int(digest([self.id], length=15), 16)) if again else self.sampling
 
     @cached_property
     def request_hash(self) -> str | None:

@@ -23,3 +23,10 @@ def test_what_tells_a_body_from_others_tells_nothing_of_one_that_is_not_stored()
     assert unstored.request_hash == question(False, "k").request_hash
     others = [digest(unstored.body), question(False, "l").request_hash, replace(unstored, body=[PATH, {}]).request_hash]
     assert unstored.request_hash not in (None, *others)
+
+
+def test_what_is_not_stored_is_drawn_alike_under_one_key():
+    again = question(False, "k").drawn
+    assert again == question(False, "k").drawn != replace(question(False, "k"), id="other").drawn
+    own = replace(question(False, "k"), sampling=Sampling(8, seed=3))
+    assert [q.drawn.seed for q in (question(True, "k"), question(False, None), own)] == [None, None, 3]
