@@ -3,8 +3,8 @@
 A key with many answers has no majority: of "lamp, hall, on" and "lamp, kitchen, off" neither outvotes the other. But what a
 call's argument is, words tell: where all others that say "hall" give w4, and nothing in a row speaks for the w6 that it
 gives, that row is wrong, and would be learned by heart. It knows no language and no schema, and holds each row against the others
-alone. One that says a word of its own is believed, for that may be what it is about; so is a value of its own, and one that
-stands where another word never goes with what should stand there.
+alone. One that says a word of its own is believed, for that may be what it is about; so is a value of its own, and one in
+place of what another word, which has its own few values, never goes with.
 """
 
 import json
@@ -64,6 +64,13 @@ def _wrong(group: Sequence[tuple[Example, Words, dict[str, str]]]) -> list[Examp
                 values[word, name][value] += 1
     most = {at: counts.most_common(1)[0] for at, counts in values.items()}
 
+    shares = {name: [n / len(group) for (of, _), n in given.items() if of == name] for name in group[0][2]}
+
+    def chooses(word: str, name: str) -> bool:
+        """Whether a word goes with fewer values than as many rows drawn by chance would have: "evening" does, "please" not."""
+        by_chance = sum(1 - (1 - share) ** said[word] for share in shares[name])
+        return len(values[word, name]) < by_chance
+
     def against(words: Words, name: str, arguments: Mapping[str, str]) -> bool:
         """Whether a word tells another value than this row's, and none speaks for this one, as the other rows have it."""
         value, tells = arguments[name], set[str]()
@@ -74,11 +81,11 @@ def _wrong(group: Sequence[tuple[Example, Words, dict[str, str]]]) -> list[Examp
             best, count = most[word, name]
             if best != value and not same and count >= max(_ALIKE, _SURELY * (others - count)):
                 tells.add(best)
-        # The value told is not what is usual whatever is said, nor another argument of this row's, and goes with its other words.
+        # The value told is not what is usual whatever is said, nor another argument of this row's, and goes with its words.
         return given[name, value] > 1 and any(
             2 * given[name, other] <= len(group)
             and other not in arguments.values()
-            and all(values[word, name][other] or said[word] <= _ALIKE for word in words if " " not in word)
+            and all(values[word, name][other] or not chooses(word, name) for word in words if " " not in word)
             for other in tells
         )
 
