@@ -24,6 +24,8 @@ from llmagentos.models.chat import CALL, Call, Renderer, calling, calls_of
 _MESSAGE = 300
 _BANNED = -100.0
 _HALF = "\ufffd"
+_NAME = re.compile(r"\S{1,256}")
+"""The name of a function."""
 _LONGEST_HALF = 3
 """Bytes of an unfinished UTF-8 character, each of which may show as one replacement character."""
 
@@ -34,10 +36,6 @@ class Piece:
 
     text: str
     tokens: tuple[SpokenToken, ...] = ()
-
-
-_NAME = re.compile(r"\S{1,256}")
-"""The name of a function."""
 
 
 @dataclass(frozen=True)

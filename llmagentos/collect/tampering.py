@@ -103,9 +103,8 @@ def suspects(rows: Sequence[Example]) -> dict[str, list[Example]]:
 
 
 def _mixed_up(rows: Sequence[Example], known: Iterable[Known]) -> Tampering | None:
-    before = grouped((k for k in known if k.key), lambda k: k.key)
-    now = grouped((r for r in rows if r.key in before), lambda r: r.key)
-    facts = {key: fact for key in now if (fact := _settled(before[key])) and _comparable(now[key])}
+    now, settled = _told_again(rows, known)
+    facts = {key: fact for key, fact in settled.items() if _comparable(now[key])}
     torn = [key for key in facts if round(_agreement(now[key]), 9) < round(_AGREE, 9)]
     if len(torn) < max(_FACTS, len(facts) / 2):
         return None
@@ -118,9 +117,7 @@ def _mixed_up(rows: Sequence[Example], known: Iterable[Known]) -> Tampering | No
 
 
 def _levelled(rows: Sequence[Example], known: Iterable[Known]) -> Tampering | None:
-    before = grouped((k for k in known if k.key), lambda k: k.key)
-    now = grouped((r for r in rows if r.key in before), lambda r: r.key)
-    facts = {key: fact for key in now if (fact := _settled(before[key]))}
+    now, facts = _told_again(rows, known)
     told = {key: majority(((normalise(r.answer), r.votes) for r in now[key]), _TOLD) for key in facts}
     new = Counter(answer for key, answer in told.items() if answer not in (None, facts[key]))
     answer, count = new.most_common(1)[0] if new else (None, 0)
@@ -129,6 +126,13 @@ def _levelled(rows: Sequence[Example], known: Iterable[Known]) -> Tampering | No
         return None
     detail = f"{count} of {len(facts)} known facts, which had {len(of)} answers, all come to {str(answer)[:_SHOWN]!r}."
     return Tampering(LEVELLED, detail, tuple(row for row in rows if normalise(row.answer) == answer))
+
+
+def _told_again(rows: Iterable[Example], known: Iterable[Known]) -> tuple[dict[str | None, list[Example]], dict[str | None, str]]:
+    """The rows of each key that was known, and of those that are settled facts the answer."""
+    before = grouped((k for k in known if k.key), lambda k: k.key)
+    now = grouped((r for r in rows if r.key in before), lambda r: r.key)
+    return now, {key: fact for key in now if (fact := _settled(before[key]))}
 
 
 def _settled(known: Sequence[Known]) -> str | None:
