@@ -39,7 +39,7 @@ def erase(config: Config, user: str, *, tenant: str = TENANT, reason: str = "", 
     Said again it does no harm, and finishes what was interrupted. Raises InputError for what is no user id, ConflictError
     (`cycle_running`) while a cycle or a training is at work: it is noted then, and the next cycle does it.
     """
-    user = _checked(user, tenant, reason)
+    user = checked(user, tenant, reason)
     home = Home(config.storage.root)
     if not home.begun:
         return {"erasure_id": None, "status": "done", "counts": {}, "message": NOBODY}
@@ -96,6 +96,7 @@ def _sweep(config: Config, home: Home, tombstone: Tombstone) -> dict[str, Any]:
         "status": "done",
         **tombstone.receipt,
         **taint.outlook(home),
+        "earlier": [one.id for one in tombstones.every(home) if one.person == tombstone.person and one.done],
         "message": _told(home) if known else NOBODY,
     }
     tombstones.write(home, replace(tombstone, receipt=receipt, done=True))
@@ -131,7 +132,8 @@ def _out_of_interactions(who: Person) -> dict[str, int]:
     return {"interactions": maintenance.delete(who.home, "interactions", "seq", who.seqs)}
 
 
-def _checked(user: str, tenant: str, reason: str) -> str:
+def checked(user: str, tenant: str = TENANT, reason: str = "") -> str:
+    """The user id as it is stored. Raises InputError for what none can be."""
     name = filled(user) if isinstance(user, str) else None
     if name is None:
         raise InputError("user: is empty.", field="user")
