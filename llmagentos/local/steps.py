@@ -184,9 +184,7 @@ def versions(config: Config) -> dict[str, Any]:
     shown = {"id", "role", "parent", "teacher", "snapshot", "status", "tainted", "scores", "created"}
     data = [
         {
-            **version.model_dump(
-                include={"id", "role", "parent", "teacher", "snapshot", "status", "tainted", "scores", "created"}
-            ),
+            **version.model_dump(include=shown),
             "aliases": sorted(name for name, number in aliases.items() if number == version.id),
             "weights": store.has_weights(version.id),
         }

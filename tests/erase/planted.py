@@ -2,14 +2,26 @@
 
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from llmagentos.collect.hold_out import item_of
+from llmagentos.collect.importing import import_file
+from llmagentos.config import Config
 from llmagentos.core.records import Feedback, Interaction
+from llmagentos.erase.person import taught
+from llmagentos.release.releases import Releases
+from llmagentos.replay.buffer import Buffer
+from llmagentos.storage import snapshots, suites
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Draft
+from llmagentos.storage.tables import Tables
+from tests.tiny import add_tiny
 
 PERSON, OTHER = "person-zorkmid-7731", "person-grault-4402"
 THEIRS = re.compile(rb"zorkmid|frobnitz|xyzzical|plughworth", re.IGNORECASE)
@@ -59,6 +71,35 @@ def record(home: Home, *records: Interaction | Feedback, flushed: bool = True) -
             flush(home, spool=spool)
     finally:
         spool.close()
+
+
+def teach(config: Config, rows: list[dict[str, Any]], version: int | None = None, **more: Any) -> str:
+    """Rows into the log, into a snapshot with suites, and into memory, as a cycle leaves them; with `version` it was promoted as
+    that one, made of tiny weights."""
+    home = Home(config.storage.root).open()
+    since = Tables(home).last_seq("interactions")
+    with tempfile.TemporaryDirectory() as folder:
+        import_file(config, write_rows(Path(folder) / "rows.jsonl", rows))
+    learned = taught(home, config, ds.field("seq") > since)
+    held, kept = (learned[:1], learned[1:]) if len(learned) > 2 else ([], learned)
+    seqs = {"interactions_seq": Tables(home).last_seq("interactions"), "feedback_seq": Tables(home).last_seq("feedback")}
+    suites_of = {"heldout": list(map(item_of, held)), "recall": list(map(item_of, kept[:1]))}
+    made = snapshots.create(home, Draft(examples=kept, n_new=len(kept), **suites_of, **seqs, **more))
+    suites.register_snapshot(home, made)
+    Buffer(home, config.replay).admit(made)
+    snapshots.decide(home, made.id, {"verdict": "Promote", "reasons": ["because"]})
+    if version is not None:
+        found = add_tiny(home, version, parent=version - 1, snapshot=made.id)
+        Releases(home).promote(found.id, by="test", reason="test")
+    return made.id
+
+
+def new_home(config: Config) -> Home:
+    """With a clean version that serves."""
+    home = Home(config.storage.root).open()
+    add_tiny(home, 1)
+    Releases(home).first(1, by="test", reason="test")
+    return home
 
 
 def places(root: Path, words: re.Pattern[bytes]) -> dict[str, set[bytes]]:
