@@ -108,7 +108,7 @@ class Person:
     def _others(self) -> list[Example]:
         """What others teach of the same keys."""
         keys = {e.key for e in self.examples}
-        key = ds.field("key").isin([k for k in keys if k is not None])
+        key = ds.field("key").isin(pa.array([k for k in keys if k is not None], pa.string()))
         others = ~ds.field("seq").isin(sorted(self.seqs))
         return taught(self.home, self.config, (key | ds.field("key").is_null() if None in keys else key) & others) if keys else []
 

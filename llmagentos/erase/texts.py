@@ -46,7 +46,8 @@ class Texts:
 
     def found(self, text: str) -> bool:
         """Whether a text holds a long one, however it is spaced and spelled."""
-        return any(next(self._places(form), None) is not None for form in (text, normalise(text)))
+        forms = (text, normalise(text), normalise(text.replace("\\|", "|")))  # as a cell of a table has it
+        return any(next(self._places(form), None) is not None for form in dict.fromkeys(forms))
 
     def named(self, value: Any, field: str = "") -> bool:
         """Whether any text of a value of JSON is found, keys included."""
@@ -67,12 +68,13 @@ class Texts:
     def scrub(self, path: Path) -> bool:
         """Take such texts out of a file of JSON or of lines; true where there were some."""
         text = path.read_text("utf-8", "replace")
-        whole = _parsed(path, text)
-        if not self.named(whole):
+        whole = _json(text) if path.suffix == ".json" else None
+        rows = whole if whole is not None else [_line(line) if path.suffix == ".jsonl" else line for line in text.split("\n")]
+        if not self.named(rows):
             return False
-        left = self.without(whole)
-        lines = "\n".join(one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in left)
-        replace_text(path, json.dumps(left, indent=1, ensure_ascii=False) if path.suffix == ".json" else lines)
+        left = self.without(rows)
+        lines = (one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in left)
+        replace_text(path, "\n".join(lines) if whole is None else json.dumps(left, indent=1, ensure_ascii=False))
         return True
 
     def blot(self, path: Path) -> int:
@@ -100,10 +102,14 @@ def _is_plain(value: Any) -> bool:
     return not isinstance(value, list) and not any(isinstance(one, (dict, list)) for one in inside)
 
 
-def _parsed(path: Path, text: str) -> Any:
+def _json(text: str) -> Any:
     try:
-        if path.suffix == ".json":
-            return json.loads(text)
-        return [json.loads(line) if path.suffix == ".jsonl" and line else line for line in text.split("\n")]
+        return json.loads(text)
     except ValueError:
-        return [line.replace("\\|", "|") for line in text.split("\n")]
+        return None
+
+
+def _line(text: str) -> Any:
+    """A line that is an object of JSON as that, any other as it stands."""
+    found = _json(text)
+    return found if isinstance(found, dict) else text

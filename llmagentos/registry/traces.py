@@ -77,7 +77,18 @@ def forget(config: Config, interactions: Sequence[str]) -> int:
 def _forget(client: "MlflowClient", experiment: str, id: str) -> int:
     named = f"tags.`{INTERACTION_TAG}` = '{id}'"
     found = client.search_traces([experiment], filter_string=named, include_spans=False, flush=True)
+    for one in found:
+        _drop_spans(one.info.tags.get("mlflow.artifactLocation"))
     return int(client.delete_traces(experiment, trace_ids=[one.info.trace_id for one in found])) if found else 0
+
+
+def _drop_spans(location: str | None) -> None:
+    """What was asked and said lies in a file, which MLflow leaves where it is."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository = get_artifact_repository(location) if location else None
+    for entry in repository.list_artifacts() if repository else ():
+        repository.delete_artifacts(entry.path)
 
 
 def _compact(database: Path) -> None:

@@ -96,9 +96,9 @@ def _commit(home: Home, spool: Spool, batch: Batch) -> None:
 
 
 def _without_the_erased(home: Home, spool: Spool, batch: Batch) -> Batch:
-    """The batch without what persons had said who were erased since, and of whom the spool then knows nothing of it either."""
+    """The batch without what somebody had said before they were erased, of which the spool then knows nothing either."""
     erased = barred(home)
-    gone = {r.id for r in batch.records if isinstance(r, Interaction) and erased.bars(r.tenant, r.user_id, r.created)}
+    gone = {r.id for r in batch.records if isinstance(r, Interaction) and erased.dropped(r.tenant, r.user_id, r.created)}
     if gone:
         spool.forget(gone)
     return replace(batch, records=[r for r in batch.records if r.id not in gone]) if gone else batch

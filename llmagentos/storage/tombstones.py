@@ -45,15 +45,21 @@ class Barred:
 
     salt: bytes = b""
     moments: dict[str, float] = field(default_factory=dict)
+    """Person -> up to when they were erased, or are to be."""
+    done: dict[str, float] = field(default_factory=dict)
+    """The same of erasures that are done: what others are still to find must not be lost on its way to them."""
     interactions: frozenset[int] = frozenset()
 
     def bars(self, tenant: str, user: str | None, created: float, seq: int | None = None) -> bool:
         """Whether a row is an erased person's, from before their erasure."""
-        if seq in self.interactions:
-            return True
-        if not self.moments or user is None:
-            return False
-        return created <= self.moments.get(person(self.salt, tenant, user), float("-inf"))
+        return seq in self.interactions or self._before(self.moments, tenant, user, created)
+
+    def dropped(self, tenant: str, user: str | None, created: float) -> bool:
+        """Whether a row came too late to be erased: nothing looks for it any more."""
+        return self._before(self.done, tenant, user, created)
+
+    def _before(self, moments: dict[str, float], tenant: str, user: str | None, created: float) -> bool:
+        return bool(moments) and user is not None and created <= moments.get(person(self.salt, tenant, user), float("-inf"))
 
 
 def person(salt: bytes, tenant: str, user: str) -> str:
@@ -130,8 +136,6 @@ def _newest(_home: Home, rows: Collection[dict[str, Any]]) -> list[Tombstone]:
 
 
 def _barred(home: Home, rows: Collection[dict[str, Any]]) -> Barred:
-    known = _newest(home, rows)
-    moments: dict[str, float] = {}
-    for one in known:
-        moments[one.person] = max(one.moment, moments.get(one.person, 0.0))
-    return Barred(salt(home), moments, frozenset(seq for one in known for seq in one.interactions))
+    known = sorted(_newest(home, rows), key=lambda one: one.moment)
+    moments, done = ({one.person: one.moment for one in known if one.done or not only} for only in (False, True))
+    return Barred(salt(home), moments, done, frozenset(seq for one in known for seq in one.interactions))

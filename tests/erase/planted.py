@@ -37,7 +37,7 @@ def demonstration(user: str, word: str, at: int) -> dict[str, Any]:
         {"role": "assistant", "content": f"In the {word} box."},
     ]
     about = {"user_id": user, "session_id": f"session-of-{user}-{at}", "key": f"place/{word}", "skill": "places"}
-    return {"id": f"row-of-{user}-{at}", "messages": messages, "metadata": about}
+    return {"id": f"row-of-{user}-{word}-{at}", "messages": messages, "metadata": about}
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -49,7 +49,7 @@ def served(user: str, word: str, at: int, **fields: Any) -> Interaction:
     """An answer as a replica records it."""
     messages = [{"role": "user", "content": f"What about the {word}?"}, {"role": "assistant", "content": f"The {word} is fine."}]
     told = {"session_id": f"talk-of-{user}-{at}", "user_id": user, "model_version": 1, "finish_reason": "stop"}
-    return Interaction(id=f"chatcmpl-{user}-{at}", created=1000.0 + at, messages=messages, **{**told, **fields})
+    return Interaction(id=f"chatcmpl-{user}-{at}", messages=messages, **{"created": 1000.0 + at, **told, **fields})
 
 
 def judged(about: Interaction, word: str) -> list[Feedback]:
