@@ -266,10 +266,10 @@ def version_object(version: ModelVersion, release: Release) -> dict[str, Any]:
         "role": version.role,
         "parent": version.parent,
         "status": version.status,
-        "tainted": version.tainted,
         "aliases": [alias for alias, number in release.aliases().items() if number == version.id],
         "scores": version.scores,
         "created": version.created,
+        **({"tainted": True} if version.tainted else {}),
     }
 
 

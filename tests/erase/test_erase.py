@@ -22,7 +22,7 @@ from llmagentos.registry import tracking
 from llmagentos.registry.versions import Versions, prune
 from llmagentos.release.releases import Releases
 from llmagentos.storage import snapshots, suites, tombstones
-from llmagentos.storage.layout import Home
+from llmagentos.storage.layout import STORES, Home
 from llmagentos.storage.leases import Lease, of_cycles
 from llmagentos.storage.tables import Tables
 from llmagentos.training.launch import alone
@@ -191,6 +191,13 @@ def two_people(config: Config) -> Home:
         answer = served(user, word, 1)
         record(home, answer, *judged(answer, word))
     return home
+
+
+def test_every_store_is_swept_or_says_why_it_need_not_be():
+    swept = {*module.steps("e"), "snapshot_files", "suite_files", "run_files", "reports"}  # with the table, and with the runs
+    names = {store.name: store.eraser for store in STORES}
+    assert swept <= set(names)
+    assert all(names[name].startswith("holds") for name in set(names) - swept)
 
 
 def test_whoever_is_interrupted_at_any_step_is_gone_on_with(config: Config, monkeypatch: pytest.MonkeyPatch):
