@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llmagentos import cli_adapters
-from llmagentos.cli_options import File, Json, Overrides
+from llmagentos import cli_adapters, cli_erase
+from llmagentos.cli_options import File, Json, Overrides, Reason
 from llmagentos.config import Config, load_config
 from llmagentos.core.errors import ConfigError
 from llmagentos.local import output
@@ -29,8 +29,8 @@ app.add_typer(explain, name="explain")
 keys = typer.Typer(no_args_is_help=True, help="Who may use the endpoint: add, list and revoke API keys.")
 app.add_typer(keys, name="keys")
 app.add_typer(cli_adapters.commands(lambda *read: _config(*read), lambda *told: _tell(*told)), name="adapters")
+app.command("erase")(cli_erase.command(lambda *read: _config(*read), lambda *told: _tell(*told)))
 
-Reason = Annotated[str, typer.Option("--reason", help="kept with the release")]
 Version = Annotated[str, typer.Argument(help="number or alias")]
 Interaction = Annotated[str, typer.Argument(help="interaction id")]
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="as it was added")]

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from llmagentos.cli_options import File, Json, Overrides
+from llmagentos.cli_options import File, Json, Overrides, Reason
 from llmagentos.config import Config
 
-Reason = Annotated[str, typer.Option("--reason", help="kept with the release")]
 Tenant = Annotated[str | None, typer.Option(help="whose requests: the tenant of their key")]
 Scenario = Annotated[str | None, typer.Option(help="which requests: those with this metadata.scenario")]
 Read = Callable[[str | None, list[str] | None], Config]

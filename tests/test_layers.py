@@ -20,7 +20,7 @@ LAYERS = (
     ("update", "distill", "evaluate", "agent", "serve", "release", "erase", "explain"),
     ("cycle", "local", "benchmark"),
     ("cli_options",),
-    ("cli_adapters",),
+    ("cli_adapters", "cli_erase"),
     ("cli",),
 )
 """A package may import what stands in a line above it."""
@@ -49,7 +49,7 @@ ONLY_IN = {
     "peft": ("models/", "training/"),
     "deltalake": ("storage/", "collect/pipeline.py"),
     "torch": ("models/", "engines/", "training/", "evaluate/", "update/pretrain.py", "benchmark/", "local/"),
-    "typer": ("cli.py", "cli_adapters.py", "cli_options.py"),
+    "typer": ("cli.py", "cli_adapters.py", "cli_erase.py", "cli_options.py"),
     "llguidance": ("engines/",),
     "datasketch": ("collect/clusters.py",),
 }  # fmt: skip

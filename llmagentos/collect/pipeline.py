@@ -42,6 +42,7 @@ from llmagentos.storage import snapshots, suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Draft, Snapshot
 from llmagentos.storage.tables import SCHEMAS, Tables
+from llmagentos.storage.tombstones import Barred, barred
 
 COLUMNS = [
     "seq", "id", "tier", "tenant", "session_id", "user_id", "scenario", "skill", "key", "messages", "tools",
@@ -56,31 +57,32 @@ _USUAL = {"duplicate", "no_feedback"}
 log = logging.getLogger(__name__)
 
 
-def collect(config: Config, cycle_id: str | None = None) -> Snapshot | None:
-    """Make the next snapshot; None where there is nothing to update on (then no watermark moves).
+def collect(config: Config, cycle_id: str | None = None, *, anew: bool = False) -> Snapshot | None:
+    """Make the next snapshot; None where there is nothing to update on (then no watermark moves), but for an update that is made
+    `anew` whatever is new.
 
     The caller has connected Ray. A snapshot that no cycle has judged an update on is handed out again while nothing new came
     and all of it stands; the rows of one that was not promoted are taken up again under other settings. Where somebody was
     faster it is done once more. Raises ConflictError the second time, ConfigError for a base model without a tokenizer.
     """
     try:
-        return _collect(config, cycle_id)
+        return _collect(config, cycle_id, anew)
     except ConflictError as conflict:
         log.info("%s Collecting once more.", conflict)
-        return _collect(config, cycle_id)
+        return _collect(config, cycle_id, anew)
 
 
-def _collect(config: Config, cycle_id: str | None) -> Snapshot | None:
+def _collect(config: Config, cycle_id: str | None, anew: bool) -> Snapshot | None:
     home = Home(config.storage.root).open()
     carried = carry(home, config.collect.max_attempts)
     limit = config.collect.max_rows
     while True:
         increment = read_increment(home, carried.watermark, limit, unjudged=config.collect.implicit)
-        rows = _run_chain(config, increment)
+        rows = _run_chain(config, home, increment)
         settled = _settle(home, config, rows, carried, set(increment.rejudged))
         stands = _ids(settled.examples, settled.judged) == _ids(carried.examples, carried.judged)
         again = not stands if carried.undecided else carried.settings not in (None, config_hash(config))
-        if _enough(settled, config, again=again):
+        if _enough(settled, config, again=again) or (anew and not increment.truncated and not (carried.undecided and stands)):
             break
         if not increment.truncated:
             if carried.undecided and stands:
@@ -114,7 +116,7 @@ def _enough(settled: Settled, config: Config, *, again: bool = False) -> bool:
     return bool(worth_it or settled.tampering)  # which is decided on once, and never read again
 
 
-def _run_chain(config: Config, increment: Increment) -> list[Row]:
+def _run_chain(config: Config, home: Home, increment: Increment) -> list[Row]:
     """The Ray Data chain over an increment: rows with an `example` or with a `drop`, in order of seq."""
     if not increment.seqs:
         return []
@@ -128,7 +130,7 @@ def _run_chain(config: Config, increment: Increment) -> list[Row]:
     # than a whole increment, and takes no filter. One block is one task, all steps fused.
     files = ray.data.from_items([{"file": f} for f in increment.files], override_num_blocks=blocks)
     clean_rows = (
-        files.map_batches(partial(_read, seqs=increment.seqs, feedback=increment.feedback), **_WHOLE)
+        files.map_batches(partial(_read, seqs=increment.seqs, feedback=increment.feedback, erased=barred(home)), **_WHOLE)
         .map_batches(each(validate), **_WHOLE)
         .map_batches(each(_clean), **_WHOLE)
         .map_batches(each(partial(_redact, redactor=redactor)), **_WHOLE)
@@ -171,11 +173,12 @@ def _whole(table: pa.Table, step: Callable[[list[Row]], list[Row]]) -> pa.Table:
     return _pack(step(_unpack(table)))
 
 
-def _read(table: pa.Table, seqs: list[int], feedback: dict[int, list[dict[str, Any]]]) -> pa.Table:
-    """The wanted rows of some files of the log, each with its feedback."""
+def _read(table: pa.Table, seqs: list[int], feedback: dict[int, list[dict[str, Any]]], erased: Barred) -> pa.Table:
+    """The wanted rows of some files of the log, each with its feedback; none of somebody who was erased since."""
     dataset = ds.dataset(table.column("file").to_pylist(), schema=SCHEMAS["interactions"], format="parquet")
-    rows = dataset.to_table(columns=COLUMNS, filter=ds.field("seq").isin(seqs)).to_pylist()
-    return _pack({**row, "feedback": newest_revisions(feedback.get(row["seq"], []))} for row in rows)
+    rows = dataset.to_table(columns=[*COLUMNS, "created"], filter=ds.field("seq").isin(seqs)).to_pylist()
+    stay = [row for row in rows if not erased.bars(row["tenant"], row["user_id"], row.pop("created"), row["seq"])]
+    return _pack({**row, "feedback": newest_revisions(feedback.get(row["seq"], []))} for row in stay)
 
 
 def _doubted_unique(rows: list[Row]) -> list[Row]:

@@ -7,14 +7,15 @@ from llmagentos.collect.pipeline import collect
 from llmagentos.collect.traces import trace
 from llmagentos.config import Config
 from llmagentos.core.errors import ConflictError
-from llmagentos.cycle import artifacts
-from llmagentos.cycle.act import act, finish_decision, hold_untrained, keep_known, looks_tampered_with, record_failure
+from llmagentos.cycle import artifacts, rebuild
+from llmagentos.cycle.act import act, finish_decision, hold_untrained, looks_tampered_with, record_failure
 from llmagentos.cycle.background import tracking_warmed_up
 from llmagentos.cycle.due import not_due, reached
 from llmagentos.cycle.result import CycleResult, held, nothing_new, skipped
 from llmagentos.cycle.train import train
 from llmagentos.cycle.walk import Walk
 from llmagentos.distill import run as distill
+from llmagentos.erase.erase import finish as finish_erasures
 from llmagentos.evaluate.candidates import choose
 from llmagentos.evaluate.exam import set_exam
 from llmagentos.evaluate.run import judge
@@ -53,12 +54,14 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         stack.enter_context(connect(config))
         finish_promotion(config)
         finish_decision(home)
+        finish_erasures(config, lease.name)
         versions, now = Versions(home), Releases(home).current()
         champion, anchor, pupil = (versions.serving(n) for n in (now.champion, now.anchor, now.student))
+        begin = rebuild.start(home, champion, pupil)
 
         with walk.step("collect") as outcome:
             outcome |= {"metrics": reached(home)}
-            snapshot = collect(config, walk.id)
+            snapshot = collect(config, walk.id, anew=begin.anew)
             outcome |= artifacts.collected(snapshot) if snapshot else {"status": "skipped"}
         if snapshot is None:
             whole |= {"status": "skipped"}
@@ -72,17 +75,17 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         stack.enter_context(tracking_warmed_up(config))
         try:
             exam = set_exam(config.evaluate, home, snapshot)
-            folder = home.run(artifacts.training_folder(config, snapshot, champion, exam))
+            folder = home.run(artifacts.training_folder(config, snapshot, begin.agent, exam))
             stack.enter_context(alone(folder))
             with walk.step("update") as outcome:
-                first = update.prepare(config, home, snapshot, champion, folder)
+                first = update.prepare(config, home, snapshot, begin.agent, folder, begin.missed(home, snapshot))
                 if first is None:
                     lease.check()
-                    keep_known(config, snapshot, champion, walk.id, update.KNOWN)
+                    kept = rebuild.keep(config, snapshot, begin, champion, walk.id, update.KNOWN, lease.fence)
                     outcome |= {"status": "skipped"}
                     whole |= {"status": "skipped", "snapshot": snapshot.id}
-                    return skipped(walk, update.KNOWN, now.champion, snapshot)
-                runs, trained = train(config, home, snapshot, first, pupil, folder)
+                    return skipped(walk, update.KNOWN, kept, snapshot)
+                runs, trained = train(config, home, snapshot, first, begin.student, folder)
                 choice = choose(config, exam, update.candidates(config, runs[0]), champion=champion, anchor=anchor)
                 lease.check()
                 challenger = update.register(config, home, runs[0], walk.id, choice.candidate)

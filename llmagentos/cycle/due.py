@@ -12,7 +12,9 @@ import pyarrow.dataset as ds
 from llmagentos.config import Config
 from llmagentos.core.messages import JUDGEMENTS
 from llmagentos.registry import tracking
+from llmagentos.registry.versions import Versions
 from llmagentos.release.ladder import on_trial
+from llmagentos.release.releases import Releases
 from llmagentos.storage import snapshots
 from llmagentos.storage.flush import TABLES, flush
 from llmagentos.storage.layout import Home
@@ -33,8 +35,8 @@ def not_due(config: Config, home: Home) -> str | None:
         return None
     flush(home)
     maintain(home, TABLES.values())  # nobody else does where no cycle is due and nothing serves
-    last = snapshots.latest(home)
-    if last is not None and last.is_open:
+    last, champion = snapshots.latest(home), Releases(home).current().champion
+    if (last is not None and last.is_open) or (champion is not None and Versions(home).get(champion).tainted):
         return None
     answer = decide(gather(config, home, time.time()), config.trigger)
     return answer.reason if isinstance(answer, Wait) else None

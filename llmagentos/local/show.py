@@ -69,9 +69,13 @@ def checks(result: dict[str, Any]) -> None:
 
 def versions(result: dict[str, Any]) -> None:
     """Versions with aliases and scores."""
-    rows = [(v["id"], v["role"], v["parent"], v["status"], ", ".join(v["aliases"]), _scores(v["scores"])) for v in result["data"]]
+    rows = [(v["id"], v["role"], v["parent"], _stands(v), ", ".join(v["aliases"]), _scores(v["scores"])) for v in result["data"]]
     none = "No version yet: `llmagentos up` and `llmagentos cycle` begin with one."
     _table("", ("version", "role", "parent", "status", "aliases", "scores"), rows, none)
+
+
+def _stands(version: dict[str, Any]) -> str:
+    return f"{version['status']}, tainted" if version.get("tainted") else str(version["status"])
 
 
 def imported(result: dict[str, Any]) -> None:

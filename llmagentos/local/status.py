@@ -13,7 +13,7 @@ from llmagentos.registry.tracking import cycle_name
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases, confirmations
 from llmagentos.serve.keys import stored
-from llmagentos.storage import snapshots
+from llmagentos.storage import snapshots, tombstones
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import holder_of, of_cycles
 from llmagentos.storage.tables import Tables
@@ -46,6 +46,7 @@ def status(config: Config) -> dict[str, Any]:
             "reason": release.reason,
             **release.aliases(),
             **_trial(config, release),
+            **_erased(home, release),
         },
         "versions": len(Versions(home).all()),
         "replicas": confirmations(home),
@@ -61,6 +62,14 @@ def _trial(config: Config, release: Release) -> dict[str, Any]:
     from llmagentos.release.ladder import Ladder
 
     return {"stage": Ladder(config).outlook(release)}
+
+
+def _erased(home: Home, release: Release) -> dict[str, Any]:
+    """That the champion learned from a person who was erased since, and erasures that wait for a cycle to end."""
+    champion = Versions(home).get(release.champion) if release.champion is not None else None
+    tainted = {"tainted": "the next cycle rebuilds it from a clean ancestor"} if champion and champion.tainted else {}
+    left = sum(not one.done for one in tombstones.every(home))
+    return tainted | ({"erasures_left": left} if left else {})
 
 
 def _keys(home: Home) -> dict[str, int]:

@@ -181,9 +181,10 @@ def versions(config: Config) -> dict[str, Any]:
         return {"object": "list", "data": []}
     home.open()
     store, aliases = Versions(home), released.current(home).aliases()
+    shown = {"id", "role", "parent", "teacher", "snapshot", "status", "tainted", "scores", "created"}
     data = [
         {
-            **version.model_dump(include={"id", "role", "parent", "teacher", "snapshot", "status", "scores", "created"}),
+            **version.model_dump(include=shown),
             "aliases": sorted(name for name, number in aliases.items() if number == version.id),
             "weights": store.has_weights(version.id),
         }

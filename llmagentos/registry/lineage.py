@@ -8,8 +8,9 @@ from typing import Any
 
 import llmagentos
 from llmagentos.config import Config
+from llmagentos.core.errors import ConflictError
 from llmagentos.core.hashing import digest
-from llmagentos.core.records import ModelVersion
+from llmagentos.core.records import ModelVersion, Release
 from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.storage.layout import Home
@@ -47,6 +48,44 @@ def ancestors(home: Home, version_id: int) -> list[ModelVersion]:
         current = by_id[current.parent]
         line[current.id] = current
     return list(line.values())
+
+
+def clean(home: Home, version: ModelVersion) -> ModelVersion | None:
+    """The version itself, or where it is tainted the nearest of its ancestors that is not and has its weights on disk.
+
+    An agent without one has the anchor, which is no ancestor where a base was changed; None where that is tainted or gone, too.
+    """
+    versions = Versions(home)
+    anchor = versions.serving(released.current(home).anchor) if version.role == "agent" else None
+    line = [version, *ancestors(home, version.id), *([anchor] if anchor else [])]
+    return next((one for one in line if not one.tainted and versions.has_weights(one.id)), None)
+
+
+def check_untainted(home: Home, version: ModelVersion, now: Release) -> None:
+    """Raises ConflictError where a version that is to serve learned from a person who was erased since.
+
+    One that was promoted before may serve while the champion is tainted itself: it is no worse.
+    """
+    champion = now.champion is not None and Versions(home).get(now.champion).tainted
+    if version.tainted and version.id != now.champion and not (champion and version.id in now.history):
+        raise ConflictError(
+            f"version {version.id} is tainted: it learned from a person who was erased since.",
+            code="version_tainted",
+            hint="`llmagentos versions` lists the others; the next cycle rebuilds one from the last clean ancestor.",
+        )
+
+
+def unless_tainted(home: Home, version: int | None) -> int | None:
+    """The version's id, None for a tainted one."""
+    return None if version is None or Versions(home).get(version).tainted else version
+
+
+def with_descendants(home: Home, versions: Iterable[int]) -> set[int]:
+    """Versions and all that were made of them: trained on, distilled from, or put on."""
+    found, every = set(versions), Versions(home).all()
+    while more := {v.id for v in every if v.id not in found and found & {v.parent, v.teacher, v.base}}:
+        found |= more
+    return found
 
 
 def with_ancestors(home: Home, versions: Iterable[int]) -> set[int]:

@@ -3,12 +3,16 @@
 A trace carries the interaction's id as a tag, so that none is there twice.
 """
 
+import contextlib
 import logging
+import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmagentos.config import Config
 from llmagentos.config.shown import masked
+from llmagentos.core.errors import CapacityError
 from llmagentos.core.records import Interaction
 from llmagentos.registry import tracking
 from llmagentos.storage.layout import Home
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 INTERACTION_TAG = "llmagentos.interaction"
 VERSION_TAG = "llmagentos.version"
+_BUSY_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,55 @@ def write(config: Config, answers: Sequence[Interaction]) -> bool:
     if not there:  # MLflow does not raise what goes wrong while it exports a trace
         log.warning("MLflow at %s took no traces.", where)
     return there
+
+
+def forget(config: Config, interactions: Sequence[str]) -> int:
+    """Delete the traces of these interactions for good; returns how many there were.
+
+    Raises CapacityError where MLflow is away: nobody could say then that nothing is left there.
+    """
+    own = Home(config.storage.root).mlflow / "mlflow.db"
+    ours = tracking.tracking_uri(config) == f"sqlite:///{own}"
+    if not interactions or (ours and not own.exists()) or not (ours or config.registry.enabled):
+        return 0
+    from llmagentos.registry import projection
+
+    try:
+        client = tracking.warm_up(config)
+        experiment = client.get_experiment_by_name(config.registry.experiment).experiment_id
+        with projection.lock(Home(config.storage.root)):
+            gone = sum(_forget(client, experiment, id) for id in interactions)
+    except Exception as error:  # the edge to MLflow, as in `write`
+        where, why = masked(tracking.tracking_uri(config)), f"{type(error).__name__}: {masked(error)}"
+        raise CapacityError(
+            f"MLflow at {where} cannot be asked for traces ({why}).", hint="Start it and run this again."
+        ) from error
+    if ours:
+        _compact(own)
+    return gone
+
+
+def _forget(client: "MlflowClient", experiment: str, id: str) -> int:
+    named = f"tags.`{INTERACTION_TAG}` = '{id}'"
+    found = client.search_traces([experiment], filter_string=named, include_spans=False, flush=True)
+    for one in found:
+        _drop_spans(one.info.tags.get("mlflow.artifactLocation"))
+    return int(client.delete_traces(experiment, trace_ids=[one.info.trace_id for one in found])) if found else 0
+
+
+def _drop_spans(location: str | None) -> None:
+    """What was asked and said lies in a file, which MLflow leaves where it is."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    repository = get_artifact_repository(location) if location else None
+    for entry in repository.list_artifacts() if repository else ():
+        repository.delete_artifacts(entry.path)
+
+
+def _compact(database: Path) -> None:
+    """What MLflow deletes stays in the file's free pages until it is written anew."""
+    with contextlib.closing(sqlite3.connect(database, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
+        connection.execute("VACUUM")
 
 
 def _is_there(client: "MlflowClient", experiment: str, answer: Interaction) -> bool:

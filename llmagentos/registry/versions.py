@@ -9,7 +9,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -169,8 +169,8 @@ def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
 
     Kept: every version an alias or the anchor names, the challenger's students, the newest `keep` promoted ones with the
     students that served beside them (so that rollback can walk back over them), and the newest `keep` of all. Students,
-    agents and adapters are counted apart; adapters in use are kept, and so is the base of every adapter that is. What other
-    weights answered, candidates' among them, is forgotten too.
+    agents and adapters are counted apart; adapters in use are kept, and so is the base of every adapter that is. Tainted ones
+    stay only while they serve. What other weights answered, candidates' among them, is forgotten too.
     """
     versions = Versions(home)
     release = release or released.current(home)
@@ -182,6 +182,7 @@ def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
     for role in ("agent", "student", "adapter"):
         kept |= {v.id for v in [v for v in everything if v.role == role][-keep:]}
     kept |= {v.id for v in everything if v.teacher is not None and v.teacher == release.challenger}
+    kept -= {v.id for v in everything if v.tainted} - _serving(release, everything, beside)
     kept |= {one.version for one in release.adapters}
     kept |= {v.base for v in everything if v.id in kept and v.base is not None}
     gone = [v.id for v in everything if v.id not in kept and home.version(v.id).exists()]
@@ -196,6 +197,14 @@ def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
             shutil.rmtree(answers, ignore_errors=True)
     _sweep(home, {str(v.id) for v in everything})
     return gone
+
+
+def _serving(release: Release, everything: Collection[ModelVersion], beside: Mapping[int | None, int | None]) -> set[int | None]:
+    """Whose weights are in use: and while the champion is tainted itself, those that a rollback would go to."""
+    serving = {release.champion, release.student}
+    if any(v.id == release.champion and v.tainted for v in everything):
+        serving |= {release.previous, beside.get(release.previous)}
+    return serving
 
 
 def _sweep(home: Home, recorded: Collection[str]) -> None:

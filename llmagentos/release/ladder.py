@@ -11,6 +11,7 @@ from typing import Any
 from llmagentos.config import Config
 from llmagentos.config.sections import ReleaseConfig
 from llmagentos.core.records import Release, Stage, StageName
+from llmagentos.registry.versions import Versions
 from llmagentos.release import clock, counts
 from llmagentos.release.counts import Counts
 from llmagentos.release.releases import Releases, confirmations
@@ -51,7 +52,7 @@ class Ladder:
         now = now or self._releases.current()
         if now.stage is None or now.champion is None:
             return None
-        verdict = judge(self.facts(now.stage, now.champion), self._config)
+        verdict = self._tainted(now.stage) or judge(self.facts(now.stage, now.champion), self._config)
         if not isinstance(verdict, Wait):
             log.info("version %s, %s: %s", now.stage.version, now.stage.name, verdict)
             self._act(now.stage, verdict)
@@ -82,6 +83,11 @@ class Ladder:
             "waits_for": verdict.reasons if isinstance(verdict, Wait) else [],
             "until": stage.began + self._config.max_hours * 3600,
         }
+
+    def _tainted(self, stage: Stage) -> Abort | None:
+        """Why a trial is over whose version learned from a person who was erased since."""
+        tainted = Versions(self._home).get(stage.version).tainted
+        return Abort(["It learned from a person who was erased since."], harm=False) if tainted else None
 
     def _opinions(self, stage: Stage, champion: int) -> dict[int, Counts]:
         """Read again only where feedback came since, and not at every look."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from llmagentos.core.errors import ConflictError, LLMAgentOSError, NotFoundError
 from llmagentos.core.records import Assignment, ModelVersion, Release, Stage, StageName
-from llmagentos.registry import released
+from llmagentos.registry import lineage, released
 from llmagentos.registry.versions import Versions
 from llmagentos.release import clock
 from llmagentos.storage.flush import flush_to
@@ -87,16 +87,17 @@ class Releases:
         It ends the stage under way, whoever is on it. With `stage` (the epoch that began it) it happens only while that
         one is under way, and the present release is returned otherwise. `against` is the champion it was judged against; of
         one that waits for approval it is known, and counts where there is no `force`.
-        Raises NotFoundError, ConflictError for a rejected or bad version without `force`, one whose weights are no longer
-        on disk, another champion or a lost race.
+        Raises NotFoundError, ConflictError for a rejected or bad version without `force`, a tainted one, one without weights,
+        another champion or a lost race.
         """
 
         def change(now: Release) -> dict[str, Any] | None:
             found = self._check(version, "agent", force)
+            lineage.check_untainted(self.home, found, now)
             if student is not None:
                 self._check(student, "student", True)
             own = (self._student_of(version, found.cycle) or self._student_of(version)) if now.champion != version else None
-            wanted = student or own or now.student
+            wanted = student or own or lineage.unless_tainted(self.home, now.student)
             served = now.champion == version and now.student == wanted and now.stage is None
             if served or not _under_way(now, stage):
                 return None
@@ -196,9 +197,9 @@ class Releases:
         """What changes where the champion before serves again."""
         if now.previous is None:
             raise ConflictError("there is no version before the champion to go back to.", code="no_previous_version")
-        self._check(now.previous, "agent", True)
+        lineage.check_untainted(self.home, self._check(now.previous, "agent", True), now)
         student = released.students(self.all()).get(now.previous)
-        student = student if student is not None and self._versions.has_weights(student) else None
+        student = lineage.unless_tainted(self.home, student) if student and self._versions.has_weights(student) else None
         return {"champion": now.previous, "student": student, "history": now.history[:-1], "challenger": None}
 
     def mark_again(self) -> bool:
@@ -293,11 +294,8 @@ class Releases:
                 hint='To release it all the same: --force --reason "..." (HTTP: {"force": true, "reason": ...}).',
             )  # fmt: skip
         if not self._versions.has_weights(number):
-            raise ConflictError(
-                f"the weights of version {number} are no longer on disk.",
-                code="no_weights",
-                hint="storage.keep_versions says how many versions keep their weights.",
-            )
+            hint = "storage.keep_versions says how many versions keep their weights."
+            raise ConflictError(f"the weights of version {number} are no longer on disk.", code="no_weights", hint=hint)
         return version
 
     def _change(

@@ -24,6 +24,7 @@ from llmagentos.storage import suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
 from llmagentos.storage.tables import Tables
+from llmagentos.storage.tombstones import barred
 
 Kind = Literal["memory", "general"]
 
@@ -92,7 +93,8 @@ class Buffer:
         leaving = snapshot.unmakes
         holding = _holding(memory, snapshot.superseded, _replaced(memory, snapshot.superseded), snapshot.id)
         stays = [r for r in holding if r["id"] not in leaving]
-        wanting = [*stays, *(_row(e, "memory", snapshot.id) for e in snapshot.examples())]
+        erased = barred(self.home).interactions  # since the snapshot was opened, perhaps
+        wanting = [*stays, *(_row(e, "memory", snapshot.id) for e in snapshot.examples() if e.seq not in erased)]
         kept = select(wanting, self.capacity, self.seed, losses=losses, hard_share=self.hard)
         known = {id(row) for row in kept}
         left += [{**row, "left": snapshot.id} for row in memory if id(row) not in known]
@@ -110,6 +112,17 @@ class Buffer:
         back = [{**row, "left": None} for row in left if row["left"] == snapshot and row["id"] not in gone]
         kept = select([*memory, *back], self.capacity, self.seed)
         self._remember(kept, [row for row in left if row["left"] != snapshot], marks)
+
+    def rewrite(self, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
+        """Put what `change` makes of each row of memory, and of those that left it, in its place; returns how many are others or
+        gone. Who was about to admit a snapshot must look again."""
+        mark = {APP: self._tables.transaction("replay", APP)}
+        before = [row for rows in self._memory() for row in rows]
+        after = [change(row) for row in before]
+        touched = sum(new is not old for new, old in zip(after, before, strict=True))
+        if touched:
+            self._write([_coded(row) for row in after if row is not None], mark, predicate="kind = 'memory'")
+        return touched
 
     def bootstrap(
         self,

@@ -152,28 +152,30 @@ def mix_rows(
     *,
     preference: Kind | None = None,
     known: Collection[str] = (),
+    missed: Sequence[Example] = (),
     plain: bool = False,
 ) -> dict[str, int]:
     """Render what an update on `snapshot` may train on: its rows, the memory that still holds, a part of the general rows.
 
-    Rows whose ids are `known` stand with the memory. New rows come also in made wordings (rewording.py) and, unless `plain`,
-    remembered ones too, and facts that changed as they used to be asked (retelling.py); for a strategy that reads them come
-    the snapshot's judged rows, as `preference` wants them. What a suite holds out is not trained on, also where it was registered
-    after the rows were collected.
+    Rows that the weights have `missed` are as new to them, and those whose ids are `known` stand with the memory. New rows come
+    also in made wordings (rewording.py) and, unless `plain`, remembered ones too, and facts that changed as they used to be
+    asked (retelling.py); for a strategy that reads them come the snapshot's judged rows, as `preference` wants them. What a
+    suite holds out is not trained on, also where it was registered after the rows were collected.
     """
     buffer = Buffer(home, config.replay)
     version = buffer.version
-    targets = free(home, snapshot, snapshot.examples())
+    targets = free(home, snapshot, [*snapshot.examples(), *missed])
     examples = [e.model_dump() for e in targets]
     new = [e for e in examples if e["id"] not in known]
-    memory = buffer.beside(snapshot) + [e for e in examples if e["id"] in known]
+    again = {e.id for e in missed}
+    memory = [row for row in buffer.beside(snapshot) if row["id"] not in again] + [e for e in examples if e["id"] in known]
     held, seed = _held(home, snapshot), config.update.seed
     # Other ones in each update: what is remembered in two wordings alone is soon understood in those alone.
     wordings, salt = 0 if plain else config.replay.memory_wordings, digest([snapshot.id, seed])
     on_ray = config.training.workers > 0
     processes = 1 if on_ray else config.training.processes
     beside = processes if wordings else 1
-    again = later(_reworded, config, _some(memory, salt), wordings, held, salt, [*memory, *examples], processes=beside)
+    more = later(_reworded, config, _some(memory, salt), wordings, held, salt, [*memory, *examples], processes=beside)
     told = [] if plain else _told(home, buffer, snapshot, [*memory, *examples], held)
     anew = [row for row in told if row["key"] in snapshot.superseded]
     reworded = functools.partial(_reworded, config, wanted=config.replay.wordings, held=held, seed=seed)
@@ -181,7 +183,7 @@ def mix_rows(
     general = _unchanged(buffer.rows("general", snapshot.superseded, some), [*memory, *examples, *told])
     sources = {
         "new": [*new, *anew, *reworded([*new, *anew], beside=memory)],
-        "memory": [*memory, *again(), *(row for row in told if row["key"] not in snapshot.superseded)],  # waited for at last
+        "memory": [*memory, *more(), *(row for row in told if row["key"] not in snapshot.superseded)],  # waited for at last
         "general": general,
     }
     if preference is not None:

@@ -250,6 +250,7 @@ def create_app(service: Service) -> Starlette:
         route("/v1/versions/{v}", operations.version),
         post("/v1/versions/{v}/promote", operations.promote),
         post("/v1/rollback", operations.rollback),
+        route("/v1/users/{id:path}", operations.erase, method="DELETE"),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: failed, 405: failed})
 

@@ -16,6 +16,8 @@ from llmagentos.config import Config
 from llmagentos.core.errors import InputError, NotFoundError
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import OTHERS, TENANT, Feedback, Interaction, ModelVersion, Release, own_id
+from llmagentos.erase.apart import erase_apart
+from llmagentos.erase.erase import checked
 from llmagentos.registry.versions import Versions
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
@@ -31,6 +33,8 @@ from llmagentos.storage.tables import Tables
 
 log = logging.getLogger(__name__)
 _CONFIRM_SECONDS = 5.0
+_ERASE_SECONDS = 30.0
+_GOES_ON = "It goes on; ask again for its receipt."
 _NEWEST = 20
 """Decisions and releases that the status names."""
 
@@ -52,6 +56,7 @@ class Operations:
         self._versions, self._releases = Versions(home), Releases(home)
         self._announce, self._shared, self._ladder = announce, shared, Ladder(config)
         self._switching: set[asyncio.Future[bool]] = set()
+        self._erasing: set[asyncio.Future[dict[str, Any]]] = set()
 
     async def feedback(self, request: Request, data: dict[str, Any]) -> Response:
         asked, tenant = parse(FeedbackRequest, data), traffic.tenant()
@@ -215,6 +220,23 @@ class Operations:
             return False
         return True
 
+    async def erase(self, request: Request) -> Response:
+        """The receipt of erasing a person of the key's own tenant; 202 where it takes longer: it goes on, and who asks again is
+        told. Raises InputError for what is no user id, ConflictError while a cycle is at work."""
+        user = checked(request.path_params["id"])
+        erasing = asyncio.ensure_future(erase_apart(self._config, user, tenant=traffic.tenant(), by=_by()))
+        self._erasing.add(erasing)
+        erasing.add_done_callback(self._erased)
+        await asyncio.wait({erasing}, timeout=_ERASE_SECONDS)
+        if not erasing.done():
+            return JSONResponse({"object": "erasure", "status": "running", "message": _GOES_ON}, 202)
+        return JSONResponse({"object": "erasure", **erasing.result()})
+
+    def _erased(self, erasing: asyncio.Future[dict[str, Any]]) -> None:
+        self._erasing.discard(erasing)
+        if not erasing.cancelled() and (error := erasing.exception()):
+            log.warning("an erasure ended early: %s", error)
+
     async def models(self, _request: Request) -> Response:
         return JSONResponse({"object": "list", "data": await self._model_objects()})
 
@@ -247,6 +269,7 @@ def version_object(version: ModelVersion, release: Release) -> dict[str, Any]:
         "aliases": [alias for alias, number in release.aliases().items() if number == version.id],
         "scores": version.scores,
         "created": version.created,
+        **({"tainted": True} if version.tainted else {}),
     }
 
 

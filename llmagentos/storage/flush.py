@@ -6,15 +6,17 @@ where Delta already has its number, reads back the sequence numbers it was given
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pyarrow.dataset as ds
 
-from llmagentos.core.records import Feedback
+from llmagentos.core.records import Feedback, Interaction
 from llmagentos.storage import interactions
 from llmagentos.storage.layout import Home
 from llmagentos.storage.spool import Batch, Kind, Spool, exclusive
 from llmagentos.storage.tables import SCHEMAS, Tables, read_files
+from llmagentos.storage.tombstones import barred
 
 TABLES: dict[Kind, str] = {"interaction": "interactions", "feedback": "feedback"}
 _LOCK = "flush.lock"
@@ -81,6 +83,7 @@ def _flush_kind(home: Home, spool: Spool, kind: Kind, limit: int) -> int:
 def _commit(home: Home, spool: Spool, batch: Batch) -> None:
     tables, table = Tables(home), TABLES[batch.kind]
     _quarantine(tables, spool, batch)
+    batch = _without_the_erased(home, spool, batch)
     rows = [_row(spool, record) for record in batch.records]
     app = f"spool/{spool.uuid}"
     seqs = tables.append_sequenced(table, rows, once=(app, batch.number)) if rows else []
@@ -90,6 +93,15 @@ def _commit(home: Home, spool: Spool, batch: Batch) -> None:
             batch, given = _anew(tables, spool, batch, rows)
         seqs = [seq for seq in given if seq is not None]
     spool.settle(batch, seqs)
+
+
+def _without_the_erased(home: Home, spool: Spool, batch: Batch) -> Batch:
+    """The batch without what somebody had said before they were erased, of which the spool then knows nothing either."""
+    erased = barred(home)
+    gone = {r.id for r in batch.records if isinstance(r, Interaction) and erased.dropped(r.tenant, r.user_id, r.created)}
+    if gone:
+        spool.forget(gone)
+    return replace(batch, records=[r for r in batch.records if r.id not in gone]) if gone else batch
 
 
 def _anew(tables: Tables, spool: Spool, batch: Batch, rows: list[dict[str, Any]]) -> tuple[Batch, list[int | None]]:

@@ -53,6 +53,13 @@ def find_all(home: Home, ids: Iterable[str], *, spool: Spool | None = None) -> d
 
 
 def _at(tables: Tables, seqs: Sequence[int]) -> dict[str, Interaction]:
-    files = tables.files_with("interactions", "seq", seqs)
-    rows = read_files(files, SCHEMAS["interactions"], ds.field("seq").isin(seqs)).to_pylist()
+    try:
+        rows = _rows(tables, seqs)
+    except FileNotFoundError:  # somebody was erased just now: the others' rows stand in another file
+        rows = _rows(tables, seqs)
     return {record.id: record for record in map(decode, rows) if isinstance(record, Interaction)}
+
+
+def _rows(tables: Tables, seqs: Sequence[int]) -> list[dict[str, Any]]:
+    files = tables.files_with("interactions", "seq", seqs)
+    return read_files(files, SCHEMAS["interactions"], ds.field("seq").isin(seqs)).to_pylist()

@@ -9,7 +9,7 @@ keeps the newest checkpoint that is old enough to go, and all that follows it.
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from deltalake import WriterProperties
@@ -18,10 +18,13 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from llmagentos.core.errors import ConflictError, LLMAgentOSError
 from llmagentos.storage.layout import Home
 from llmagentos.storage.spool import exclusive
-from llmagentos.storage.tables import KEEP_HOURS, SCHEMAS, SETTINGS, Tables, checkpoint
+from llmagentos.storage.tables import KEEP_HOURS, LATER, SCHEMAS, SETTINGS, Tables, checkpoint, sync_commits
 
 MOST_FILES = 32
 """Data files of a table that are left alone."""
+
+_VALUES, _ATTEMPTS = 2000, 20
+"""Values that one commit deletes by, and commits that are tried."""
 
 _NEWEST = {"versions": ("id", "change")}
 """Tables of which the newest row counts: what it is one of, and what orders them."""
@@ -49,6 +52,43 @@ def maintain(home: Home, names: Iterable[str] = SCHEMAS, *, most: int = MOST_FIL
         except (DeltaError, OSError, LLMAgentOSError) as error:
             log.warning("table %s could not be tidied up: %s", name, error)
     return done
+
+
+def delete(home: Home, name: str, column: str, values: Collection[int | str]) -> int:
+    """Delete the rows that have one of the values there, and the files that held them; returns how many rows went.
+
+    Values are numbers or hashes of ours: what is deleted by stands in the log. Raises ConflictError where others write for too
+    long.
+    """
+    wanted = sorted(set(values), key=str)
+    gone = 0
+    for start in range(0, len(wanted), _VALUES):
+        listed = ", ".join(repr(value) for value in wanted[start : start + _VALUES])
+        gone += _delete(home, name, f"{column} IN ({listed})")
+    shred(home, name)
+    return gone
+
+
+def _delete(home: Home, name: str, predicate: str) -> int:
+    for _ in range(_ATTEMPTS):
+        table = Tables(home).load(name)
+        before = table.version()
+        with contextlib.suppress(CommitFailedError):  # somebody wrote meanwhile
+            gone = int(table.delete(predicate, post_commithook_properties=LATER)["num_deleted_rows"] or 0)
+            sync_commits(home.table(name), before, table.version())
+            return gone
+    raise ConflictError(f"{name}: {_ATTEMPTS} deletions in a row lost to other writers.", code="busy", hint="Try again.")
+
+
+def shred(home: Home, name: str) -> None:
+    """Remove every file of a table that its newest version does not read, but for what somebody may be writing just now.
+
+    What was replaced is named by the log for as long as it keeps such names; what is older lies there for long.
+    """
+    table = Tables(home).load(name)
+    checkpoint(table, home.table(name), table.version() - 1)
+    for every, hours in ((False, 0), (True, KEEP_HOURS)):
+        table.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=False, full=every)
 
 
 def _untidy(folder: Path, tables: Tables, name: str, most: int) -> bool:

@@ -18,14 +18,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmagentos.core.errors import ConflictError, IntegrityError, NotFoundError
+from llmagentos.core.errors import ConflictError, IntegrityError, LLMAgentOSError, NotFoundError, no_room
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.hashing import digest
 from llmagentos.core.records import Example
 from llmagentos.core.superseding import Superseded, merge
 from llmagentos.storage.files import sync
 from llmagentos.storage.layout import Home
-from llmagentos.storage.manifest import verify, write_manifest
+from llmagentos.storage.manifest import read_manifest, verify, write_manifest
 from llmagentos.storage.tables import Tables
 
 APP = "snapshots"
@@ -61,6 +61,13 @@ class SnapshotRow:
     counts: dict[str, Any]
     status: str
     decision: dict[str, Any] | None
+    redacted: dict[str, Any] | None = None
+    """{"erasure", "was", "is", "successor"}: content hashes before and after the last erasure, and the folder that took over."""
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that holds it."""
+        return str(self.redacted["successor"]) if self.redacted else self.id
 
     @property
     def is_open(self) -> bool:
@@ -187,13 +194,57 @@ def create(home: Home, draft: Draft, *, cycle: str | None = None, expect: int | 
 
 def open_snapshot(home: Home, id: str) -> Snapshot:
     """A snapshot whose every byte is as written. Raises NotFoundError, IntegrityError."""
-    found = {row.id: row for row in history(home, corrupt=True)}.get(id)
+    known = history(home, corrupt=True)
+    found = ({row.folder: row for row in known} | {row.id: row for row in known}).get(id)
     if found is None:
         raise NotFoundError(f"no snapshot {id!r}.", hint="`llmagentos status` names the newest one.")
-    manifest = verify(home.snapshot(id))
+    manifest = verify(home.snapshot(found.folder))
     if manifest.get("content_hash") != found.content_hash:
         raise IntegrityError(f"snapshot {id} holds other content than the table says.")
-    return Snapshot(home.snapshot(id), manifest)
+    return Snapshot(home.snapshot(found.folder), manifest)
+
+
+def as_it_lies(home: Home, row: SnapshotRow) -> Snapshot | None:
+    """A snapshot by its files alone, whatever their manifest promises, to be rewritten; None where they cannot be read."""
+    folder = home.snapshot(row.folder)
+    try:
+        found = Snapshot(folder, read_manifest(folder))
+        _ = found._rows, found.superseded, found.withdrawn, found.retired, found.heldout, found.recall
+    except (OSError, ValueError, KeyError, LLMAgentOSError) as error:
+        if no_room(error):
+            raise
+        return None
+    return found
+
+
+def drop(home: Home, row: SnapshotRow) -> None:
+    """Remove the folder of one that cannot be read: to its readers it is as damaged as before."""
+    shutil.rmtree(home.snapshot(row.folder), ignore_errors=True)
+
+
+def redact(home: Home, row: SnapshotRow, draft: Draft, erasure: str) -> None:
+    """Put `draft` in the place of a snapshot's content, under the same id: its row names the successor and both hashes, and the
+    old folder goes. Raises ConflictError as `create` does."""
+    last, old = epoch(home), home.snapshot(row.folder)
+    content = content_hash([*draft.examples, *draft.judged], draft.pending)
+    name = f"{row.id.partition('-')[0]}-{digest([content, erasure, last], length=8)}"
+    counts = {"n_new": draft.n_new, "n_examples": len(draft.examples), "counts": dict(draft.counts)}
+    marks = {"interactions_seq": row.interactions_seq, "feedback_seq": row.feedback_seq}
+    facts = {"id": row.id, "parent": row.parent, **counts, **marks, "content_hash": content}
+    _write(home.snapshot(name), draft, facts)
+    told = {"erasure": erasure, "was": row.content_hash, "is": content, "successor": name}
+    fresh = {**facts, "counts": json.dumps(facts["counts"], sort_keys=True), "redacted": json.dumps(told)}
+    _append(home, fresh, last)
+    if old != home.snapshot(name):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def drop_unknown(home: Home) -> None:
+    """Remove folders without a row, which never happened or have a successor. The caller sees to it that nobody is making one."""
+    known = {row.folder for row in history(home, corrupt=True)}
+    for folder in home.snapshots.glob("*") if home.snapshots.is_dir() else ():
+        if folder.is_dir() and folder.name not in known:
+            shutil.rmtree(folder)
 
 
 def history(home: Home, *, corrupt: bool = False) -> list[SnapshotRow]:
@@ -212,7 +263,7 @@ def superseded(home: Home) -> Superseded:
     """What all promoted snapshots superseded, one after the other."""
     merged: Superseded = {}
     for row in history(home):
-        path = home.snapshot(row.id) / "superseded.json"
+        path = home.snapshot(row.folder) / "superseded.json"
         if row.status == "promoted" and path.is_file():
             merged = merge(merged, json.loads(path.read_text("utf-8")))
     return merged
@@ -263,7 +314,7 @@ def _append(home: Home, row: Mapping[str, Any], epoch: int) -> None:
 def _state(row: Mapping[str, Any]) -> SnapshotRow:
     fields = {name: row.get(name) for name in SnapshotRow.__dataclass_fields__}
     fields["counts"] = json.loads(row.get("counts") or "{}")
-    fields["decision"] = json.loads(row["decision"]) if row.get("decision") else None
+    fields |= {name: json.loads(row[name]) if row.get(name) else None for name in ("decision", "redacted")}
     return SnapshotRow(**fields)
 
 

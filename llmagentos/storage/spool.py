@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -218,6 +218,30 @@ class Spool:
                 sessions = [(*session, id) for session, id in last.items()]
                 writer.executemany("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?)", sessions)
             writer.execute("INSERT OR IGNORE INTO meta VALUES ('indexed', '1')")
+
+    def forget(self, interactions: Collection[str], feedback: Collection[str] = ()) -> int:
+        """Delete all that is known of these interactions, with what was said of them, and of these judgements. Returns how many
+        records had not left the spool."""
+        with self._writing() as writer:
+            before = writer.total_changes
+            writer.executemany("DELETE FROM records WHERE kind = 'feedback' AND id = ?", [(id,) for id in feedback])
+            of = "SELECT id FROM records WHERE kind = 'feedback' AND interaction_id = ?"
+            said = [row for id in interactions for row in writer.execute(of, (id,)).fetchall()]
+            pairs = [(id, id) for id in interactions]
+            writer.executemany("DELETE FROM records WHERE (kind = 'interaction' AND id = ?) OR interaction_id = ?", pairs)
+            gone = writer.total_changes - before
+            known = [("interaction", id) for id in interactions] + [("feedback", id) for id in feedback]
+            writer.executemany("DELETE FROM known WHERE kind = ? AND id = ?", [*known, *(("feedback", *row) for row in said)])
+            writer.executemany("DELETE FROM sessions WHERE interaction_id = ?", [(id,) for id in interactions])
+        return gone
+
+    def rewrite(self) -> None:
+        """Write the file anew, so that nothing that was deleted is left in it or its log. Raises SpoolError while others write
+        for too long."""
+        with self._write_lock, _translated(self.path):
+            self._writer.execute("VACUUM")
+            if self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise SpoolError(f"the spool {self.path} is in use.", hint="Try again.")
 
     def close(self) -> None:
         with self._write_lock, self._read_lock:

@@ -125,6 +125,34 @@ def retire(home: Home, entries: Sequence[Mapping[str, Any]], snapshot: str) -> i
     return counted
 
 
+def rewrite(home: Home, without: Callable[[EvalItem], bool]) -> int:
+    """Take items out of every suite and its files, for ever; returns how many went.
+
+    To its readers it is as if they had retired: the suite keeps its name and the hash of all that it held. The caller sees to
+    it that nothing registers meanwhile.
+    """
+    gone = 0
+    for name in dict.fromkeys(row["name"] for row in _table(home)):
+        folder, part, old = (home.suites / each for each in (name, f".{name}.part", f".{name}.old"))
+        if not folder.exists() and part.exists():  # whoever was at it died between two renames
+            part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        items = _items(folder)
+        kept = [item for item in items if not without(item)]
+        if len(kept) < len(items):
+            _write_folder(part, kept, read_manifest(folder).get("suite_hash"))
+            folder.rename(old)
+            part.rename(folder)
+            sync(home.suites)
+            shutil.rmtree(old)
+            gone += len(items) - len(kept)
+    known = {row["name"] for row in _table(home)}
+    for folder in home.suites.glob("*") if home.suites.is_dir() else ():
+        if folder.is_dir() and folder.name not in known:  # of an attempt that never got its row
+            shutil.rmtree(folder)
+    return gone
+
+
 def register_snapshot(home: Home, snapshot: Snapshot) -> list[Suite]:
     """On promote: the snapshot's suites become old ones, and what it superseded leaves retention. Idempotent."""
     retire(home, snapshot.retired, snapshot.id)
@@ -206,14 +234,18 @@ def _write_items(home: Home, name: str, items: Sequence[EvalItem], wanted: str) 
         return
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that never got its row
     part = folder.with_name(f".{name}.part")
+    _write_folder(part, items, wanted)
+    part.rename(folder)
+    sync(folder, home.suites)
+
+
+def _write_folder(part: Path, items: Iterable[EvalItem], wanted: str | None) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     lines = [json.dumps(item.model_dump(mode="json"), ensure_ascii=False) + "\n" for item in items]
     (part / "items.jsonl").write_text("".join(lines), "utf-8")
     sync(part / "items.jsonl")
     write_manifest(part, suite_hash=wanted)
-    part.rename(folder)
-    sync(folder, home.suites)
 
 
 def _written(folder: str) -> tuple[tuple[int, int, int], ...]:
@@ -241,4 +273,8 @@ def _verified(root: str, name: str, wanted: str, written: tuple[tuple[int, int, 
     folder = Path(root) / name
     if verify(folder).get("suite_hash") != wanted:
         raise IntegrityError(f"suite {name!r} is not the one that was registered.")
-    return tuple(EvalItem.model_validate_json(line) for line in (folder / "items.jsonl").read_text("utf-8").split("\n") if line)
+    return tuple(_items(folder))
+
+
+def _items(folder: Path) -> list[EvalItem]:
+    return [EvalItem.model_validate_json(line) for line in (folder / "items.jsonl").read_text("utf-8").split("\n") if line]

@@ -43,7 +43,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "snapshots": pa.schema(
         [("epoch", _INT), ("id", _TEXT), ("parent", _TEXT), ("cycle", _TEXT), ("content_hash", _TEXT), ("created", _FLOAT),
          ("n_new", _INT), ("n_examples", _INT), ("interactions_seq", _INT), ("feedback_seq", _INT),
-         ("counts", _TEXT), ("status", _TEXT), ("decision", _TEXT)]
+         ("counts", _TEXT), ("status", _TEXT), ("decision", _TEXT), ("redacted", _TEXT)]
     ),
     "replay": pa.schema(
         [("id", _TEXT), ("seq", _INT), ("kind", _TEXT), ("snapshot", _TEXT), ("scenario", _TEXT), ("skill", _TEXT),
@@ -68,12 +68,15 @@ SCHEMAS: dict[str, pa.Schema] = {
         [("id", _TEXT), ("seq", _INT), ("source", _TEXT), ("reason", _TEXT), ("detail", _TEXT), ("row", _TEXT),
          ("created", _FLOAT)]
     ),
-    "erasures": pa.schema([("id", _TEXT), ("person", _TEXT), ("receipt", _TEXT), ("created", _FLOAT)]),
+    "erasures": pa.schema(
+        [("id", _TEXT), ("change", _INT), ("person", _TEXT), ("moment", _FLOAT), ("interactions", _TEXT),
+         ("receipt", _TEXT), ("done", _BOOL), ("created", _FLOAT)]
+    ),
 }  # fmt: skip
 
 logger = logging.getLogger(__name__)
 _CHECKPOINT_COMMITS = 10
-_LATER = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+LATER = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 """What Delta does behind a commit it reports as the commit's failure: we do it ourselves."""
 _STATS = {"feedback": "seq,interaction_seq", "releases": "epoch"}
 KEEP_HOURS = 1
@@ -291,7 +294,7 @@ class Tables:
                 predicate=predicate,
                 schema_mode=_schema_mode(table, data),
                 commit_properties=properties if marks else None,
-                post_commithook_properties=_LATER,
+                post_commithook_properties=LATER,
             )
             sync_commits(self.home.table(name), before, table.version())
         if (table.version() + 1) % _CHECKPOINT_COMMITS == 0:

@@ -16,7 +16,7 @@ import numpy as np
 from llmagentos.config import Config
 from llmagentos.core.errors import NotFoundError, TrainingError
 from llmagentos.core.evaluation import Candidate
-from llmagentos.core.records import ModelVersion, RunRecord
+from llmagentos.core.records import Example, ModelVersion, RunRecord
 from llmagentos.models.loading import count_parameters
 from llmagentos.registry import tracking
 from llmagentos.registry.lineage import code_revision, config_hash
@@ -54,26 +54,33 @@ def configured(config: Config) -> Strategy:
     return chosen
 
 
-def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersion, folder: Path) -> Prepared | None:
-    """Render the mix and plan the steps; None where the champion answers every new row already and nothing was judged.
+def prepare(
+    config: Config, home: Home, snapshot: Snapshot, champion: ModelVersion, folder: Path, missed: Sequence[Example] = ()
+) -> Prepared | None:
+    """Render the mix and plan the steps; None where no row is new, or the champion answers every one already, and nothing was
+    judged.
 
-    `folder` is the run's; what stands there already is used again. Raises ConfigError for an unknown strategy,
-    IntegrityError for damaged weights, TrainingError for nothing to train on.
+    `missed` are rows that were taught to others and are as new to this one. `folder` is the run's; what stands there already is
+    used again. Raises ConfigError for an unknown strategy, IntegrityError for damaged weights, TrainingError for nothing to
+    train on.
     """
     chosen = configured(config)
     terms = chosen.configured(config.update.terms)
     verify(Path(champion.dir), champion.manifest_hash)
+    targets = [*snapshot.examples(), *missed]
+    if not targets and not snapshot.judged():
+        return None
     rows, plan = folder / "rows.arrow", folder / "update" / "plan.arrow"
     if not rows.exists():
-        known = _known(config, snapshot, champion) if chosen.replays else set()
+        known = _known(config, targets, champion) if chosen.replays else set()
         mix_rows(
             config, home, snapshot, Path(champion.dir), rows,
-            preference=chosen.preference, known=known, plain=not chosen.replays,
+            preference=chosen.preference, known=known, missed=missed, plain=not chosen.replays,
         )  # fmt: skip
     update, training = config.update, config.training
     rendered = Rows(rows)
     tokens = rendered.tokens()
-    if chosen.replays and "memory" in tokens and tokens.keys().isdisjoint(("new", PREFERENCE)) and snapshot.examples():
+    if chosen.replays and "memory" in tokens and tokens.keys().isdisjoint(("new", PREFERENCE)) and targets:
         return None
     mix, usual = chosen.mix(config.replay, tokens), config.replay
     held = _held(config, rendered, champion, folder / "update" / "held.json", replays=chosen.replays)
@@ -129,14 +136,14 @@ def prepare(config: Config, home: Home, snapshot: Snapshot, champion: ModelVersi
     return Prepared(phase=phase, facts=facts, snapshot=snapshot.id, start=champion, rows=facts_of(rows))
 
 
-def _known(config: Config, snapshot: Snapshot, champion: ModelVersion) -> set[str]:
+def _known(config: Config, examples: Sequence[Example], champion: ModelVersion) -> set[str]:
     """Ids of the new rows that the champion answers already, each token with a probability of `replay.known` at least.
 
     Practised as memory they take no steps from what is new, and are not pressed on weights that hold them.
     """
     if config.replay.known >= 1:
         return set()
-    rows, most = [e.model_dump() for e in snapshot.examples()], -math.log(config.replay.known)
+    rows, most = [e.model_dump() for e in examples], -math.log(config.replay.known)
     losses = answer_losses(
         Path(champion.dir), rows, worst=True, max_length=config.model.max_length,
         batch_tokens=config.evaluate.batch_tokens, gpus=config.evaluate.gpus,

@@ -3,8 +3,18 @@ import pytest
 from safetensors.numpy import save_file
 
 from llmagentos.config import load_config
-from llmagentos.core.errors import NotFoundError
-from llmagentos.registry.lineage import ancestors, code_revision, config_hash, describe
+from llmagentos.core.errors import ConflictError, NotFoundError
+from llmagentos.core.records import Release
+from llmagentos.registry.lineage import (
+    ancestors,
+    check_untainted,
+    clean,
+    code_revision,
+    config_hash,
+    describe,
+    unless_tainted,
+    with_descendants,
+)
 from llmagentos.registry.versions import Versions
 from llmagentos.storage.layout import Home
 
@@ -46,3 +56,35 @@ def test_settings_that_matter_change_the_hash(tmp_path):
 
 def test_the_code_has_a_revision():
     assert code_revision()
+
+
+def test_the_nearest_clean_ancestor_with_weights_is_found_and_else_the_anchor(home):
+    versions = Versions(home)
+    assert clean(home, versions.get(3)).id == 3
+    versions.change(3, tainted=True)
+    assert clean(home, versions.get(3)).id == 2
+    (home.version(2) / "manifest.json").unlink()
+    assert clean(home, versions.get(3)).id == 1
+    versions.change(4, tainted=True)
+    assert clean(home, versions.get(4)) is None
+    versions.change(1, tainted=True)
+    assert clean(home, versions.get(3)) is None
+
+
+def test_what_was_made_of_a_version_is_tainted_with_it(home):
+    assert with_descendants(home, [2]) == {2, 3, 4}
+    assert with_descendants(home, []) == set()
+
+
+def test_a_tainted_version_serves_only_where_it_did_under_a_tainted_champion(home):
+    versions = Versions(home)
+    tainted = versions.change(2, tainted=True)
+    with pytest.raises(ConflictError) as refused:
+        check_untainted(home, tainted, Release(champion=1, history=[1, 2]))
+    assert refused.value.code == "version_tainted"
+    check_untainted(home, tainted, Release(champion=2, history=[1, 2]))
+    versions.change(3, tainted=True)
+    check_untainted(home, tainted, Release(champion=3, history=[1, 2, 3]))
+    with pytest.raises(ConflictError):
+        check_untainted(home, tainted, Release(champion=3, history=[1, 3]))
+    assert [unless_tainted(home, number) for number in (1, 2, None)] == [1, None, None]

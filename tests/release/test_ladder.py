@@ -145,3 +145,12 @@ def test_people_are_told_who_answers_what_and_what_the_next_move_waits_for(ladde
     assert said is not None
     assert (said["name"], said["serves"], said["next"]) == ("canary", {"1": 0.7, "2": 0.3}, "champion")
     assert said["until"] - said["began"] == 24 * 3600
+
+
+def test_a_trial_of_a_version_that_learned_from_an_erased_person_ends(ladder: Ladder, home: Home):
+    begin(ladder)
+    see(home, v1=GOOD, v2=GOOD)
+    Versions(home).change(2, tainted=True)
+    assert isinstance(ladder.step(), Abort)
+    assert (Releases(home).current().champion, Releases(home).current().stage) == (1, None)
+    assert Versions(home).get(2).status == "held"

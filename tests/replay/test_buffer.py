@@ -1,16 +1,18 @@
 """The buffer keeps the past within bounds and forgets what no longer holds."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
 
 from llmagentos.config.learning import ReplayConfig
+from llmagentos.core.errors import ConflictError
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import example_of_row
 from llmagentos.replay.buffer import Buffer
-from llmagentos.storage import snapshots, suites
+from llmagentos.storage import snapshots, suites, tombstones
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Draft
 from llmagentos.storage.tables import Tables
@@ -172,3 +174,35 @@ def test_each_change_is_a_version_of_its_own(home):
     buffer(home).admit(snapshot(home, row("b")))
     assert buffer(home).version == before + 1
     assert Tables(home).version("replay") == before + 1
+
+
+def test_rows_can_be_changed_and_taken_out_for_ever(home):
+    buffer(home).bootstrap([row("m1", "a"), row("m2", "b")], [row("g", "general")])
+    changed = buffer(home).rewrite(lambda r: None if r["answer"] == "a" else {**r, "answer": "c"} if r["answer"] == "b" else r)
+    assert changed == 2
+    assert answers(buffer(home).rows()) == ["c"]
+    assert answers(buffer(home).rows("general")) == ["general"]
+    version = buffer(home).version
+    assert buffer(home).rewrite(lambda r: r) == 0
+    assert buffer(home).version == version
+
+
+def test_who_was_about_to_admit_must_look_again(home, monkeypatch):
+    buffer(home).bootstrap([row("m1", "a")], [])
+    made, whole = snapshot(home, row("new", "b")), Buffer._memory
+
+    def meanwhile(self):
+        monkeypatch.setattr(Buffer, "_memory", whole)
+        buffer(home).rewrite(lambda r: None)
+        return whole(self)
+
+    monkeypatch.setattr(Buffer, "_memory", meanwhile)
+    with pytest.raises(ConflictError):
+        buffer(home).admit(made)
+
+
+def test_what_was_erased_since_is_not_admitted(home):
+    made = snapshot(home, row("theirs", "a"), row("others", "b"))
+    tombstones.write(home, replace(tombstones.begin(home, "default", "ann", {}), interactions=(1,)))
+    buffer(home).admit(made)
+    assert answers(buffer(home).rows()) == ["b"]

@@ -45,6 +45,7 @@ ROUTES = [
     ("GET", "/v1/versions/1", None, ADMIN),
     ("POST", "/v1/versions/99/promote", {}, ADMIN),
     ("POST", "/v1/rollback", {}, ADMIN),
+    ("DELETE", "/v1/users/nobody", None, ADMIN),
     ("GET", "/v1/nothing", None, ANY),
     ("GET", "/v1/chat/completions", None, ANY),
 ]

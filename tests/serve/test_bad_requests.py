@@ -32,6 +32,7 @@ EXAMPLES = {
     ("GET", "/v1/versions/{v}"): "/v1/versions/champion",
     ("POST", "/v1/versions/{v}/promote"): "/v1/versions/1/promote",
     ("POST", "/v1/rollback"): ROLLBACK,
+    ("DELETE", "/v1/users/{id:path}"): f"/v1/users/{'u' * 300}",  # any other name would be erased, which takes seconds
 }
 """Method and route -> a path of it."""
 HAND_MADE = everything()

@@ -19,6 +19,7 @@ from llmagentos.serve.traffic import INGRESS_REQUEST
 from llmagentos.storage import interactions
 from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
+from llmagentos.storage.leases import Lease, of_cycles
 from llmagentos.storage.tables import Tables
 from tests.serve.conftest import Served, chat, new_home, until
 from tests.tiny import add_adapter
@@ -354,3 +355,33 @@ def test_rows_that_a_tenant_sends_are_its_own(start, tmp_path):
     for tenant in secrets:
         (kept,) = judgements(served, f"tenant:{tenant}:row-1")
         assert (kept.tenant, kept.interaction_seq is None) == (tenant, False)
+
+
+def test_a_person_is_erased_while_others_are_answered_and_only_in_the_keys_tenant(start, tmp_path):
+    home = new_home(tmp_path)
+    secrets = {tenant: keys.add(home, tenant, "admin", tenant=tenant)[1] for tenant in ("acme", "other")}
+    served = start(home=home)
+    clients = {tenant: served.client(Authorization=f"Bearer {secret}") for tenant, secret in secrets.items()}
+    said = {tenant: client.post("/v1/chat/completions", json=chat(user="a/b")).json()["id"] for tenant, client in clients.items()}
+    stopped, answered = threading.Event(), list[int]()
+
+    def others() -> None:
+        with served.client(Authorization=f"Bearer {secrets['other']}") as client:
+            while not stopped.is_set():
+                answered.append(client.post("/v1/chat/completions", json=chat(max_tokens=2, user="else")).status_code)
+
+    asking = threading.Thread(target=others)
+    asking.start()
+    receipt = clients["acme"].delete("/v1/users/a%2Fb")
+    stopped.set()
+    asking.join()
+    assert (receipt.status_code, receipt.json()["status"], receipt.json()["counts"]["interactions"]) == (200, "done", 1)
+    assert receipt.json()["by"] == "http:acme"
+    assert set(answered) == {200}
+    assert clients["acme"].get(f"/v1/interactions/{said['acme']}").status_code == 404
+    assert clients["other"].get(f"/v1/interactions/{said['other']}").status_code == 200
+    with Lease(home, of_cycles("default"), "elsewhere/1", seconds=1):
+        refused = clients["acme"].delete("/v1/users/a%2Fb")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "cycle_running")
+    wrong = [clients["acme"].delete(f"/v1/users/{id}") for id in ("", "%20", "u" * 300)]
+    assert [(one.status_code, one.json()["error"]["param"]) for one in wrong] == [(400, "user")] * 3

@@ -3,12 +3,14 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.storage import flush as module
+from llmagentos.storage import tombstones
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.spool import Spool, exclusive
@@ -248,4 +250,19 @@ def test_a_spool_that_is_older_than_the_tables_loses_nothing_and_doubles_nothing
     flush(home, spool=spool)
     assert sorted(id for id, _ in rows(home, "interactions")) == ["a", "b", "c", "d"]
     assert (spool.pending(), spool.lookup("b").seq, spool.lookup("c").seq) == (0, 2, 3)
+    spool.close()
+
+
+def test_what_an_erased_person_had_said_never_reaches_the_log(home: Home):
+    spool = open_spool(home)
+    told = {"messages": [], "user_id": "ann"}
+    spool.put(
+        [Interaction(id="before", created=1.0, **told), Interaction(id="later", created=1e12, **told), interaction("other")]
+    )
+    spool.put([feedback("f", "before"), feedback("g", "later")])
+    tombstones.write(home, replace(tombstones.begin(home, "default", "ann", {}), done=True))
+    flush(home, spool=spool)
+    assert [id for id, _ in rows(home, "interactions")] == ["later", "other"]
+    assert [id for id, _ in rows(home, "feedback")] == ["g"]
+    assert (spool.pending(), spool.lookup("before"), spool.lookup("f", "feedback")) == (0, None, None)
     spool.close()

@@ -1,9 +1,10 @@
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from llmagentos.core.records import Feedback, Interaction
-from llmagentos.storage import interactions
+from llmagentos.storage import interactions, maintenance
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.maintenance import maintain
@@ -78,4 +79,21 @@ def test_a_lookup_in_a_compacted_file_reads_the_rows_around_it_alone(tmp_path: P
         written.seek(4)
         written.write(bytes((second.dictionary_page_offset or second.data_page_offset) - 4))
     assert interactions.find(home, "i0", spool=spool).seq == 1
+    spool.close()
+
+
+def test_a_row_is_found_while_its_file_is_written_anew(home: Home, monkeypatch: pytest.MonkeyPatch):
+    spool = open_spool(home)
+    spool.put([Interaction(id=name, created=1.0, messages=[]) for name in ("gone", "stays")])
+    flush(home, spool=spool)
+    whole = Tables.files_with
+
+    def then_erased(self: Tables, *arguments: object) -> list[str]:
+        files = whole(self, *arguments)
+        monkeypatch.setattr(Tables, "files_with", whole)
+        maintenance.delete(home, "interactions", "seq", [1])
+        return files
+
+    monkeypatch.setattr(Tables, "files_with", then_erased)
+    assert interactions.find(home, "stays", spool=spool).id == "stays"
     spool.close()

@@ -12,7 +12,7 @@ from deltalake.table import TableOptimizer
 
 from llmagentos.core.errors import ConflictError
 from llmagentos.storage.layout import Home
-from llmagentos.storage.maintenance import maintain
+from llmagentos.storage.maintenance import delete, maintain
 from llmagentos.storage.spool import exclusive
 from llmagentos.storage.tables import SCHEMAS, SETTINGS, Tables
 
@@ -158,3 +158,30 @@ def test_what_is_appended_while_replaced_rows_are_dropped_stays(home: Home, monk
     with contextlib.suppress(ConflictError):
         tables.drop_replaced("versions", "id", "change")
     assert {"4", "5", "6"} <= {r["record"] for r in tables.rows("versions")}
+
+
+def test_deleted_rows_leave_no_file_behind_but_what_somebody_may_be_writing(home: Home):
+    tables = fill(home, 4)
+    writing = home.table("quarantine") / "part-of-a-commit-to-come.parquet"
+    writing.write_bytes(b"PAR1")
+    assert delete(home, "quarantine", "id", ["r0", "r3", "absent"]) == 2
+    assert sorted(r["id"] for r in tables.rows("quarantine")) == ["r1", "r2", "r4", "r5", "r6", "r7"]
+    left = {path.name for path in home.table("quarantine").glob("*.parquet")}
+    assert left == {uri.rpartition("/")[2] for uri in tables.load("quarantine").file_uris()} | {writing.name}
+    os.utime(writing, (0, 0))
+    assert delete(home, "quarantine", "id", []) == 0
+    assert not writing.exists()
+    tables.append("quarantine", rows_of(100, 1), expect={"test": 3})
+
+
+def test_a_deletion_that_lost_a_race_is_done_again(home: Home, monkeypatch: pytest.MonkeyPatch):
+    tables, whole, raced = fill(home, 2), DeltaTable.delete, []
+
+    def beaten(table: DeltaTable, *arguments: object, **more: object) -> dict:
+        if not raced:
+            raced.append(tables.overwrite("quarantine", rows_of(0, 3)))
+        return whole(table, *arguments, **more)
+
+    monkeypatch.setattr(DeltaTable, "delete", beaten)
+    assert delete(home, "quarantine", "id", ["r1"]) == 1
+    assert sorted(r["id"] for r in tables.rows("quarantine")) == ["r0", "r2"]

@@ -186,3 +186,33 @@ def test_a_snapshot_is_on_the_disk_before_its_row_counts(home, monkeypatch):
     written = {path.name for path in folder.rglob("*") if path.is_file()} - {"manifest.json"}
     assert written <= set(synced)
     assert synced[-3:] == ["suites", folder.name, "snapshots"]
+
+
+def test_a_redacted_snapshot_has_a_successor_and_both_hashes_and_opens_by_either_name(home):
+    made, later = snapshots.create(home, draft(3)), snapshots.create(home, draft(1))
+    old = snapshots.history(home)[0]
+    snapshots.redact(home, old, draft(2), "erasure-1")
+    row = snapshots.history(home)[0]
+    assert (row.id, row.status, row.n_examples) == (made.id, "made", 2)
+    assert row.redacted == {"erasure": "erasure-1", "was": old.content_hash, "is": row.content_hash, "successor": row.folder}
+    assert not home.snapshot(made.id).exists()
+    for name in (made.id, row.folder):
+        opened = snapshots.open_snapshot(home, name)
+        assert (opened.id, len(opened.examples())) == (made.id, 2)
+    assert snapshots.latest(home).id == later.id, "the watermark is where it was"
+    snapshots.decide(home, made.id, {"verdict": "Promote"})
+    assert snapshots.history(home)[0].redacted == row.redacted
+    snapshots.redact(home, snapshots.history(home)[0], draft(1), "erasure-2")
+    assert len(snapshots.open_snapshot(home, made.id).examples()) == 1
+    assert snapshots.superseded(home) == {}
+
+
+def test_an_interrupted_redaction_leaves_the_old_one_and_a_folder_that_is_dropped(home, monkeypatch):
+    made = snapshots.create(home, draft(3))
+    monkeypatch.setattr(snapshots, "_append", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        snapshots.redact(home, snapshots.history(home)[0], draft(2), "erasure-1")
+    assert len(snapshots.open_snapshot(home, made.id).examples()) == 3
+    assert len(list(home.snapshots.iterdir())) == 2
+    snapshots.drop_unknown(home)
+    assert [folder.name for folder in home.snapshots.iterdir()] == [made.id]

@@ -186,3 +186,23 @@ def test_the_file_is_a_plain_sqlite_database_that_forgets_deleted_bodies(spool: 
     deadline = time.monotonic() + 5
     while b"very-secret-words" in spool.path.read_bytes():
         assert time.monotonic() < deadline
+
+
+def test_what_is_to_be_forgotten_leaves_no_byte_and_no_name(spool: Spool):
+    spool.put([interaction("gone-a", session_id="gone-session"), interaction("stays", session_id="other")])
+    spool.put([Feedback(id="gone-f", interaction_id="gone-a", created=1.0, name="thumb", value=True, comment="gone too")])
+    spool.put([Feedback(id="f", interaction_id="stays", created=1.0, name="thumb", value=True)])
+    careless = sqlite3.connect(spool.path)  # as whoever writes without secure_delete
+    careless.execute("PRAGMA secure_delete = OFF")
+    careless.execute("INSERT INTO meta VALUES ('careless', 'gone before')")
+    careless.execute("DELETE FROM meta WHERE name = 'careless'")
+    careless.commit()
+    careless.close()
+    assert spool.forget(["gone-a"]) == 2
+    spool.rewrite()
+    assert b"gone" not in spool.path.read_bytes()
+    assert spool.path.with_name("spool.db-wal").stat().st_size == 0
+    assert [spool.lookup("gone-a"), spool.lookup("gone-f", "feedback")] == [None, None]
+    assert spool.last_of_session("default", "other") == "stays"
+    assert spool.lookup("f", "feedback") is not None
+    assert spool.put([interaction("gone-a")]) == [True], "it may come anew"

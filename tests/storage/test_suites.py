@@ -147,3 +147,25 @@ def test_a_suite_is_on_the_disk_before_its_row_counts(home, monkeypatch):
     monkeypatch.setattr("llmagentos.storage.suites._commit", row)
     with pytest.raises(ConflictError, match="items.jsonl', 's', 'suites'"):
         suites.register(home, "s", "registered", [item("1")])
+
+
+def test_items_can_be_taken_out_for_ever_and_it_is_as_if_they_had_retired(home):
+    before = suites.register(home, "s", "heldout", [item("1"), item("2", "other")])
+    suites.register(home, "t", "seed", [item("3")])
+    assert suites.rewrite(home, lambda one: one.id == "1") == 1
+    after = {suite.name: suite for suite in suites.live(home)}
+    assert [i.id for i in after["s"].items] == ["2"]
+    assert after["s"].hash == before.hash
+    assert suites.register(home, "s", "heldout", [item("1"), item("2", "other")]).hash == before.hash
+    assert [i.id for i in suites.live(home)[0].items] == ["2"], "what was taken out does not come back so"
+    assert suites.rewrite(home, lambda one: one.id == "1") == 0
+
+
+def test_a_suite_that_lost_its_folder_between_two_renames_gets_it_back(home):
+    suites.register(home, "s", "heldout", [item("1"), item("2")])
+    (home.suites / "s").rename(home.suites / ".s.part")
+    (home.suites / ".s.old").mkdir()
+    (home.suites / "unknown").mkdir()
+    assert suites.rewrite(home, lambda one: one.id == "1") == 1
+    assert [i.id for i in suites.live(home)[0].items] == ["2"]
+    assert sorted(path.name for path in home.suites.iterdir() if path.is_dir()) == ["s"]

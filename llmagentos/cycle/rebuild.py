@@ -1,0 +1,54 @@
+"""Where an update begins: at the champion, or where that learned from a person who was erased since, before it did.
+
+The champion serves on and is who the gate compares with; what the snapshots since taught, without the person, is taught again.
+"""
+
+from dataclasses import dataclass
+
+from llmagentos.config import Config
+from llmagentos.core.errors import IntegrityError
+from llmagentos.core.records import Example, ModelVersion
+from llmagentos.cycle.act import keep_known
+from llmagentos.registry.lineage import clean
+from llmagentos.release.promotion import promote
+from llmagentos.release.releases import Fence, Releases
+from llmagentos.replay.missed import missed
+from llmagentos.storage.layout import Home
+from llmagentos.storage.snapshots import Snapshot
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights that an update begins with, and the student's."""
+
+    agent: ModelVersion
+    student: ModelVersion | None
+    anew: bool = False
+    """They are no longer the champion's, so that an update is due whatever is new."""
+
+    def missed(self, home: Home, snapshot: Snapshot) -> list[Example]:
+        """Rows that were taught since and must be taught again."""
+        return missed(home, self.agent, snapshot) if self.anew else []
+
+
+def start(home: Home, champion: ModelVersion, student: ModelVersion | None) -> Start:
+    """Raises IntegrityError where no version is left that never met the person."""
+    agent = clean(home, champion) if champion.tainted else champion
+    if agent is None:
+        raise IntegrityError(
+            f"version {champion.id} is tainted, and no version before it has its weights on disk.",
+            hint="Promote one that never met the person, or begin anew from model.base.",
+        )
+    return Start(agent, clean(home, student) if student else None, anew=agent.id != champion.id)
+
+
+def keep(config: Config, snapshot: Snapshot, begin: Start, champion: ModelVersion, cycle: str, reason: str, fence: Fence) -> int:
+    """What is known already becomes what must be kept; returns the champion.
+
+    Where nobody but the person taught anything since a clean version, that is the champion again.
+    """
+    keep_known(config, snapshot, begin.agent, cycle, reason)
+    if begin.anew:
+        why = f"version {champion.id} learned from a person who was erased, and nothing else since version {begin.agent.id}"
+        promote(config, begin.agent.id, by=cycle, reason=why, force=True, fence=fence, against=champion.id)
+    return Releases(Home(config.storage.root)).current().champion or champion.id

@@ -1,0 +1,335 @@
+"""A person out of a home that learned from them, every part real."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmagentos.collect.importing import import_file
+from llmagentos.config import Config, load_config
+from llmagentos.core.errors import ConflictError, InputError
+from llmagentos.cycle.cycle import CycleResult, cycle
+from llmagentos.erase import erase as module
+from llmagentos.erase.erase import erase, finish
+from llmagentos.erase.person import Person
+from llmagentos.registry import tracking
+from llmagentos.registry.versions import Versions, prune
+from llmagentos.release.releases import Releases
+from llmagentos.storage import snapshots, suites, tombstones
+from llmagentos.storage.layout import STORES, Home
+from llmagentos.storage.leases import Lease, of_cycles
+from llmagentos.storage.tables import Tables
+from llmagentos.training.launch import alone
+from tests.erase.planted import (
+    OTHER,
+    OTHERS,
+    PERSON,
+    THEIRS,
+    demonstration,
+    judged,
+    new_home,
+    places,
+    record,
+    served,
+    teach,
+    write_rows,
+)
+from tests.tiny import add_tiny
+
+QUICK = (
+    "training.workers=0", "training.engine=torch", "update.epochs=2", "update.max_steps=40", "update.rounds=1",
+    "update.sweep=[1.0]", "replay.general_rows=300", "replay.memory_wordings=0", "distill.max_steps=10",
+    "distill.epochs=1", "distill.rounds=1", "evaluate.max_new_tokens=16", "evaluate.max_retention=100",
+)  # fmt: skip
+
+
+@dataclass
+class Story:
+    config: Config
+    home: Home
+    before: dict[str, set[bytes]]
+    learned: CycleResult
+    receipt: dict[str, Any]
+    after: dict[str, set[bytes]]
+    of_others: dict[str, set[bytes]]
+
+
+def told_of_flips(home: Home, cycle_id: str) -> None:
+    """What an evaluation says of items that turned, and what a training left behind that was interrupted."""
+    folder, left = home.run(f"{cycle_id}-evaluate"), home.run("s0001-left-over")
+    report = json.loads((folder / "report.json").read_text())
+    for word in ("frobnitz", "garplyish"):
+        flip = {
+            "suite": "recall-s0001",
+            "prompt": f"user: where is my {word} kept?",
+            "wanted": f"In the {word} box.",
+            "before": "?",
+        }
+        report["flips"].append(flip)
+        with (folder / "flips.md").open("a") as out:
+            out.write(f"| lost | recall-s0001 | | {flip['prompt']} | {flip['wanted']} | ? | ? |\n")
+    (folder / "report.json").write_text(json.dumps(report))
+    left.mkdir()
+    (left / "rows.arrow").write_bytes(b"In the frobnitz box.")
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Story:
+    """Two people taught a home, a cycle learned it and was promoted; then one of them was erased."""
+    folder = tmp_path_factory.mktemp("erased")
+    overrides = [*QUICK, "gate.mode=report", "registry.trace_share=1.0", f"storage.root={folder / 'home'}"]
+    config = load_config(overrides=overrides, environment={})
+    home = Home(config.storage.root).open()
+    rows = [demonstration(PERSON, "frobnitz", at) for at in range(8)] + [demonstration(OTHER, "garplyish", at) for at in range(8)]
+    rows += [{"messages": "no list", "metadata": {"user_id": PERSON}, "note": "frobnitz"}]
+    assert import_file(config, write_rows(folder / "day.jsonl", rows))["rejected"] == 1
+    for user, word in ((PERSON, "xyzzical plughworth"), (OTHER, "garplyish lamp")):
+        answer = served(user, word, 1)
+        record(home, answer, *judged(answer, word))
+        (home.local / "logs").mkdir(parents=True, exist_ok=True)
+        with (home.local / "logs" / "requests.jsonl").open("a") as log:
+            log.write(json.dumps({"route": "/v1/chat/completions", "interaction": answer.id}) + "\n")
+    learned = cycle(config)
+    told_of_flips(home, learned.cycle_id)
+    record(home, served(PERSON, "frobnitz of late", 2), flushed=False)
+    before = places(home.root, THEIRS)
+    receipt = erase(config, PERSON, reason="asked for it")
+    return Story(config, home, before, learned, receipt, places(home.root, THEIRS), places(home.root, OTHERS))
+
+
+@pytest.mark.ray
+def test_nothing_of_a_person_is_left_in_any_file(story: Story):
+    assert {name.split("/")[0] for name in story.before} >= {"spool", "tables", "snapshots", "suites", "mlflow", "runs", "local"}
+    assert story.after == {}
+
+
+@pytest.mark.ray
+def test_what_others_said_is_still_there(story: Story):
+    kept = {"/".join(name.split("/")[:2]) for name in story.of_others}
+    assert kept >= {"tables/interactions", "tables/feedback", "tables/replay"}
+    assert {name.split("/")[0] for name in story.of_others} >= {"tables", "snapshots", "suites", "mlflow", "local"}
+
+
+@pytest.mark.ray
+def test_a_report_keeps_what_is_of_others_and_working_data_goes(story: Story):
+    folder = story.home.run(f"{story.learned.cycle_id}-evaluate")
+    assert [f["wanted"] for f in json.loads((folder / "report.json").read_text())["flips"]][-1] == "In the garplyish box."
+    assert "garplyish" in (folder / "flips.md").read_text()
+    assert not list(story.home.run("").glob("*/rows.arrow"))
+
+
+@pytest.mark.ray
+def test_the_receipt_counts_and_names_nobody(story: Story):
+    counts = story.receipt["counts"]
+    assert counts["interactions"] == 10
+    assert counts["feedback"] == 2
+    assert counts["snapshot_rows"] > 0
+    assert counts["replay_rows"] > 0
+    assert counts["suite_items"] > 0
+    assert counts["quarantine_rows"] == 1
+    assert counts["traces"] == 1
+    assert story.receipt["reason"] == "asked for it"
+    assert not THEIRS.search(json.dumps(story.receipt).encode())
+
+
+@pytest.mark.ray
+def test_versions_that_learned_from_the_person_are_marked(story: Story):
+    versions = {v.id: v for v in Versions(story.home).all()}
+    learned = {story.learned.challenger, story.learned.student}
+    assert {v.id for v in versions.values() if v.tainted} == learned
+    assert story.receipt["tainted"] == sorted(learned)
+    assert (story.receipt["champion"], story.receipt["champion_tainted"]) == (story.learned.challenger, True)
+    assert story.receipt["rebuilt_from"] == 1
+    assert set(story.receipt["weights_kept"]) == {str(number) for number in learned}
+
+
+@pytest.mark.ray
+def test_a_snapshot_is_redacted_with_a_successor_and_opens_by_its_old_id(story: Story):
+    row = next(row for row in snapshots.history(story.home) if row.id == story.learned.snapshot)
+    assert row.redacted["erasure"] == story.receipt["erasure_id"]
+    assert row.redacted["was"] != row.redacted["is"] == row.content_hash
+    opened = snapshots.open_snapshot(story.home, row.id)
+    assert opened.id == row.id
+    assert opened.dir.name == row.redacted["successor"] != row.id
+    assert {e.user_id for e in opened.examples()} == {OTHER}
+    assert suites.live(story.home)
+
+
+@pytest.mark.ray
+def test_erased_again_it_says_that_nobody_is_known(story: Story):
+    again = erase(story.config, PERSON)
+    assert again["message"] == "Nothing is known of this user."
+    assert (again["counts"]["interactions"], again["champion_tainted"]) == (0, True)
+
+
+@pytest.mark.ray
+def test_the_next_cycle_rebuilds_from_the_clean_ancestor_and_teaches_others_again(story: Story, tmp_path: Path):
+    rebuilt = cycle(story.config)
+    versions = Versions(story.home)
+    made = versions.get(rebuilt.challenger)
+    assert (made.parent, made.tainted) == (1, False)
+    now = Releases(story.home).current()
+    assert now.champion == rebuilt.challenger
+    assert not any(versions.has_weights(v.id) for v in versions.all() if v.tainted)
+    update = next(run for run in tracking.runs(story.home).values() if run.parent == rebuilt.cycle_id and run.kind == "update")
+    assert update.metrics["rows/new"] >= 7, "what the other one taught, though nothing is new"
+    assert places(story.home.root, THEIRS) == {}
+
+
+def two_people(config: Config) -> Home:
+    """Both taught version 2."""
+    home = new_home(config)
+    rows = [demonstration(user, word, at) for user, word in ((PERSON, "frobnitz"), (OTHER, "garplyish")) for at in range(4)]
+    teach(config, rows, 2)
+    for user, word in ((PERSON, "xyzzical"), (OTHER, "garplyish")):
+        answer = served(user, word, 1)
+        record(home, answer, *judged(answer, word))
+    return home
+
+
+def test_every_store_is_swept_or_says_why_it_need_not_be():
+    swept = {*module.steps("e"), "snapshot_files", "suite_files", "run_files", "reports"}  # with the table, and with the runs
+    names = {store.name: store.eraser for store in STORES}
+    assert swept <= set(names)
+    assert all(names[name].startswith("holds") for name in set(names) - swept)
+
+
+def test_whoever_is_interrupted_at_any_step_is_gone_on_with(config: Config, monkeypatch: pytest.MonkeyPatch):
+    home = two_people(config)
+    assert places(home.root, THEIRS)
+    whole = module.steps
+
+    def broken(at: str) -> dict[str, module.Step]:
+        def step(who: Person) -> dict[str, int]:
+            whole("")[at](who)
+            raise OSError(f"interrupted after {at}")
+
+        return {**whole("erasure-x"), at: step}
+
+    for at in whole(""):
+        monkeypatch.setattr(module, "steps", lambda _, at=at: broken(at))
+        with pytest.raises(OSError, match=at):
+            erase(config, PERSON)
+    monkeypatch.undo()
+    assert len([one for one in tombstones.every(home) if not one.done]) == 1
+    receipt = erase(config, PERSON)
+    assert places(home.root, THEIRS) == {}
+    assert (receipt["counts"]["interactions"], receipt["tainted"], receipt["rebuilt_from"]) == (0, [2], 1)
+    assert {"tables/interactions", "tables/replay"} <= {"/".join(n.split("/")[:2]) for n in places(home.root, OTHERS)}
+    assert [one.done for one in tombstones.every(home)] == [True]
+
+
+@pytest.mark.parametrize("at", ["suites", "interactions"])
+def test_killed_it_is_finished_by_the_next_cycle_which_need_not_know_whom(config: Config, at: str):
+    home = two_people(config)
+    code = (
+        "import json, os, signal, sys\n"
+        "from llmagentos.config import Config\n"
+        "from llmagentos.erase import erase as module\n"
+        "whole = module.steps\n"
+        "def killed(erasure):\n"
+        "    steps = whole(erasure)\n"
+        "    step = steps[sys.argv[1]]\n"
+        "    return steps | {sys.argv[1]: lambda who: (step(who), os.kill(os.getpid(), signal.SIGKILL))}\n"
+        "module.steps = killed\n"
+        "module.erase(Config.model_validate(json.load(sys.stdin)), sys.argv[2])\n"
+    )
+    command, root = [sys.executable, "-c", code, at, PERSON], Path(__file__).parents[2]
+    died = subprocess.run(command, input=json.dumps(config.model_dump(mode="json")), text=True, cwd=root, timeout=120)
+    assert died.returncode == -signal.SIGKILL
+    with Lease(home, of_cycles(config.cycle.name), seconds=1) as lease:
+        assert finish(config, lease.name) == 1
+        assert finish(config, lease.name) == 0
+    assert places(home.root, THEIRS) == {}
+    assert Versions(home).get(2).tainted
+
+
+def test_while_a_cycle_is_at_work_it_is_noted_and_nothing_more_is_collected_of_them(config: Config):
+    home = two_people(config)
+    with Lease(home, of_cycles("another"), "somewhere/1", seconds=1):
+        with pytest.raises(ConflictError, match="next cycle does it first of all") as refused:
+            erase(config, PERSON)
+        assert refused.value.code == "cycle_running"
+        record(home, served(PERSON, "frobnitz of before", 3))  # it had been asked before
+        record(home, served(PERSON, "frobnitz anew", 4, created=time.time() + 60))
+    known, rows = tombstones.barred(home), {row["id"]: row for row in Tables(home).rows("interactions")}
+    told = [rows[f"chatcmpl-{PERSON}-{at}"] for at in (3, 4)]
+    assert [known.bars(row["tenant"], row["user_id"], row["created"], row["seq"]) for row in told] == [True, False]
+    assert erase(config, PERSON)["counts"]["interactions"] == 7
+    record(home, served(PERSON, "frobnitz of long before", 5))  # a request that took its time
+    assert not any(row["user_id"] == PERSON for row in Tables(home).rows("interactions"))
+    assert len(tombstones.every(home)) == 1
+
+
+def test_a_training_that_no_cycle_stands_over_is_waited_for_too(config: Config):
+    home = two_people(config)
+    with alone(home.run("update-1")), pytest.raises(ConflictError, match="a training is running") as refused:
+        erase(config, PERSON)
+    assert refused.value.code == "cycle_running"
+
+
+def test_only_the_tenants_own_user_is_erased(config: Config):
+    home = new_home(config)
+    theirs = [served(PERSON, "garplyish", at, tenant=tenant) for at, tenant in enumerate(("acme", "other", "default"))]
+    record(home, *theirs)
+    assert erase(config, PERSON, tenant="acme")["counts"]["interactions"] == 1
+    assert {row["tenant"] for row in Tables(home).rows("interactions")} == {"other", "default"}
+
+
+def test_rows_without_a_user_belong_to_whom_their_session_does(config: Config):
+    home = new_home(config)
+    record(home, served(PERSON, "frobnitz", 1), served(PERSON, "xyzzical", 2, session_id=f"talk-of-{PERSON}-1", user_id=None))
+    record(home, served(OTHER, "garplyish", 3, session_id=f"talk-of-{PERSON}-1"), served(OTHER, "garplyish", 4, user_id=None))
+    assert erase(config, PERSON)["counts"]["interactions"] == 2
+    assert len(Tables(home).rows("interactions")) == 2
+
+
+@pytest.mark.parametrize(
+    ("user", "reason", "field"),
+    [("", "", "user"), (" \n", "", "user"), ("u" * 257, "", "user"), ("\ud800", "", "user"), ("ann", "ann asked", "reason")],
+)
+def test_what_is_no_user_is_refused_before_anything_is_looked_at(config: Config, user: str, reason: str, field: str):
+    with pytest.raises(InputError) as refused:
+        erase(config, user, reason=reason)
+    assert refused.value.field == field
+    assert not Path(config.storage.root).exists()
+
+
+@pytest.mark.parametrize("user", ["../../etc/passwd", "a/b", "'; DROP", "?", "u" * 256, "é 漢"])
+def test_an_odd_name_is_only_a_name(config: Config, user: str):
+    home = new_home(config)
+    record(home, served(OTHER, "garplyish", 1), served(OTHER, "of another", 2, user_id=user))
+    assert erase(config, user)["counts"]["interactions"] == 1
+    assert [row["user_id"] for row in Tables(home).rows("interactions")] == [OTHER]
+
+
+def test_a_home_that_never_began_is_left_so(config: Config):
+    assert erase(config, PERSON)["message"] == "Nothing is known of this user."
+    assert not Path(config.storage.root).exists()
+
+
+def test_a_person_of_whom_nothing_is_known_gets_a_receipt_with_zeros(config: Config):
+    two_people(config)
+    receipt = erase(config, "nobody")
+    assert (receipt["status"], receipt["message"]) == ("done", "Nothing is known of this user.")
+    assert {n for name, n in receipt["counts"].items() if name != "caches"} == {0}
+    assert (receipt["tainted"], receipt["champion_tainted"], receipt["rebuilt_from"]) == ([], False, None)
+
+
+def test_there_is_no_way_back_to_a_tainted_version(config: Config):
+    home = two_people(config)
+    erase(config, PERSON)
+    found = add_tiny(home, 3, parent=1)
+    Releases(home).promote(found.id, by="test", reason="rebuilt")
+    with pytest.raises(ConflictError) as refused:
+        Releases(home).rollback(by="test", reason="back")
+    assert refused.value.code == "version_tainted"
+    with pytest.raises(ConflictError, match="learned from a person"):
+        Releases(home).promote(2, by="test", reason="again", force=True)
+    assert not Versions(home).has_weights(2) or prune(home, 5) == [2]
