@@ -35,6 +35,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "without_known": {"replay": {"known": 1.0}},
     "without_wordings": {"replay": {"wordings": 0}},
     "without_frames": {"replay": {"frames": False}},
+    "without_refilled": {"replay": {"refilled": False}},
     "without_memory_wordings": {"replay": {"memory_wordings": 0}},
     "without_least_steps": {"update": {"min_steps": 1}},
     "without_rounds": {"update": {"rounds": 1}},

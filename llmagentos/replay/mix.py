@@ -26,6 +26,7 @@ from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.frames import framed
 from llmagentos.replay.preference import Kind, preference_rows
+from llmagentos.replay.refilled import refilled
 from llmagentos.replay.retelling import retold
 from llmagentos.replay.rewording import rewordings
 from llmagentos.replay.selection import quotas
@@ -39,7 +40,7 @@ from llmagentos.training.rows import PREFERENCE, ROWS, write_arrow
 
 _TEXT = pa.schema(
     [("id", pa.string()), ("source", pa.string()), ("stratum", pa.string()), ("made", pa.bool_()), ("messages", pa.string()),
-     ("tools", pa.string()), ("label", pa.float32()), ("weight", pa.float32()), ("pair", pa.string())]
+     ("tools", pa.string()), ("like", pa.string()), ("label", pa.float32()), ("weight", pa.float32()), ("pair", pa.string())]
 )  # fmt: skip
 _BLOCK_ROWS = 2000
 _REWORDED = 4000
@@ -85,6 +86,7 @@ def _block(source: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
             "made": row.get("made", False),
             "messages": json.dumps(row["messages"], ensure_ascii=False),
             "tools": json.dumps(row["tools"], ensure_ascii=False) if row.get("tools") else None,
+            "like": json.dumps(row["like"], ensure_ascii=False) if row.get("like") else None,
             **{name: row[name] for name in marks},
         }
         for row in rows
@@ -129,12 +131,15 @@ def render_batch(table: pa.Table, *, folder: str, max_length: int) -> pa.Table:
     made = []
     for row in table.to_pylist():
         try:
-            rendered = renderer.example(json.loads(row["messages"]), json.loads(row["tools"]) if row["tools"] else None)
+            tools = json.loads(row["tools"]) if row["tools"] else None
+            rendered = renderer.example(json.loads(row["messages"]), tools)
+            like = renderer.example(json.loads(row["like"]), tools) if row["like"] else None
         except InputError:
             continue
         if len(rendered.ids) <= max_length:
             facts = {name: row[name] for name in ("id", "source", "stratum", "made", "label", "weight", "pair")}
-            made.append({**facts, "ids": rendered.ids, "mask": rendered.mask})
+            asks = like and [token for token, supervised in zip(like.ids, like.mask, strict=True) if supervised]
+            made.append({**facts, "ids": rendered.ids, "mask": rendered.mask, "asks": asks})
     return pa.Table.from_pylist(made, schema=ROWS)
 
 
@@ -211,9 +216,11 @@ def _reworded(
     seed: int | str,
     beside: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Made rows: in whole wordings that others were asked in, as far as there are any, else with words left out."""
+    """Made rows: in whole wordings that others were asked in, as far as there are any, else with words left out; and commands
+    with other arguments."""
     carried = framed(rows, wanted if config.replay.frames else 0, held=held, seed=seed, beside=beside)
-    return [*carried, *rewordings([*rows, *carried], wanted, held=held, seed=seed, beside=beside)]
+    anew = refilled(rows, wanted if config.replay.refilled else 0, held=held, seed=seed, beside=beside)
+    return [*carried, *rewordings([*rows, *carried], wanted, held=held, seed=seed, beside=beside), *anew]
 
 
 def _told(

@@ -55,14 +55,14 @@ def aside_of(rows: Iterable[Row]) -> list[Row]:
         for row in others
         if isinstance(text := said(row), str)
         and len(text) <= _CHARACTERS
-        and not (row["key"] is not None and asks_once(row) and _is_short(text))
+        and not (row["key"] is not None and asks_once(row) and is_short(text))
     ]
 
 
 def _asked(rows: Iterable[Row], name: Callable[[Row], str]) -> dict[Asked, list[Row]]:
     found: dict[Asked, list[Row]] = defaultdict(list)
     for row in rows:
-        if asks_once(row) and _is_short(said(row)):
+        if asks_once(row) and is_short(said(row)):
             found[(name(row), row["answer"])].append(row)
     return found
 
@@ -72,7 +72,7 @@ def prompts_of(rows: Iterable[Row]) -> int:
     return len({row["prompt"] for row in rows})
 
 
-def _is_short(text: Any) -> bool:
+def is_short(text: Any) -> bool:
     """The characters first: the words of long texts are not to be kept in mind."""
     return isinstance(text, str) and len(text) <= _CHARACTERS and len(words_of(text)) <= LONGEST
 

@@ -21,6 +21,8 @@ ROWS = pa.schema(
         ("made", pa.bool_()),
         ("ids", pa.list_(pa.int32())),
         ("mask", pa.list_(pa.int8())),
+        # Of a made row that has another answer than the row it was made of: the tokens of that one's.
+        ("asks", pa.list_(pa.int32())),
         # Absent in plain rows; `Mark` says what they mean.
         ("label", pa.float32()),
         ("weight", pa.float32()),
@@ -103,6 +105,7 @@ class Rows:
         self.strata: list[str | None] = table.column("stratum").to_pylist()
         self._ids, self._offsets = _flat(table, "ids")
         self._mask, _ = _flat(table, "mask")
+        self._asks = _present(table, "asks")
         self.labels = _numbers(table, "label", 0.0)
         self.weights = _numbers(table, "weight", 1.0)
         self.pairs: list[str | None] = table.column("pair").to_pylist()
@@ -122,10 +125,15 @@ class Rows:
         return f"{self.names[index]}:{hashlib.sha256(ids.tobytes() + mask.tobytes()).hexdigest()[:16]}"
 
     def questions(self, indices: np.ndarray) -> np.ndarray:
-        """A number for what each of these rows asks: those of a skill with one answer count as one question."""
-        answers = [(self.strata[i], ids[mask > 0].tobytes()) for i in indices.tolist() for ids, mask in (self[i],)]
+        """A number for what each of these rows asks: those of a skill with one answer count as one question, and so does what
+        was made of them."""
+        answers = [(self.strata[i], self._asked(i)) for i in indices.tolist()]
         numbers = {answer: number for number, answer in enumerate(dict.fromkeys(answers))}
         return np.array([numbers[answer] for answer in answers], dtype=np.int64)
+
+    def _asked(self, index: int) -> bytes:
+        ids, mask = self[index]
+        return self._asks.get(index) or ids[mask > 0].tobytes()
 
     def tokens(self) -> dict[str, int]:
         """Tokens of each source, rows that supervise nothing left out, and sources of which nothing was said."""
@@ -167,6 +175,13 @@ def _flat(table: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray]:
     array = table.column(column).chunk(0)
     offsets = array.offsets.to_numpy().astype(np.int64)
     return array.values.to_numpy(zero_copy_only=False), offsets
+
+
+def _present(table: pa.Table, column: str) -> dict[int, bytes]:
+    """The lists of a column as bytes, of the rows that have one; a file of an older release has none."""
+    lists = table.column(column) if column in table.column_names else pa.chunked_array([], pa.list_(pa.int32()))
+    there = np.flatnonzero(lists.is_valid().to_numpy()).tolist() if len(lists) else []
+    return {at: lists[at].values.to_numpy().tobytes() for at in there}
 
 
 def _numbers(table: pa.Table, column: str, absent: float) -> np.ndarray:

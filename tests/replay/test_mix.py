@@ -2,19 +2,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmagentos.config.learning import ReplayConfig
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import to_example
+from llmagentos.core.records import Example
 from llmagentos.models.loading import load_renderer
 from llmagentos.replay.buffer import Buffer
 from llmagentos.replay.mix import _drawn, facts_of, mix_rows, render_mix
 from llmagentos.replay.naming import MADE, made_row
+from llmagentos.replay.refilled import refilled
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.snapshots import Draft
 from llmagentos.training.rows import Rows
 from tests.replay.test_preference import DISLIKED, LIKED, corrected, row
+from tests.replay.test_refilled import ENGLISH, ROOMS, booked
 from tests.tiny import save_tiny
 
 
@@ -224,3 +228,39 @@ def test_no_client_can_call_a_row_a_made_one(tmp_path):
     made = made_row(named, named["messages"])
     render_mix({"new": [named, made]}, tmp_path / "tiny", tmp_path / "r", max_length=256, on_ray=False)
     assert Rows(tmp_path / "r").made.tolist() == [False, True]
+
+
+def test_a_command_with_other_arguments_counts_as_a_wording_of_what_it_was_made_of(tmp_path):
+    save_tiny(tmp_path / "tiny")
+    said = booked(ENGLISH, ROOMS["en"])
+    made = refilled(said, 2, held={})
+    render_mix({"new": [*said, *made]}, tmp_path / "tiny", tmp_path / "rows.arrow", max_length=512, on_ray=False)
+    rows = Rows(tmp_path / "rows.arrow")
+    asked = dict(zip(rows.names, rows.questions(np.arange(rows.count)).tolist(), strict=True))
+    assert len(asked) == len(said) + len(made)
+    for one in made:
+        assert asked[one["id"]] == asked[next(r["id"] for r in said if r["messages"] == one["like"])]
+    assert len(set(asked.values())) == len({r["answer"] for r in said})
+
+
+@pytest.mark.parametrize("refilling", [True, False])
+def test_commands_are_learned_and_remembered_with_other_arguments(config, home, tmp_path, refilling):
+    save_tiny(tmp_path / "tiny")
+    changed = {"training": {"workers": 0}, "replay": {"refilled": refilling}}
+    here = config.model_copy(update={k: getattr(config, k).model_copy(update=v) for k, v in changed.items()})
+    said = [Example(**row) for row in booked(ENGLISH, ROOMS["en"], 24)]
+    Buffer(home, ReplayConfig()).bootstrap(said[:12], [])
+    snapshot = snapshots.create(home, Draft(examples=said[12:]))
+    mix_rows(here, home, snapshot, tmp_path / "tiny", tmp_path / "rows.arrow")
+    rows = Rows(tmp_path / "rows.arrow")
+    texts = {rows.sources[i]: set() for i in range(rows.count)}
+    renderer = load_renderer(tmp_path / "tiny")
+    for i in np.flatnonzero(rows.made).tolist():
+        ids, mask = rows[i]
+        texts[rows.sources[i]].add(renderer.text(ids[mask > 0].tolist()))
+    known = {
+        renderer.text([i for i, m in zip(r.ids, r.mask, strict=True) if m])
+        for e in said
+        for r in [renderer.example(e.messages, e.tools)]
+    }
+    assert all(bool(texts[source] - known) == refilling for source in ("new", "memory"))
