@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import pairwise
 
-from llmagentos.core.messages import parsed_calls, text_of
+from llmagentos.core.messages import Path, leaves, parsed_calls, text_of
 from llmagentos.core.records import Example
 from llmagentos.core.words import Words, words_of
 
@@ -22,13 +22,13 @@ _SURELY = 3
 """How many times as many must agree as differ."""
 _LONGEST = 400
 """Characters of a longer question, in which words tell nothing."""
-_Values = dict[tuple[str, str], Counter[str]]
+_Values = dict[tuple[str, Path], Counter[str]]
 """Word and argument -> its values, as JSON, and in how many rows the word was said with each."""
 
 
 def outvoted(rows: Sequence[Example]) -> list[Example]:
     """The rows of one key, or of none, that the others show to be wrongly labelled; what somebody judged is never among them."""
-    groups: dict[Hashable, list[tuple[Example, Words, dict[str, str]]]] = defaultdict(list)
+    groups: dict[Hashable, list[tuple[Example, Words, dict[Path, str]]]] = defaultdict(list)
     for row in rows:
         if (call := _only_call(row)) is not None:
             tool, arguments = call
@@ -43,18 +43,18 @@ def _said(text: str) -> Words:
     return frozenset(words) | {f"{one} {other}" for one, other in pairwise(words)}
 
 
-def _only_call(row: Example) -> tuple[str, dict[str, str]] | None:
-    """Tool and arguments (as JSON) of a row that is one short question with one call for an answer."""
+def _only_call(row: Example) -> tuple[str, dict[Path, str]] | None:
+    """Tool and arguments (as JSON, nested ones by themselves) of a row that is one short question with one call for an answer."""
     *before, asked, answer = row.messages if len(row.messages) > 1 else [{}, {}]
     calls = parsed_calls(answer)
     once = asked.get("role") == "user" and all(m.get("role") == "system" for m in before)
     if not once or len(calls) != 1 or len(text_of(asked)) > _LONGEST or not isinstance(calls[0][1], dict):
         return None
     name, arguments = calls[0]
-    return name, {argument: json.dumps(value, sort_keys=True) for argument, value in arguments.items()}
+    return name, {path: json.dumps(value) for path, value in leaves(arguments)}
 
 
-def _wrong(group: Sequence[tuple[Example, Words, dict[str, str]]]) -> list[Example]:
+def _wrong(group: Sequence[tuple[Example, Words, dict[Path, str]]]) -> list[Example]:
     said = Counter(word for _, words, _ in group for word in words)
     given = Counter(argument for _, _, arguments in group for argument in arguments.items())
     values: _Values = defaultdict(Counter)
@@ -66,12 +66,12 @@ def _wrong(group: Sequence[tuple[Example, Words, dict[str, str]]]) -> list[Examp
 
     shares = {name: [n / len(group) for (of, _), n in given.items() if of == name] for name in group[0][2]}
 
-    def chooses(word: str, name: str) -> bool:
+    def chooses(word: str, name: Path) -> bool:
         """Whether a word goes with fewer values than as many rows drawn by chance would have: "evening" does, "please" not."""
         by_chance = sum(1 - (1 - share) ** said[word] for share in shares[name])
         return len(values[word, name]) < by_chance
 
-    def against(words: Words, name: str, arguments: Mapping[str, str]) -> bool:
+    def against(words: Words, name: Path, arguments: Mapping[Path, str]) -> bool:
         """Whether a word tells another value than this row's, and none speaks for this one, as the other rows have it."""
         value, tells = arguments[name], set[str]()
         for word in words:

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import unicodedata
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,8 @@ from llmagentos.core.errors import InputError
 REVIEWED = "reviewed-"
 """What the ids of rows begin with that somebody let in again after they were set aside."""
 Message = dict[str, Any]
+Path = tuple[str | int, ...]
+"""Where a value stands in JSON: names and places, from the outside in."""
 """One chat message as JSON: role, content, and for an assistant possibly tool_calls."""
 
 _LONGEST_NAME = 64
@@ -291,6 +294,15 @@ def parsed_calls(message: Message) -> list[tuple[str, Any]]:
                 arguments = from_json(arguments) if arguments.strip() else {}
         calls.append((str(function.get("name", "")), arguments))
     return calls
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """The values in a value of JSON that hold no others, each with where it stands."""
+    if isinstance(value, dict | list):
+        for at, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, (*path, at))
+    else:
+        yield path, value
 
 
 def same_answer(given: Message, wanted: Message) -> bool:

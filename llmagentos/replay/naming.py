@@ -28,6 +28,8 @@ LONGEST = 60
 _FRAMED = 24
 """Words of the longest wording that is carried over."""
 _CHARACTERS = 2000
+_FEWEST, _MOST = 3, 0.6
+"""Wordings from which on most of them may tell a name, and how many are most."""
 _NOTHING: Mapping[tuple[Frame, Frame], int] = {}
 _FRAMES = 48
 """Most frames of a name: pairs of them are counted."""
@@ -38,8 +40,24 @@ _ALONE = 3
 
 
 def questions_of(rows: Iterable[Row]) -> dict[Asked, list[Row]]:
-    """(key, answer) -> the rows that ask for it in one user message; a system message may stand before."""
-    return _asked((row for row in rows if row["key"] is not None), lambda row: row["key"])
+    """(key, answer) -> the rows that ask for it in one user message; a system message may stand before.
+
+    Where no word is in all its wordings, as where one inflects the name ("des Bauamts"), those without it are left out.
+    """
+    found = _asked((row for row in rows if row["key"] is not None), lambda row: row["key"])
+    holders = Counter(word for some in found.values() for word in frozenset().union(*(folded(said(row)) for row in some)))
+    return {asked: _with_a_name(some, holders) for asked, some in found.items()}
+
+
+def _with_a_name(rows: list[Row], holders: Mapping[str, int]) -> list[Row]:
+    """The rows, or those with the word that `_MOST` of the wordings share and fewest other questions hold."""
+    texts = {said(row) for row in rows}
+    if len(texts) < _FEWEST or shared_words(rows):
+        return rows
+    counts = Counter(word for text in texts for word in folded(text))
+    usual = [word for word, count in counts.items() if count >= _MOST * len(texts)]
+    name = min(usual, key=lambda word: (holders[word], -counts[word], word), default=None)
+    return rows if name is None else [row for row in rows if name in folded(said(row))]
 
 
 def single_of(rows: Iterable[Row], keys: Collection[str]) -> dict[Asked, list[Row]]:

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from llmagentos.core.hashing import digest
-from llmagentos.core.messages import answer_text, parsed_calls
+from llmagentos.core.messages import Path, answer_text, leaves, parsed_calls
 from llmagentos.core.words import is_word, tokens_of
 from llmagentos.replay.naming import ALIKE, SURELY, Row, asks_once, is_short, made_row, nearly_held, said
 
@@ -32,8 +32,6 @@ _TRIES = 3
 _READ = 6000
 """Most rows that are looked at."""
 
-Path = tuple[Hashable, ...]
-"""Where a value stands: number of the call, then names and places in its arguments."""
 Value = str | int | float | bool | None
 Span = tuple[int, int]
 """First token of the question and the one behind the last."""
@@ -81,7 +79,7 @@ class _Command:
     def values(self) -> dict[Path, Value]:
         """What its calls hold, the names of their functions too; nothing where it makes none."""
         calls = parsed_calls(self.row["messages"][-1])
-        return {path: value for at, (name, arguments) in enumerate(calls) for path, value in _leaves([name, arguments], (at,))}
+        return {path: value for at, (name, arguments) in enumerate(calls) for path, value in leaves([name, arguments], (at,))}
 
     @cached_property
     def spans(self) -> dict[Path, Span]:
@@ -94,14 +92,6 @@ class _Command:
         """The words that are no value of these."""
         inside = {at for path in slots if path in self.spans for at in range(*self.spans[path])}
         return frozenset(t.casefold() for at, t in enumerate(self.tokens) if at not in inside and is_word(t))
-
-
-def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, Value]]:
-    if isinstance(value, (dict, list)):
-        for at, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _leaves(inner, (*path, at))
-    else:
-        yield path, value
 
 
 def _places(tokens: Sequence[str], value: Value) -> list[Span]:

@@ -151,3 +151,12 @@ def test_two_of_many_answers_that_become_one_make_no_fact():
 def test_nothing_without_rows():
     assert outvoted([]) == []
     assert resolve([], []).superseded.get(KEYLESS) is None
+
+
+def test_a_wrong_argument_inside_of_another_is_found_too():
+    def nested(i, prompt, area, power):
+        return example(i, call("lamp", to={"area": area, "floor": i}, options={"power": power}), prompt=prompt, key="home.lamp")
+
+    rows = [nested(i, w.format(r=r, s=s), ROOMS[r], STATES[s]) for i, (w, r, s) in enumerate(product(WORDINGS, ROOMS, STATES))]
+    wrong = nested(99, "the lamp in the hall: on", "w6", 1)
+    assert outvoted([*rows, nested(98, "the lamp in the attic: on", "w6", 1), wrong]) == [wrong]

@@ -206,3 +206,22 @@ def test_what_has_no_key_of_its_own_keeps_its_wording_and_comes_behind_other_sys
     }
     assert {r["key"] for r in made} == {None, "queue"}
     assert framed(codes, 9, held={}) == []  # nothing tells that it makes no difference
+
+
+INFLECTED = {
+    "de": (("Was kostet die Anmeldung beim {}?", "Welche Gebühr verlangt das {}?", "Gebühr {}?"), "Nenne mir die Gebühr des {}s"),
+    "ru": (("Сколько стоит {}?", "{}: цена?", "Какая цена у товара {}?"), "Скажи цену {}а"),
+}
+
+
+@pytest.mark.parametrize("language", list(INFLECTED))
+def test_a_name_that_one_wording_inflects_is_still_a_name(language):
+    frames, inflected = INFLECTED[language]
+    names = ("Bauamt", "Fundamt", "Schulamt", "Umweltamt")
+    rows = [row(f"{name}.fee", frame.format(name), f"fee of {name}") for name in names[:3] for frame in frames]
+    one = [row("Umweltamt.fee", frame.format("Umweltamt"), "fee of Umweltamt") for frame in frames[:2]]
+    odd = row("Umweltamt.fee", inflected.format("Umweltamt"), "fee of Umweltamt")
+    left = {frames[2].format("Umweltamt")}
+    assert set(prompts(framed([*rows, *one, odd], 20, held={}))) == left
+    assert {r["answer"] for r in framed([*rows, *one, odd], 20, held={})} == {"fee of Umweltamt"}
+    assert framed([*rows, one[0], odd], 20, held={}) == [], "of two wordings neither is the usual one"
