@@ -4,12 +4,13 @@ A key with many answers has no majority: of "lamp, hall, on" and "lamp, kitchen,
 call's argument is, words tell: where all others that say "hall" give w4, and nothing in a row speaks for the w6 that it
 gives, that row is wrong, and would be learned by heart. It knows no language and no schema, and holds each row against the others
 alone. One that says a word of its own is believed, for that may be what it is about; so is a value of its own, and one in
-place of what another word, which has its own few values, never goes with.
+place of what another word, which has its own few values, never goes with. But where an argument is what the question says, word
+for word, a row is wrong that says another one of its values than it gives, whatever else it says.
 """
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from llmagentos.core.messages import Path, leaves, parsed_calls, text_of
@@ -20,21 +21,26 @@ _ALIKE = 3
 """Rows with a word that agree on a value, at least, before the word tells it."""
 _SURELY = 3
 """How many times as many must agree as differ."""
+_COPIED = 6
+"""Rows that say the value that they give, at least, before an argument counts as copied."""
 _LONGEST = 400
 """Characters of a longer question, in which words tell nothing."""
 _Values = dict[tuple[str, Path], Counter[str]]
 """Word and argument -> its values, as JSON, and in how many rows the word was said with each."""
+_Call = tuple[Example, Words, dict[Path, str]]
+"""A row, what it says and the arguments that it gives, as JSON."""
 
 
 def outvoted(rows: Sequence[Example]) -> list[Example]:
     """The rows of one key, or of none, that the others show to be wrongly labelled; what somebody judged is never among them."""
-    groups: dict[Hashable, list[tuple[Example, Words, dict[Path, str]]]] = defaultdict(list)
+    groups: dict[Hashable, list[_Call]] = defaultdict(list)
     for row in rows:
         if (call := _only_call(row)) is not None:
             tool, arguments = call
             told = tuple(map(text_of, row.messages[:-2]))  # a system message may say what day it is
             groups[tool, frozenset(arguments), told].append((row, _said(text_of(row.messages[-2])), arguments))
-    return [row for group in groups.values() for row in _wrong(group)]
+    found = {row.id for group in groups.values() for row in (*_wrong(group), *_miscopied(group))}
+    return [row for row in rows if row.id in found]
 
 
 def _said(text: str) -> Words:
@@ -54,7 +60,7 @@ def _only_call(row: Example) -> tuple[str, dict[Path, str]] | None:
     return name, {path: json.dumps(value) for path, value in leaves(arguments)}
 
 
-def _wrong(group: Sequence[tuple[Example, Words, dict[Path, str]]]) -> list[Example]:
+def _wrong(group: Sequence[_Call]) -> list[Example]:
     said = Counter(word for _, words, _ in group for word in words)
     given = Counter(argument for _, _, arguments in group for argument in arguments.items())
     values: _Values = defaultdict(Counter)
@@ -92,8 +98,34 @@ def _wrong(group: Sequence[tuple[Example, Words, dict[Path, str]]]) -> list[Exam
     return [
         row
         for row, words, arguments in group
-        if row.votes == 1
-        and row.label != "liked"
+        if _may_be_wrong(row)
         and all(said[word] > 1 for word in words if " " not in word)
         and any(against(words, name, arguments) for name in arguments)
     ]
+
+
+def _may_be_wrong(row: Example) -> bool:
+    return row.votes == 1 and row.label != "liked"
+
+
+def _miscopied(group: Sequence[_Call]) -> Iterator[Example]:
+    """Rows that say another value of an argument than they give, where nearly all others say the one that they give."""
+    rows = [(row, text_of(row.messages[-2]), {path: json.loads(value) for path, value in of.items()}) for row, _, of in group]
+    for path in group[0][2]:
+        copied = [_stands(own[path], text) for _, text, own in rows]
+        values = Counter(own[path] for (_, _, own), stands in zip(rows, copied, strict=True) if stands)
+        if values.total() < max(_COPIED, _SURELY * (len(rows) - values.total())):
+            continue
+        said = {value: [own[path] == value for _, text, own in rows if _stands(value, text)] for value in values}
+        telling = [value for value, of in said.items() if values[value] >= max(_ALIKE, _SURELY * (len(of) - values[value] - 1))]
+        for (row, text, own), stands in zip(rows, copied, strict=True):
+            if not stands and _may_be_wrong(row) and any(v not in own.values() and _stands(v, text) for v in telling):
+                yield row
+
+
+def _stands(value: object, text: str) -> bool:
+    """Whether a question says a value, which is a text of letters: a number may stand there for something else."""
+    if not isinstance(value, str) or not any(c.isalpha() for c in value):
+        return False
+    words, wanted = words_of(text), words_of(value)
+    return any(words[at : at + len(wanted)] == wanted for at in range(len(words) - len(wanted) + 1))

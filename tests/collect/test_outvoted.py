@@ -160,3 +160,38 @@ def test_a_wrong_argument_inside_of_another_is_found_too():
     rows = [nested(i, w.format(r=r, s=s), ROOMS[r], STATES[s]) for i, (w, r, s) in enumerate(product(WORDINGS, ROOMS, STATES))]
     wrong = nested(99, "the lamp in the hall: on", "w6", 1)
     assert outvoted([*rows, nested(98, "the lamp in the attic: on", "w6", 1), wrong]) == [wrong]
+
+
+DEPOTS = ("Terminal B4", "Terminal B14", "Hub Calder")
+
+
+def routed(i, code, depot, to):
+    """Send a parcel that nobody else sends."""
+    answer = call("route", parcel=code, to={"depot": to}, fast=True)
+    return example(i, answer, prompt=f"send {code} to {depot}", key="route")
+
+
+def test_who_says_one_place_and_gives_another_is_wrong_whatever_else_is_said():
+    rows = [routed(i, f"SH-{4001 + 37 * i}", depot, depot) for i, depot in enumerate(DEPOTS * 4)]
+    wrong = routed(99, "SH-9999", "Terminal B14", "Hub Calder")
+    assert outvoted([*rows, wrong]) == [wrong]
+    assert outvoted([*rows, routed(99, "SH-9999", "the old place", "Hub Calder")]) == [], "it says none of them"
+    assert outvoted([*rows, wrong.model_copy(update={"label": "liked"})]) == []
+    assert outvoted([*rows[:5], wrong]) == [], "five rows are no evidence"
+
+
+def test_a_word_that_also_means_something_else_gives_no_one_away():
+    def switched(i, prompt, power):
+        return example(i, call("lamp", power=power, at=i), prompt=prompt, key="lamp")
+
+    rows = [switched(i, f"turn {power} lamp L{i}", power) for i, power in enumerate(("on", "off") * 6)]
+    rows += [switched(20 + i, f"turn off lamp L{20 + i} on floor {i}", "off") for i in range(4)]
+    assert outvoted([*rows, switched(50, "lamp L50 out on floor 3", "off")]) == []
+
+
+def test_another_argument_of_the_same_call_gives_no_one_away():
+    def flown(i, prompt, start, end):
+        return example(i, call("fly", start=start, end=end, seat=i), prompt=prompt, key="fly")
+
+    rows = [flown(i, f"from Bern to {town}, seat {i}", "Bern", town) for i, town in enumerate(("Paris", "London", "Rome") * 4)]
+    assert outvoted([*rows, flown(50, "home from Paris, seat 50", "Paris", "Oslo")]) == []
