@@ -53,8 +53,8 @@ class ReplayConfig(Section):
     frames: bool = True
     """Made wordings are first whole ones in which others were asked the same; false leaves words out of those that were said."""
     refilled: bool = True
-    """A call whose arguments stand in the question word for word is also shown with other ones, as often as in made wordings;
-    false shows those that were said alone."""
+    """A call whose arguments stand in the question word for word is also shown with other ones, half as often as in made
+    wordings; false shows those that were said alone."""
     memory_wordings: int = Field(8, ge=0)
     """Wordings in which each remembered question may be asked again: those that were not said are made, others each time, and
     whole ones beside them as of `wordings`."""

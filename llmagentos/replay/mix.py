@@ -219,7 +219,7 @@ def _reworded(
     """Made rows: in whole wordings that others were asked in, as far as there are any, else with words left out; and commands
     with other arguments."""
     carried = framed(rows, wanted if config.replay.frames else 0, held=held, seed=seed, beside=beside)
-    anew = refilled(rows, wanted if config.replay.refilled else 0, held=held, seed=seed, beside=beside)
+    anew = refilled(rows, wanted // 2 if config.replay.refilled else 0, held=held, seed=seed, beside=beside)
     return [*carried, *rewordings([*rows, *carried], wanted, held=held, seed=seed, beside=beside), *anew]
 
 
