@@ -17,7 +17,7 @@ from llmagentos.core.messages import filled
 from llmagentos.core.records import TENANT
 from llmagentos.erase import datasets, files, taint
 from llmagentos.erase.person import Person, find
-from llmagentos.storage import maintenance, tombstones
+from llmagentos.storage import maintenance, suites, tombstones
 from llmagentos.storage.flush import flush, open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease, of_cycles
@@ -82,6 +82,7 @@ def steps(erasure: str) -> dict[str, Step]:
 
 
 def _sweep(config: Config, home: Home, tombstone: Tombstone) -> dict[str, Any]:
+    suites.heal(home)
     flush(home)  # what was acknowledged by now is in the log
     who = find(home, config, tombstone)
     tombstone = tombstones.write(home, replace(tombstone, interactions=tuple(sorted(who.seqs))))

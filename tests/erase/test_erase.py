@@ -285,7 +285,7 @@ def test_only_the_tenants_own_user_is_erased(config: Config):
 def test_rows_without_a_user_belong_to_whom_their_session_does(config: Config):
     home = new_home(config)
     record(home, served(PERSON, "frobnitz", 1), served(PERSON, "xyzzical", 2, session_id=f"talk-of-{PERSON}-1", user_id=None))
-    record(home, served(OTHER, "garplyish", 3, session_id=f"talk-of-{PERSON}-1"), served(OTHER, "garplyish", 4, user_id=None))
+    record(home, served(OTHER, "garplyish", 3), served(OTHER, "garplyish", 4, user_id=None))
     assert erase(config, PERSON)["counts"]["interactions"] == 2
     assert len(Tables(home).rows("interactions")) == 2
 
