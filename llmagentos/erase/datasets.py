@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llmagentos.collect.quarantine import RAW_CHARACTERS
@@ -141,16 +141,25 @@ def _out_of_reasons(who: Person) -> None:
 
 def rewrite(who: Person, table: str, columns: Iterable[str], number: str | None = None) -> int:
     """Take their texts out of JSON in some columns of a table; returns how many rows were changed."""
-    tables, changed, whole = Tables(who.home), 0, []
-    mark = {table: tables.transaction(table, table)} if number else None
-    for row in tables.rows(table):
-        fresh = {name: _told(who, row[name]) for name in columns if row.get(name)}
-        changed += any(row[name] != text for name, text in fresh.items())
-        whole.append({**row, **fresh})
+
+    def told(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, **{name: _told(who, row[name]) for name in columns if row.get(name)}}
+
+    changed = _renumbered(who, table, told) if number else maintenance.amend(who.home, table, told)
     if changed:
-        # the commit raises the number that orders the rows, and so the last of them has it
-        tables.overwrite(table, whole, expect=mark)
         maintenance.shred(who.home, table)
+    return changed
+
+
+def _renumbered(who: Person, table: str, told: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+    """The commit raises the number that orders the rows, and so the last of them has it."""
+    tables = Tables(who.home)
+    mark = {table: tables.transaction(table, table)}
+    rows = tables.rows(table)
+    fresh = [told(row) for row in rows]
+    changed = sum(one != row for one, row in zip(fresh, rows, strict=True))
+    if changed:
+        tables.overwrite(table, fresh, expect=mark)
     return changed
 
 
