@@ -2,29 +2,34 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from llmagentos.collect.quarantine import RAW_CHARACTERS
+from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.records import TENANT, Example
 from llmagentos.core.superseding import Superseded
 from llmagentos.erase.person import Person, saying
-from llmagentos.erase.texts import ERASED
+from llmagentos.erase.texts import ERASED, LONG
 from llmagentos.replay.buffer import Buffer
 from llmagentos.storage import maintenance, snapshots, suites
 from llmagentos.storage.snapshots import Draft, Snapshot, SnapshotRow
 from llmagentos.storage.tables import Tables
 
 Counts = dict[str, int]
-_USER = re.compile(r'"user(?:_id)?"\s*:\s*"([^"]{1,256})"')
+_USER = re.compile(r'"user(?:_id)?"\s*:\s*("(?:[^"\\]|\\.)*")')
 """Who a row is of that could not be read."""
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_CUT = RAW_CHARACTERS - 8
+"""Bytes from which on a row that could not be read was cut, up to a letter or the end of a line that fell to it."""
 
 
 def trained_on(who: Person) -> list[SnapshotRow]:
-    """Snapshots with rows of theirs that an update on them was to learn, in order."""
+    """Snapshots with rows of theirs that an update on them was to learn, in order, and those that nobody can read any more."""
     found = []
     for row in snapshots.history(who.home, corrupt=True):
         snapshot = snapshots.as_it_lies(who.home, row)
-        if snapshot and any(e.seq in who.seqs for e in [*snapshot.examples(), *snapshot.judged()]):
+        if snapshot is None or any(e.seq in who.seqs for e in [*snapshot.examples(), *snapshot.judged()]):
             found.append(row)
     return found
 
@@ -107,8 +112,9 @@ def _retired(who: Person, entry: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a snapshot says of an item that is to retire; None where the item was theirs and has gone itself."""
     if who.texts.said(str(entry.get("old_answer") or "")):
         return None
-    named = who.texts.named([entry.get("new_answer") or "", entry.get("stale") or {}])
-    return {**entry, "new_answer": None, "stale": None} if named else dict(entry)
+    stale = EvalItem.model_validate(entry["stale"]) if entry.get("stale") else None
+    theirs = who.texts.said(str(entry.get("new_answer") or "")) or bool(stale and who.owns(stale))
+    return {**entry, "new_answer": None, "stale": None} if theirs else dict(entry)
 
 
 def _superseded(who: Person, entries: Superseded) -> Superseded:
@@ -135,16 +141,25 @@ def _out_of_reasons(who: Person) -> None:
 
 def rewrite(who: Person, table: str, columns: Iterable[str], number: str | None = None) -> int:
     """Take their texts out of JSON in some columns of a table; returns how many rows were changed."""
-    tables, changed, whole = Tables(who.home), 0, []
-    mark = {table: tables.transaction(table, table)} if number else None
-    for row in tables.rows(table):
-        fresh = {name: _told(who, row[name]) for name in columns if row.get(name)}
-        changed += any(row[name] != text for name, text in fresh.items())
-        whole.append({**row, **fresh})
+
+    def told(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, **{name: _told(who, row[name]) for name in columns if row.get(name)}}
+
+    changed = _renumbered(who, table, told) if number else maintenance.amend(who.home, table, told)
     if changed:
-        # the commit raises the number that orders the rows, and so the last of them has it
-        tables.overwrite(table, whole, expect=mark)
         maintenance.shred(who.home, table)
+    return changed
+
+
+def _renumbered(who: Person, table: str, told: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+    """The commit raises the number that orders the rows, and so the last of them has it."""
+    tables = Tables(who.home)
+    mark = {table: tables.transaction(table, table)}
+    rows = tables.rows(table)
+    fresh = [told(row) for row in rows]
+    changed = sum(one != row for one, row in zip(fresh, rows, strict=True))
+    if changed:
+        tables.overwrite(table, fresh, expect=mark)
     return changed
 
 
@@ -192,11 +207,27 @@ def out_of_quarantine(who: Person) -> Counts:
 
 
 def _names_them(who: Person, raw: str, tenants: Iterable[str]) -> bool:
-    """Whether a row that was set aside says that it is theirs; of which tenant's it is nothing says."""
+    """Whether a row that was set aside says that it is theirs, or says of nobody that it is and holds what they alone said; of
+    which tenant's it is nothing says. One that was cut before it said whose it is counts as theirs."""
     try:
         row = json.loads(raw)
     except ValueError:
-        return any(who.is_called(named, tenants) for named in _USER.findall(raw)) or who.texts.found(raw)
-    meta = row.get("metadata") if isinstance(row, dict) else None
-    user = meta.get("user_id") if isinstance(meta, dict) else None
-    return (isinstance(user, str) and who.is_called(user, tenants)) or who.texts.named(row)
+        users, cut = _unescaped(_USER.findall(raw)), len(raw.encode("utf-8", "surrogatepass")) >= _CUT
+    else:
+        meta, cut = row.get("metadata") if isinstance(row, dict) else None, False
+        user = meta.get("user_id") if isinstance(meta, dict) else None
+        users = [user] if isinstance(user, str) and user else []
+    if users:
+        return any(who.is_called(named, tenants) for named in users)
+    return cut or any(text.strip() in who.texts.all for text in _unescaped(_STRING.findall(raw)) if len(text) >= LONG)
+
+
+def _unescaped(literals: Iterable[str]) -> list[str]:
+    """The strings that are written so; one that is none stands as it is."""
+    found = []
+    for literal in literals:
+        try:
+            found.append(str(json.loads(literal, strict=False)))
+        except ValueError:
+            found.append(literal[1:-1])
+    return found

@@ -17,8 +17,8 @@ from llmagentos.core.messages import filled
 from llmagentos.core.records import TENANT
 from llmagentos.erase import datasets, files, taint
 from llmagentos.erase.person import Person, find
-from llmagentos.storage import maintenance, tombstones
-from llmagentos.storage.flush import flush, open_spool
+from llmagentos.storage import maintenance, suites, tombstones
+from llmagentos.storage.flush import flushed, open_spool
 from llmagentos.storage.layout import Home
 from llmagentos.storage.leases import Lease, of_cycles
 from llmagentos.storage.spool import exclusive
@@ -29,6 +29,9 @@ LONGEST = 256
 """Characters of a user's id."""
 _LONGEST_REASON = 1000
 NOBODY = "Nothing is known of this user."
+
+_OF_THE_KNOWN = ("runs", "caches", "version_files")
+"""Steps that take away what is of use to others, and need not where the log never held anything of theirs."""
 
 Step = Callable[[Person], dict[str, int]]
 
@@ -82,10 +85,13 @@ def steps(erasure: str) -> dict[str, Step]:
 
 
 def _sweep(config: Config, home: Home, tombstone: Tombstone) -> dict[str, Any]:
-    flush(home)  # what was acknowledged by now is in the log
-    who = find(home, config, tombstone)
-    tombstone = tombstones.write(home, replace(tombstone, interactions=tuple(sorted(who.seqs))))
-    for step in steps(tombstone.id).values():
+    suites.heal(home)
+    with flushed(home):  # whoever flushes later knows that nobody looks for more of theirs
+        who = find(home, config, tombstone)
+        tombstone = tombstones.write(home, replace(tombstone, interactions=tuple(sorted(who.seqs)), found=True))
+    for name, step in steps(tombstone.id).items():
+        if name in _OF_THE_KNOWN and not who.known:
+            continue
         found = step(who)
         counts = {**tombstone.receipt["counts"]}
         counts |= {name: counts.get(name, 0) + n for name, n in found.items()}
@@ -125,7 +131,8 @@ def _out_of_spool(who: Person) -> dict[str, int]:
 
 
 def _out_of_feedback(who: Person) -> dict[str, int]:
-    return {"feedback": maintenance.delete(who.home, "feedback", "seq", [row["seq"] for row in who.feedback])}
+    said = who.judgements()  # also what was flushed since they were found
+    return {"feedback": maintenance.delete(who.home, "feedback", "seq", [row["seq"] for row in said])}
 
 
 def _out_of_interactions(who: Person) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Who is to be erased: their rows in the log, what these teach, and what others said in the same words.
 
 Rows are found by the salted hash of tenant and user, so that whoever finishes an erasure need not know whom it is of. A row
-without a user belongs to whom its session does. Where somebody else said the very same, a row that stood for both is theirs.
+without a user belongs to whom its session does, where that is one person's alone. Where somebody else said the very same, a
+row that stood for both is theirs.
 """
 
 import json
@@ -25,7 +26,7 @@ from llmagentos.core.evaluation import EvalItem
 from llmagentos.core.examples import to_example
 from llmagentos.core.messages import REVIEWED
 from llmagentos.core.records import Example
-from llmagentos.erase.texts import Texts, said_in
+from llmagentos.erase.texts import Places, Texts, said_in
 from llmagentos.storage import suites
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import SCHEMAS, Tables
@@ -56,9 +57,18 @@ class Person:
     def ids(self) -> set[str]:
         return {row["id"] for row in self.rows}
 
+    @property
+    def known(self) -> bool:
+        """Whether the log holds or held anything of theirs."""
+        return bool(self.seqs)
+
     @cached_property
     def feedback(self) -> list[dict[str, Any]]:
         """What was said of their interactions, by whomever."""
+        return self.judgements()
+
+    def judgements(self) -> list[dict[str, Any]]:
+        """What was said of them by now."""
         table = Tables(self.home).read("feedback")
         about = table.select(["interaction_seq", "interaction_id"]).to_pylist()
         at = [n for n, row in enumerate(about) if row["interaction_seq"] in self.seqs or row["interaction_id"] in self.ids]
@@ -79,8 +89,11 @@ class Person:
     def texts(self) -> Texts:
         """Their names, and all that nobody else says."""
         theirs = self._said()
-        others = _said_by_others(self.home, theirs, self.seqs) if theirs else set()
-        return Texts(theirs.difference(others, *(said_in(e.messages) for e in self._others)), self.names)
+        others = Others(theirs)
+        if theirs:
+            _said_by_others(self.home, others, self.seqs)
+            others.add(set[str]().union(*(said_in(e.messages) for e in self._others)))
+        return Texts(theirs - others.said, self.names, others.inside)
 
     @cached_property
     def twins(self) -> dict[Saying, list[Example]]:
@@ -96,7 +109,7 @@ class Person:
         return any(person(key, tenant, user) == self.tombstone.person for tenant in tenants)
 
     def owns(self, item: EvalItem) -> bool:
-        """Whether a suite's item was made of what they alone said."""
+        """Whether a suite's item was made of what they alone said, as it stands: never by a part of it."""
         said = said_in(item.messages)
         return item.id in self._items or any(map(self.texts.said, {*said, item.wrong or ""}))
 
@@ -136,7 +149,8 @@ def find(home: Home, config: Config, tombstone: Tombstone) -> Person:
 
     rows = Tables(home).read("interactions", columns=_WHO).to_pylist()
     found = {row["seq"]: row for row in rows if theirs(row) or row["seq"] in tombstone.interactions}
-    sessions = {(row["tenant"], row["session_id"]) for row in found.values() if row["session_id"]}
+    shared = {(r["tenant"], r["session_id"]) for r in rows if r["user_id"] is not None and r["seq"] not in found}
+    sessions = {(row["tenant"], row["session_id"]) for row in found.values() if row["session_id"]} - shared
     found |= {r["seq"]: r for r in rows if r["user_id"] is None and (r["tenant"], r["session_id"]) in sessions}
     for row in sorted(rows, key=lambda row: row["seq"]):
         if row["id"].startswith(REVIEWED) and _reviewed(home, row["id"], found):
@@ -183,21 +197,33 @@ def _example(row: Row, redactor: Any) -> Example | None:
         return None
 
 
-def _said_by_others(home: Home, theirs: set[str], seqs: Collection[int]) -> set[str]:
-    """Those of the texts that stand in somebody else's conversation or correction, in the seed's suites or among general rows."""
-    tables, found = Tables(home), set[str]()
+class Others:
+    """Which of a person's texts others said, and which of them stand inside of what others said."""
+
+    def __init__(self, theirs: Collection[str]) -> None:
+        self._theirs, self._places = set(theirs), Places(theirs)
+        self.said: set[str] = set()
+        self.inside: set[str] = set()
+
+    def add(self, texts: Collection[str]) -> None:
+        self.said |= self._theirs & set(texts)
+        self.inside.update(one for text in texts for _, one in self._places.of(text))
+
+
+def _said_by_others(home: Home, others: Others, seqs: Collection[int]) -> None:
+    """What stands in somebody else's conversation or correction, in the seed's suites or among general rows."""
+    tables = Tables(home)
     files = tables.load("interactions").file_uris()
     columns = ["seq", "messages"]
     for batch in ds.dataset(files, schema=SCHEMAS["interactions"], format="parquet").to_batches(columns=columns) if files else ():
-        found |= theirs & _texts_of(row["messages"] for row in batch.to_pylist() if row["seq"] not in seqs)
+        others.add(_texts_of(row["messages"] for row in batch.to_pylist() if row["seq"] not in seqs))
     about = tables.read(
         "feedback", columns=["interaction_seq", "correction"], where=ds.field("correction").is_valid()
     ).to_pylist()
-    found |= theirs & _texts_of(f"[{row['correction']}]" for row in about if row["interaction_seq"] not in seqs)
+    others.add(_texts_of(f"[{row['correction']}]" for row in about if row["interaction_seq"] not in seqs))
     general = tables.read("replay", columns=["messages"], where=ds.field("kind") == "general")
-    found |= theirs & _texts_of(general.column("messages").to_pylist())
-    given = (item for suite in suites.live(home) if suite.kind in ("seed", "registered") for item in suite.items)
-    return found | theirs & set[str]().union(*(said_in(item.messages) for item in given))
+    others.add(_texts_of(general.column("messages").to_pylist()))
+    others.add(set[str]().union(*(said_in(item.messages) for item in suites.given(home))))
 
 
 def _texts_of(raw: Iterable[str | None]) -> set[str]:

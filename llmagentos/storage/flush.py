@@ -5,7 +5,9 @@ transaction; settling deletes the bodies. Killed anywhere, the next flush finds 
 where Delta already has its number, reads back the sequence numbers it was given.
 """
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +16,12 @@ import pyarrow.dataset as ds
 from llmagentos.core.records import Feedback, Interaction
 from llmagentos.storage import interactions
 from llmagentos.storage.layout import Home
-from llmagentos.storage.spool import Batch, Kind, Spool, exclusive
+from llmagentos.storage.maintenance import unflushed
+from llmagentos.storage.spool import Batch, Kind, Spool
 from llmagentos.storage.tables import SCHEMAS, Tables, read_files
-from llmagentos.storage.tombstones import barred
+from llmagentos.storage.tombstones import Barred, barred
 
 TABLES: dict[Kind, str] = {"interaction": "interactions", "feedback": "feedback"}
-_LOCK = "flush.lock"
 _ROWS = 4096
 """Rows a commit."""
 
@@ -46,7 +48,7 @@ def flush(home: Home, *, limit: int = _ROWS, spool: Spool | None = None, wait: b
     own = spool or open_spool(home)
     moved = 0
     try:
-        with exclusive(home.spool.with_name(_LOCK), wait=wait) as mine:
+        with unflushed(home, wait=wait) as mine:
             for kind in TABLES if mine else ():
                 moved += _flush_kind(home, own, kind, limit)
     finally:
@@ -60,12 +62,19 @@ def flush_to(home: Home) -> tuple[int, int]:
 
     Nobody else's flush is half done meanwhile: what was put together is on the same side of both numbers.
     """
+    with flushed(home):
+        return Tables(home).last_seq("interactions"), Tables(home).last_seq("feedback")
+
+
+@contextlib.contextmanager
+def flushed(home: Home) -> Iterator[None]:
+    """What was acknowledged by now is in the log, and nothing comes to it meanwhile."""
     spool = open_spool(home)
     try:
-        with exclusive(home.spool.with_name(_LOCK)):
+        with unflushed(home):
             for kind in TABLES:
                 _flush_kind(home, spool, kind, _ROWS)
-            return Tables(home).last_seq("interactions"), Tables(home).last_seq("feedback")
+            yield
     finally:
         spool.close()
 
@@ -96,12 +105,20 @@ def _commit(home: Home, spool: Spool, batch: Batch) -> None:
 
 
 def _without_the_erased(home: Home, spool: Spool, batch: Batch) -> Batch:
-    """The batch without what somebody had said before they were erased, of which the spool then knows nothing either."""
+    """The batch without what somebody had said before they were erased, and what was said of it, of which the spool then knows
+    nothing either."""
     erased = barred(home)
-    gone = {r.id for r in batch.records if isinstance(r, Interaction) and erased.dropped(r.tenant, r.user_id, r.created)}
+    gone = {r.id for r in batch.records if _gone(r, spool, erased)} if erased.moments else set[str]()
     if gone:
-        spool.forget(gone)
+        spool.forget(*((gone, ()) if batch.kind == "interaction" else ((), gone)))
     return replace(batch, records=[r for r in batch.records if r.id not in gone]) if gone else batch
+
+
+def _gone(record: Interaction | Feedback, spool: Spool, erased: Barred) -> bool:
+    if isinstance(record, Interaction):
+        return erased.dropped(record.tenant, record.user_id, record.created)
+    known = spool.lookup(record.interaction_id)
+    return known is None or known.seq in erased.interactions
 
 
 def _anew(tables: Tables, spool: Spool, batch: Batch, rows: list[dict[str, Any]]) -> tuple[Batch, list[int | None]]:

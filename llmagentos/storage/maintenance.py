@@ -9,8 +9,9 @@ keeps the newest checkpoint that is old enough to go, and all that follows it.
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from deltalake import WriterProperties
 from deltalake.exceptions import CommitFailedError, DeltaError
@@ -25,6 +26,9 @@ MOST_FILES = 32
 
 _VALUES, _ATTEMPTS = 2000, 20
 """Values that one commit deletes by, and commits that are tried."""
+
+_FLUSHED = ("interactions", "feedback")
+"""Tables that only a flush writes to, but for a compaction."""
 
 _NEWEST = {"versions": ("id", "change")}
 """Tables of which the newest row counts: what it is one of, and what orders them."""
@@ -80,15 +84,41 @@ def _delete(home: Home, name: str, predicate: str) -> int:
     raise ConflictError(f"{name}: {_ATTEMPTS} deletions in a row lost to other writers.", code="busy", hint="Try again.")
 
 
+def amend(home: Home, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+    """Put what `change` gives in each row's place, also of those that are appended meanwhile; returns how many rows it changed.
+
+    Raises ConflictError where others write for too long.
+    """
+    changed, tables = 0, Tables(home)
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(ConflictError):  # somebody rewrote it meanwhile
+            now = tables.amend(name, change)
+            changed += now
+            if not now:
+                return changed
+    raise ConflictError(f"{name}: {_ATTEMPTS} changes in a row lost to other writers.", code="busy", hint="Try again.")
+
+
 def shred(home: Home, name: str) -> None:
     """Remove every file of a table that its newest version does not read, but for what somebody may be writing just now.
 
     What was replaced is named by the log for as long as it keeps such names; what is older lies there for long.
     """
-    table = Tables(home).load(name)
-    checkpoint(table, home.table(name), table.version() - 1)
-    for every, hours in ((False, 0), (True, KEEP_HOURS)):
-        table.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=False, full=every)
+    with contextlib.ExitStack() as alone:
+        if name in _FLUSHED:  # nobody writes these meanwhile: what is there besides, somebody left who was killed
+            alone.enter_context(exclusive(home.table(name).with_name(f".{name}.tidy.lock")))
+            alone.enter_context(unflushed(home))
+        table = Tables(home).load(name)
+        checkpoint(table, home.table(name), table.version() - 1)
+        for every, hours in ((False, 0), (True, 0 if name in _FLUSHED else KEEP_HOURS)):
+            table.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=False, full=every)
+
+
+@contextlib.contextmanager
+def unflushed(home: Home, *, wait: bool = True) -> Iterator[bool]:
+    """Nobody else flushes meanwhile. Gives False when `wait` is off and somebody does."""
+    with exclusive(home.spool.with_name("flush.lock"), wait=wait) as mine:
+        yield mine
 
 
 def _untidy(folder: Path, tables: Tables, name: str, most: int) -> bool:

@@ -7,6 +7,7 @@ answer counts as the wrong one. What a snapshot registered and retired does not 
 
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,10 @@ from llmagentos.storage.tables import Tables
 
 APP = "suites"
 STALE = "stale"
+GIVEN = ("seed", "registered")
+"""Kinds of suites that were made of nobody's rows, and are never changed."""
+
+log = logging.getLogger(__name__)
 
 _ATTEMPTS = 10
 _PARSED = 4096
@@ -126,31 +131,81 @@ def retire(home: Home, entries: Sequence[Mapping[str, Any]], snapshot: str) -> i
 
 
 def rewrite(home: Home, without: Callable[[EvalItem], bool]) -> int:
-    """Take items out of every suite and its files, for ever; returns how many went.
+    """Take items out of every suite that updates made and its files, for ever; returns how many went.
 
-    To its readers it is as if they had retired: the suite keeps its name and the hash of all that it held. The caller sees to
-    it that nothing registers meanwhile.
+    To its readers it is as if they had retired: the suite keeps its name and the hash of all that it held. Of one that is
+    damaged all goes that cannot be read, for nobody knows whose it was. The caller sees to it that nothing registers meanwhile.
     """
+    heal(home)
     gone = 0
-    for name in dict.fromkeys(row["name"] for row in _table(home)):
-        folder, part, old = (home.suites / each for each in (name, f".{name}.part", f".{name}.old"))
-        if not folder.exists() and part.exists():  # whoever was at it died between two renames
-            part.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        items = _items(folder)
-        kept = [item for item in items if not without(item)]
-        if len(kept) < len(items):
-            _write_folder(part, kept, read_manifest(folder).get("suite_hash"))
-            folder.rename(old)
-            part.rename(folder)
-            sync(home.suites)
-            shutil.rmtree(old)
-            gone += len(items) - len(kept)
+    for row in _first(home):
+        folder = home.suites / row["name"]
+        if row["kind"] in GIVEN or not folder.exists():
+            continue
+        lines = _lines(folder)
+        kept, whole = [item for item in map(_item, lines) if item and not without(item)], _whole(folder)
+        if not whole:
+            log.warning("suite %s is damaged: %d of its %d lines are kept", row["name"], len(kept), row["n"])
+        if len(kept) < len(lines) or not whole:
+            _replace(folder, kept, row["hash"])
+            gone += len(lines) - len(kept)
     known = {row["name"] for row in _table(home)}
     for folder in home.suites.glob("*") if home.suites.is_dir() else ():
         if folder.is_dir() and folder.name not in known:  # of an attempt that never got its row
             shutil.rmtree(folder)
     return gone
+
+
+def heal(home: Home) -> None:
+    """Give suites back their folder where whoever rewrote them died between two renames."""
+    for row in _first(home):
+        folder, part, old = (home.suites / each for each in (row["name"], f".{row['name']}.part", f".{row['name']}.old"))
+        left = part if _whole(part) else old
+        if not folder.exists() and left.exists():
+            left.rename(folder)
+            sync(home.suites)
+        for one in (part, old):
+            shutil.rmtree(one, ignore_errors=True)
+
+
+def given(home: Home) -> list[EvalItem]:
+    """Items of the seed's suites and of registered ones, as far as they can be read."""
+    folders = [home.suites / row["name"] for row in _first(home) if row["kind"] in GIVEN]
+    return [item for folder in folders if folder.exists() for item in map(_item, _lines(folder)) if item]
+
+
+def _first(home: Home) -> list[dict[str, Any]]:
+    """The row of each suite that registered it."""
+    return list({row["name"]: row for row in reversed(_table(home))}.values())[::-1]
+
+
+def _replace(folder: Path, items: Iterable[EvalItem], wanted: str) -> None:
+    part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    _write_folder(part, items, wanted)
+    folder.rename(old)
+    part.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(old)
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except IntegrityError:
+        return False
+    return True
+
+
+def _lines(folder: Path) -> list[str]:
+    path = folder / "items.jsonl"
+    return [line for line in path.read_text("utf-8", "replace").split("\n") if line] if path.exists() else []
+
+
+def _item(line: str) -> EvalItem | None:
+    try:
+        return EvalItem.model_validate_json(line)
+    except ValueError:
+        return None
 
 
 def register_snapshot(home: Home, snapshot: Snapshot) -> list[Suite]:

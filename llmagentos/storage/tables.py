@@ -246,6 +246,20 @@ class Tables:
         last = {row[one]: row[order] for row in sorted(rows, key=lambda r: r[order] or 0)}
         self._commit(table, name, [r for r in rows if r[order] in (None, last[r[one]])], {}, mode="overwrite")
 
+    def amend(self, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+        """Put what `change` gives in each row's place, in one commit, and return how many rows that changed.
+
+        What is appended meanwhile stays as it is. Raises ConflictError when somebody else rewrote the table first.
+        """
+        table = self.load(name)
+        files = table.file_uris()
+        rows = ds.dataset(files, schema=SCHEMAS[name], format="parquet").to_table().to_pylist() if files else []
+        fresh = [change(row) for row in rows]
+        changed = sum(one != row for one, row in zip(fresh, rows, strict=True))
+        if changed:
+            self._commit(table, name, fresh, {}, mode="overwrite")
+        return changed
+
     def files_since(self, name: str, seq: int, column: str = "seq") -> list[str]:
         """Data files of a sequenced table that may hold rows with a greater `seq` (by the log's min/max)."""
         actions = pa.table(self._look(name).get_add_actions(flatten=True)).to_pylist()

@@ -33,6 +33,8 @@ class Tombstone:
     """Unix seconds: what the person said before it never comes back."""
     interactions: tuple[int, ...] = ()
     """`seq` of the person's interactions."""
+    found: bool = False
+    """Whether these are all that there ever will be: what comes later is dropped on its way."""
     receipt: dict[str, Any] = field(default_factory=dict)
     done: bool = False
     change: int = -1
@@ -46,8 +48,8 @@ class Barred:
     salt: bytes = b""
     moments: dict[str, float] = field(default_factory=dict)
     """Person -> up to when they were erased, or are to be."""
-    done: dict[str, float] = field(default_factory=dict)
-    """The same of erasures that are done: what others are still to find must not be lost on its way to them."""
+    found: dict[str, float] = field(default_factory=dict)
+    """The same of those whose rows were found: what others are still to find must not be lost on its way to them."""
     interactions: frozenset[int] = frozenset()
 
     def bars(self, tenant: str, user: str | None, created: float, seq: int | None = None) -> bool:
@@ -56,7 +58,7 @@ class Barred:
 
     def dropped(self, tenant: str, user: str | None, created: float) -> bool:
         """Whether a row came too late to be erased: nothing looks for it any more."""
-        return self._before(self.done, tenant, user, created)
+        return self._before(self.found, tenant, user, created)
 
     def _before(self, moments: dict[str, float], tenant: str, user: str | None, created: float) -> bool:
         return bool(moments) and user is not None and created <= moments.get(person(self.salt, tenant, user), float("-inf"))
@@ -101,7 +103,7 @@ def write(home: Home, tombstone: Tombstone) -> Tombstone:
         "change": last + 1,
         "person": tombstone.person,
         "moment": tombstone.moment,
-        "interactions": json.dumps(tombstone.interactions),
+        "interactions": json.dumps(tombstone.interactions) if tombstone.found or tombstone.interactions else None,
         "receipt": json.dumps(tombstone.receipt, ensure_ascii=False),
         "done": tombstone.done,
         "created": time.time(),
@@ -126,8 +128,9 @@ def _newest(_home: Home, rows: Collection[dict[str, Any]]) -> list[Tombstone]:
             id=row["id"],
             person=row["person"],
             moment=row["moment"],
-            interactions=tuple(json.loads(row["interactions"])),
-            receipt=json.loads(row["receipt"]),
+            interactions=tuple(json.loads(row["interactions"] or "[]")),
+            found=row["interactions"] is not None or bool(row["done"]),
+            receipt=json.loads(row["receipt"] or "{}"),
             done=bool(row["done"]),
             change=row["change"],
         )
@@ -137,5 +140,5 @@ def _newest(_home: Home, rows: Collection[dict[str, Any]]) -> list[Tombstone]:
 
 def _barred(home: Home, rows: Collection[dict[str, Any]]) -> Barred:
     known = sorted(_newest(home, rows), key=lambda one: one.moment)
-    moments, done = ({one.person: one.moment for one in known if one.done or not only} for only in (False, True))
-    return Barred(salt(home), moments, done, frozenset(seq for one in known for seq in one.interactions))
+    moments, found = ({one.person: one.moment for one in known if one.found or not only} for only in (False, True))
+    return Barred(salt(home), moments, found, frozenset(seq for one in known for seq in one.interactions))

@@ -96,12 +96,57 @@ def test_quarantine_loses_rows_that_only_name_them(config: Config, home: Home):
     assert sorted(row["detail"] for row in quarantine.listing(home)) == ["1", "3"]
 
 
+def test_quarantine_loses_what_says_of_nobody_that_it_is_and_was_said_by_them_alone(config: Config, home: Home):
+    teach(config, [demonstration(PERSON, "frobnitz", 0), demonstration(PERSON, "zoë", 1)])
+    said = {"messages": [{"content": "Where is my frobnitz kept?"}]}
+    bad = [
+        said,
+        {**said, "metadata": {"user_id": OTHER}},
+        {"messages": [{"content": "Where is my frobnitz kept? It was here."}]},
+        '{"messages": [, {"content": "In the zo\\u00eb box."}]',
+        '{"messages": [, {"content": "x", "user_id": "' + PERSON.replace("z", "\\u007a") + '"}]',
+        '{"messages": [, "' + "x" * quarantine.RAW_CHARACTERS,
+        '{"metadata": {"user_id": "' + OTHER + '"}, "messages": [, "' + "x" * quarantine.RAW_CHARACTERS,
+    ]
+    rows = [{"source": "import f", "reason": "invalid", "detail": str(n), "row": row} for n, row in enumerate(bad)]
+    quarantine.set_aside(home, rows)
+    assert datasets.out_of_quarantine(person_of(config)) == {"quarantine_rows": 4}
+    assert sorted(row["detail"] for row in quarantine.listing(home)) == ["1", "2", "6"]
+
+
 def test_quarantine_keeps_a_row_of_others_whose_detail_quotes_them(config: Config, home: Home):
     teach(config, [demonstration(PERSON, "frobnitz", 0), demonstration(OTHER, "lamp", 1)])
     detail = "3 facts all come to 'in the frobnitz box.'"
     quarantine.set_aside(home, [{"source": "collect", "reason": "levelled", "detail": detail, "row": "other", "seq": 99}])
     assert datasets.out_of_quarantine(person_of(config)) == {"quarantine_rows": 0}
     assert [row["detail"] for row in quarantine.listing(home)] == ["[erased]"]
+
+
+def test_half_a_sentence_of_theirs_takes_nothing_of_others_with_it(config: Config, home: Home):
+    half = [{"role": "user", "content": "In which place"}, {"role": "assistant", "content": "In the lamp"}]
+    lamp = {"kind": "fact", "answer": "In the lamp box.", "prompts": {"user: in which place is it?": "In the lamp box."}}
+    old = {"suite": "s", "item_id": "1", "key": "k", "old_answer": "In the lamp", "new_answer": "In the lamp box.", "stale": None}
+    retired = [
+        {**old, "old_answer": "In the lamp box, still."},
+        {**old, "stale": item("In which place?", "In the lamp box.").model_dump()},
+    ]
+    teach(config, [{**demonstration(PERSON, "frobnitz", 0), "messages": half}])
+    made = teach(config, [demonstration(OTHER, "lamp", at) for at in range(4)], superseded={"p": lamp}, retired=retired)
+    capitals = [item(f"In which place is country {n}?", "In the lamp box.").model_copy(update={"id": str(n)}) for n in range(5)]
+    suites.register(home, "capitals", "registered", capitals)
+    before = sum(len(suite.items) for suite in suites.live(home))
+    datasets.out_of_snapshots(person_of(config), "e")
+    assert datasets.out_of_suites(person_of(config)) == {"suite_items": 1}, "their own"
+    assert sum(len(suite.items) for suite in suites.live(home)) == before - 1
+    left = snapshots.open_snapshot(home, made)
+    assert (left.superseded, left.retired) == ({"p": lamp}, [retired[0]])
+
+
+def test_a_snapshot_that_nobody_can_read_counts_as_one_that_taught_them(config: Config, home: Home):
+    made = teach(config, [demonstration(OTHER, "lamp", at) for at in range(2)])
+    assert datasets.trained_on(person_of(config)) == []
+    next(home.snapshot(made).glob("*.parquet")).write_bytes(b"PAR1")
+    assert [row.id for row in datasets.trained_on(person_of(config))] == [made]
 
 
 def test_a_suite_keeps_its_name_and_hash_and_the_items_of_others(config: Config, home: Home):

@@ -285,7 +285,7 @@ def test_only_the_tenants_own_user_is_erased(config: Config):
 def test_rows_without_a_user_belong_to_whom_their_session_does(config: Config):
     home = new_home(config)
     record(home, served(PERSON, "frobnitz", 1), served(PERSON, "xyzzical", 2, session_id=f"talk-of-{PERSON}-1", user_id=None))
-    record(home, served(OTHER, "garplyish", 3, session_id=f"talk-of-{PERSON}-1"), served(OTHER, "garplyish", 4, user_id=None))
+    record(home, served(OTHER, "garplyish", 3), served(OTHER, "garplyish", 4, user_id=None))
     assert erase(config, PERSON)["counts"]["interactions"] == 2
     assert len(Tables(home).rows("interactions")) == 2
 
@@ -320,6 +320,46 @@ def test_a_person_of_whom_nothing_is_known_gets_a_receipt_with_zeros(config: Con
     assert (receipt["status"], receipt["message"]) == ("done", "Nothing is known of this user.")
     assert {n for name, n in receipt["counts"].items() if name != "caches"} == {0}
     assert (receipt["tainted"], receipt["champion_tainted"], receipt["rebuilt_from"]) == ([], False, None)
+
+
+def test_a_person_of_whom_nothing_is_known_costs_nobody_their_work(config: Config):
+    home = two_people(config)
+    kept = [home.run("s0001-left-over") / "rows.arrow", home.cache("answers", "a") / "x.json"]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+    erase(config, "nobody")
+    assert all(path.exists() for path in kept)
+    erase(config, PERSON)
+    assert not any(path.exists() for path in kept)
+
+
+@pytest.mark.parametrize("at", ["versions", "spool", "interactions"])
+def test_what_is_flushed_after_they_were_found_is_dropped(config: Config, monkeypatch: pytest.MonkeyPatch, at: str):
+    """A request that was being answered then, and what others think of an answer that is to go."""
+    home = two_people(config)
+    whole, known = module.steps, served(PERSON, "xyzzical", 1)
+    late = served(PERSON, "frobnitz of late", 7)
+
+    def meanwhile(erasure: str) -> dict[str, module.Step]:
+        def step(who: Person) -> dict[str, int]:
+            more = [one.model_copy(update={"id": f"late-{one.id}"}) for one in judged(known, "xyzzical")]
+            record(home, late, *judged(late, "frobnitz"), *more)
+            return whole(erasure)[at](who)
+
+        return whole(erasure) | {at: step}
+
+    monkeypatch.setattr(module, "steps", meanwhile)
+    erase(config, PERSON)
+    assert places(home.root, THEIRS) == {}
+    assert {row["interaction_id"] for row in Tables(home).rows("feedback")} == {f"chatcmpl-{OTHER}-1"}
+
+
+def test_what_is_said_of_them_while_they_are_erased_goes_too(config: Config, monkeypatch: pytest.MonkeyPatch):
+    home, stale = two_people(config), Person.feedback
+    monkeypatch.setattr(Person, "feedback", property(lambda who: stale.func(who)[:1]))  # the rest was flushed a little later
+    assert erase(config, PERSON)["counts"]["feedback"] == 2
+    assert {row["interaction_id"] for row in Tables(home).rows("feedback")} == {f"chatcmpl-{OTHER}-1"}
 
 
 def test_there_is_no_way_back_to_a_tainted_version(config: Config):

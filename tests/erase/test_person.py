@@ -8,7 +8,7 @@ from llmagentos.collect.carried import spent
 from llmagentos.config import Config
 from llmagentos.core.evaluation import EvalItem
 from llmagentos.erase.person import Person, find, saying, taught
-from llmagentos.storage import tombstones
+from llmagentos.storage import suites, tombstones
 from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
@@ -52,6 +52,34 @@ def test_what_somebody_else_says_too_is_not_theirs_alone(config: Config, home: H
     assert who.owns(item("Something else?", "In the lamp box.", wrong="In the plughworth box."))
     (said,) = [e for e in who.examples if "frobnitz" in e.answer]
     assert [twin.user_id for twin in who.twins[saying(said)]] == [OTHER]
+
+
+def test_half_of_what_others_say_is_nobodys_and_takes_nothing_with_it(config: Config, home: Home):
+    half = [{"role": "user", "content": "In which place"}, {"role": "assistant", "content": "In which place is what, please?"}]
+    rows = [{**demonstration(PERSON, "frobnitz", 0), "messages": half}]
+    teach(config, rows + [demonstration(OTHER, "garplyish", at) for at in range(4)])
+    texts = person_of(config).texts
+    assert not person_of(config).owns(item("In which place is the garplyish of mine?", "In the garplyish box."))
+    assert not texts.found("he asked 'In which place is the garplyish of mine?'")
+    assert texts.found("he answered 'In which place is what, please?'")
+
+
+def test_a_row_without_a_user_in_a_session_of_several_is_nobodys(config: Config, home: Home):
+    shared = {"session_id": "shared", "user_id": None}
+    record(home, served(PERSON, "frobnitz", 1, session_id="shared"), served(PERSON, "lamp", 2, **shared))
+    assert len(person_of(config).rows) == 2
+    record(home, served(OTHER, "garplyish", 3, session_id="shared"))
+    assert [row["id"] for row in person_of(config).rows] == [f"chatcmpl-{PERSON}-1"]
+
+
+def test_a_damaged_suite_stops_nobody(config: Config, home: Home):
+    record(home, served(PERSON, "frobnitz", 1))
+    suites.register(home, "s", "registered", [item("What about the frobnitz?", "It is fine.")])
+    suites.register(home, "t", "registered", [item("Other?", "It is.")])
+    with (home.suites / "s" / "items.jsonl").open("a") as out:
+        out.write("broken")
+    (home.suites / "t").rename(home.suites / "elsewhere")
+    assert not person_of(config).texts.said("What about the frobnitz?"), "which is in what can be read of it"
 
 
 def test_what_is_redacted_alike_is_said_by_both(config: Config, home: Home):

@@ -32,6 +32,25 @@ def test_a_long_text_is_found_inside_of_others_and_a_short_one_only_where_someth
     assert not texts.said("yesterday")
 
 
+def test_what_decides_is_what_was_said_as_it_stands():
+    assert not Texts([LONG]).said(f"{LONG}, they said")
+    assert Texts([LONG]).said(LONG.upper())
+
+
+def test_a_part_of_what_others_said_is_found_as_a_whole_alone():
+    texts = Texts([LONG, "the frobnitz stands"], inside={"the frobnitz stands"})
+    assert not texts.found("because the frobnitz stands there")
+    assert texts.said("The frobnitz stands")
+    assert texts.found(f"because {LONG}")
+
+
+def test_names_that_a_program_gives_stay_whoever_typed_them():
+    typed, value = ["interactions_seq", "frobnitz-of-mine"], {"interactions_seq": 3, "stage": "frobnitz-of-mine-1", "n": ["x"]}
+    assert not Texts(typed).named(value)
+    assert Texts(typed).without(value) == value
+    assert Texts([], names=typed).named(value), "an id of theirs is one wherever it stands"
+
+
 def test_what_is_left_of_a_value_is_all_that_others_said():
     texts = Texts([LONG])
     value = {
@@ -60,6 +79,13 @@ def test_a_file_loses_what_they_said_and_nothing_else(tmp_path: Path, name: str,
     assert Texts([LONG]).scrub(path)
     assert (json.loads(path.read_text()) if isinstance(left, dict) else path.read_text()) == left
     assert not Texts([LONG]).scrub(path)
+
+
+def test_a_log_loses_ids_and_neither_words_nor_longer_ids(tmp_path: Path):
+    path = tmp_path / "requests.jsonl"
+    path.write_text(line := '{"route": "/v1/chat/completions", "interaction": "chatcmpl-4711-12"}\n')
+    assert Texts(["/v1/chat/completions"], names=["chatcmpl-4711-1"]).blot(path) == 0
+    assert path.read_text() == line
 
 
 def test_a_log_is_written_over_in_place(tmp_path: Path):

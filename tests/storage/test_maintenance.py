@@ -12,7 +12,7 @@ from deltalake.table import TableOptimizer
 
 from llmagentos.core.errors import ConflictError
 from llmagentos.storage.layout import Home
-from llmagentos.storage.maintenance import delete, maintain
+from llmagentos.storage.maintenance import amend, delete, maintain, shred
 from llmagentos.storage.spool import exclusive
 from llmagentos.storage.tables import SCHEMAS, SETTINGS, Tables
 
@@ -185,3 +185,25 @@ def test_a_deletion_that_lost_a_race_is_done_again(home: Home, monkeypatch: pyte
     monkeypatch.setattr(DeltaTable, "delete", beaten)
     assert delete(home, "quarantine", "id", ["r1"]) == 1
     assert sorted(r["id"] for r in tables.rows("quarantine")) == ["r0", "r2"]
+
+
+def test_what_a_killed_flush_left_is_removed_and_what_others_may_be_writing_is_not(home: Home):
+    left = {}
+    for name in ("interactions", "feedback", "quarantine"):
+        Tables(home).load(name)
+        left[name] = home.table(name) / "part-00001-left.zstd.parquet"
+        left[name].write_bytes(b"PAR1")
+        shred(home, name)
+    assert [name for name, path in left.items() if path.exists()] == ["quarantine"]
+
+
+def test_what_is_appended_while_a_table_is_amended_stays_and_is_amended_too(home: Home, monkeypatch: pytest.MonkeyPatch):
+    tables, late = fill(home, 2), [rows_of(9, 1)]
+
+    def change(row: dict) -> dict:
+        if late:
+            tables.append("quarantine", late.pop())
+        return {**row, "reason": "none"}
+
+    assert amend(home, "quarantine", change) == 5
+    assert sorted((r["id"], r["reason"]) for r in tables.rows("quarantine")) == [(f"r{k}", "none") for k in (0, 1, 2, 3, 9)]

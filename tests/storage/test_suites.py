@@ -169,3 +169,34 @@ def test_a_suite_that_lost_its_folder_between_two_renames_gets_it_back(home):
     assert suites.rewrite(home, lambda one: one.id == "1") == 1
     assert [i.id for i in suites.live(home)[0].items] == ["2"]
     assert sorted(path.name for path in home.suites.iterdir() if path.is_dir()) == ["s"]
+
+
+def test_one_that_was_interrupted_between_two_renames_is_healed_by_what_is_whole(home):
+    for name in ("s", "t"):
+        suites.register(home, name, "heldout", [item("1"), item("2")])
+        (home.suites / name).rename(home.suites / f".{name}.old")
+    (home.suites / ".t.part").mkdir()
+    suites.heal(home)
+    assert [len(suite.items) for suite in suites.live(home)] == [2, 2]
+    assert sorted(path.name for path in home.suites.iterdir() if path.is_dir()) == ["s", "t"]
+
+
+def test_a_damaged_suite_keeps_what_can_be_read_and_one_that_is_gone_stops_nobody(home):
+    for name in ("s", "t"):
+        suites.register(home, name, "recall", [item("1"), item("2"), item("3")])
+    path = home.suites / "s" / "items.jsonl"
+    path.write_text(path.read_text().replace('{"id"', "{id", 1))
+    (home.suites / "t").rename(home.suites / "elsewhere")
+    assert suites.rewrite(home, lambda one: one.id == "3") == 2
+    with pytest.raises(IntegrityError):
+        suites.live(home)
+    (home.suites / "t").mkdir()
+    suites.rewrite(home, lambda one: False)
+    assert [[i.id for i in suite.items] for suite in suites.live(home)] == [["2"]]
+
+
+def test_what_was_given_is_never_rewritten(home):
+    suites.register(home, "s", "seed", [item("1")])
+    suites.register(home, "r", "registered", [item("2")])
+    assert suites.rewrite(home, lambda one: True) == 0
+    assert [one.id for one in suites.given(home)] == ["1", "2"]

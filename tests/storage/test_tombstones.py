@@ -28,7 +28,7 @@ def test_a_person_is_barred_up_to_the_moment_in_their_own_tenant_alone(home: Hom
 def test_rows_are_dropped_on_their_way_only_once_nobody_looks_for_them_any_more(home: Home):
     made = tombstones.begin(home, "default", "ann", {})
     assert not tombstones.barred(home).dropped("default", "ann", made.moment)
-    tombstones.write(home, replace(made, done=True))
+    tombstones.write(home, replace(made, found=True))
     known = tombstones.barred(home)
     assert [known.dropped("default", "ann", made.moment + more) for more in (0, 1)] == [True, False]
     assert not known.dropped("default", None, 0.0)
@@ -44,6 +44,14 @@ def test_the_table_names_nobody_and_the_salt_is_its_users_alone(home: Home):
     assert "ann-of-the-hill" not in str(Tables(home).rows("erasures"))
     assert stat.S_IMODE((home.keys / "erasures.salt").stat().st_mode) == 0o600
     assert tombstones.salt(home) == tombstones.salt(home)
+
+
+def test_a_row_that_an_older_release_wrote_is_read(home: Home):
+    tombstones.write(home, replace(tombstones.begin(home, "default", "ann", {}), done=True))
+    tables = Tables(home)
+    tables.overwrite("erasures", [{**row, "interactions": None, "receipt": None} for row in tables.rows("erasures")])
+    assert tombstones.barred(home).dropped("default", "ann", 0.0)
+    assert [(one.interactions, one.receipt, one.found) for one in tombstones.every(home)] == [((), {}, True)]
 
 
 def test_two_homes_call_the_same_person_otherwise(home: Home, tmp_path):
