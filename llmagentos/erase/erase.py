@@ -1,11 +1,12 @@
 """Erase a person: a tombstone first, which all who store respect, then out of one store after the other, then the receipt.
 
-The log comes last, for by it everything else is found: whoever is killed on the way, or finds a cycle at work, leaves a
-tombstone that is gone on with, by the same command or by the next cycle. A cycle is not disturbed: what it made of the
-person by then is found and marked as everything else is.
+The log comes last, for by it everything else is found: whoever is killed on the way, finds a cycle at work or MLflow away,
+leaves a tombstone that is gone on with, by the same command or by the next cycle. A cycle is not disturbed: what it made of
+the person by then is found and marked as everything else is.
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -32,6 +33,8 @@ NOBODY = "Nothing is known of this user."
 
 Step = Callable[[Person], dict[str, int]]
 
+log = logging.getLogger(__name__)
+
 
 def erase(config: Config, user: str, *, tenant: str = TENANT, reason: str = "", by: str = "cli") -> dict[str, Any]:
     """Take all that a user of a tenant ever said out of the home, and return the receipt, which names nobody.
@@ -46,27 +49,41 @@ def erase(config: Config, user: str, *, tenant: str = TENANT, reason: str = "", 
     home.open()
     told = {"created": time.time(), "reason": reason, "by": by, "counts": {}}
     with _alone(home):
-        tombstone = tombstones.begin(home, tenant, user, told)
-        with _quiet(config, home):
-            return _sweep(config, home, tombstone)
+        begun = tombstones.begin(home, tenant, user, told)
+    # In between, for a cycle that begins now has its lease already and waits for who is at it.
+    with _quiet(config, home), _alone(home, wait=True):
+        tombstone = next(one for one in tombstones.every(home) if one.id == begun.id)
+        return tombstone.receipt if tombstone.done else _sweep(config, home, tombstone)
 
 
 def finish(config: Config, held: str) -> int:
-    """Go on with what was noted or interrupted; returns how many erasures there were. The caller holds the lease `held`."""
-    home = Home(config.storage.root)
-    left = [one for one in tombstones.every(home) if not one.done]
-    if left:
-        with _alone(home), _quiet(config, home, (held,)):
-            for tombstone in left:
+    """Go on with what was noted or interrupted; returns how many erasures there were. The caller holds the lease `held`.
+
+    Raises what the first of those that failed raised, when all were tried.
+    """
+    home, failed = Home(config.storage.root), []
+    if all(one.done for one in tombstones.every(home)):
+        return 0
+    with _quiet(config, home, (held,)), _alone(home, wait=True):
+        left = [one for one in tombstones.every(home) if not one.done]
+        for tombstone in left:
+            try:
                 _sweep(config, home, tombstone)
+            except Exception as error:  # noqa: BLE001  whatever is wrong with one, the others are not to wait for it
+                log.warning("%s is not done: %s: %s", tombstone.id, type(error).__name__, error)
+                failed.append(error)
+    if failed:
+        raise failed[0]
     return len(left)
 
 
 def steps(erasure: str) -> dict[str, Step]:
-    """Store by store, in order; each does no harm when it is done again."""
+    """Store by store, in order; each does no harm when it is done again.
+
+    What may be away, MLflow, is asked when nothing is left but the log, by which its traces are found.
+    """
     return {
         "versions": taint.mark,
-        "mlflow": files.out_of_mlflow,
         "snapshots": lambda who: datasets.out_of_snapshots(who, erasure),
         "suites": datasets.out_of_suites,
         "replay": datasets.out_of_memory,
@@ -76,8 +93,9 @@ def steps(erasure: str) -> dict[str, Step]:
         "local": files.out_of_logs,
         "spool": _out_of_spool,
         "feedback": _out_of_feedback,
-        "interactions": _out_of_interactions,
         "version_files": lambda who: taint.drop_weights(who.home, who.config.storage.keep_versions),
+        "mlflow": files.out_of_mlflow,
+        "interactions": _out_of_interactions,
     }
 
 
@@ -150,9 +168,9 @@ def checked(user: str, tenant: str = TENANT, reason: str = "") -> str:
 
 
 @contextlib.contextmanager
-def _alone(home: Home) -> Iterator[None]:
+def _alone(home: Home, *, wait: bool = False) -> Iterator[None]:
     """One erasure at a time."""
-    with exclusive(home.keys / "erasing.lock", wait=False) as mine:
+    with exclusive(home.keys / "erasing.lock", wait=wait) as mine:
         if not mine:
             raise ConflictError("another erasure is under way.", code="busy", hint="Wait until it is done.")
         yield

@@ -1,10 +1,13 @@
 """A person out of a home that learned from them, every part real."""
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,12 @@ import pytest
 
 from llmagentos.collect.importing import import_file
 from llmagentos.config import Config, load_config
-from llmagentos.core.errors import ConflictError, InputError
+from llmagentos.core.errors import CapacityError, ConflictError, InputError
 from llmagentos.cycle.cycle import CycleResult, cycle
 from llmagentos.erase import erase as module
 from llmagentos.erase.erase import erase, finish
 from llmagentos.erase.person import Person
-from llmagentos.registry import tracking
+from llmagentos.registry import traces, tracking
 from llmagentos.registry.versions import Versions, prune
 from llmagentos.release.releases import Releases
 from llmagentos.storage import snapshots, suites, tombstones
@@ -333,3 +336,63 @@ def test_there_is_no_way_back_to_a_tainted_version(config: Config):
     with pytest.raises(ConflictError, match="learned from a person"):
         Releases(home).promote(2, by="test", reason="again", force=True)
     assert not Versions(home).has_weights(2) or prune(home, 5) == [2]
+
+
+def test_whoever_waits_for_a_cycle_to_end_lets_that_one_finish_what_waits(config: Config, monkeypatch: pytest.MonkeyPatch):
+    home, noted = two_people(config), threading.Event()
+    begin = tombstones.begin
+    monkeypatch.setattr(tombstones, "begin", lambda *told: (begin(*told), noted.set())[0])
+    with ThreadPoolExecutor(1) as pool, Lease(home, of_cycles(config.cycle.name), "somewhere/1", seconds=1) as lease:
+        asked = pool.submit(erase, config, PERSON)
+        assert noted.wait(20)
+        assert finish(config, lease.name) == 1
+    assert places(home.root, THEIRS) == {}
+    with contextlib.suppress(ConflictError):  # noted; or the cycle ended in time
+        assert asked.result()["status"] == "done"
+
+
+def test_an_erasure_that_the_cycle_finished_meanwhile_is_not_done_twice(config: Config, monkeypatch: pytest.MonkeyPatch):
+    home, begin = two_people(config), tombstones.begin
+
+    def overtaken(*told: Any) -> tombstones.Tombstone:
+        begun = begin(*told)
+        monkeypatch.setattr(module, "_alone", lambda home, wait=False: contextlib.nullcontext())
+        finish(config, "")
+        return begun
+
+    monkeypatch.setattr(tombstones, "begin", overtaken)
+    assert erase(config, PERSON)["counts"]["interactions"] == 5
+    assert len(tombstones.every(home)) == 1
+
+
+def test_mlflow_away_only_the_log_and_the_receipt_wait(config: Config, monkeypatch: pytest.MonkeyPatch):
+    home, forget = two_people(config), traces.forget
+
+    def away(*told: Any) -> int:
+        raise CapacityError("MLflow cannot be asked.")
+
+    monkeypatch.setattr(traces, "forget", away)
+    with pytest.raises(CapacityError):
+        erase(config, PERSON)
+    assert {"/".join(name.split("/")[:2]) for name in places(home.root, THEIRS)} == {"tables/interactions"}
+    assert not tombstones.every(home)[0].done
+    monkeypatch.setattr(traces, "forget", forget)
+    assert erase(config, PERSON)["counts"]["interactions"] == 5
+    assert places(home.root, THEIRS) == {}
+
+
+def test_one_that_fails_does_not_keep_the_others_from_being_finished(config: Config, monkeypatch: pytest.MonkeyPatch):
+    home = two_people(config)
+    with Lease(home, of_cycles("another"), "somewhere/1", seconds=1):
+        for user in (PERSON, OTHER):
+            with pytest.raises(ConflictError):
+                erase(config, user)
+    first, whole = tombstones.every(home)[0].id, module.steps
+    monkeypatch.setattr(module, "steps", lambda erasure: {"versions": broken} if erasure == first else whole(erasure))
+    with pytest.raises(OSError, match="damaged"):
+        finish(config, "")
+    assert [one.done for one in tombstones.every(home)] == [False, True]
+
+
+def broken(who: Person) -> dict[str, int]:
+    raise OSError("damaged")
