@@ -3,18 +3,31 @@
 The champion serves on and is who the gate compares with; what the snapshots since taught, without the person, is taught again.
 """
 
+import logging
 from dataclasses import dataclass
 
 from llmagentos.config import Config
 from llmagentos.core.errors import IntegrityError
 from llmagentos.core.records import Example, ModelVersion
 from llmagentos.cycle.act import keep_known
+from llmagentos.erase import erase
 from llmagentos.registry.lineage import clean
 from llmagentos.release.promotion import promote
 from llmagentos.release.releases import Fence, Releases
 from llmagentos.replay.missed import missed
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+def finish_erasures(config: Config, held: str) -> None:
+    """Go on with erasures that wait. Where one fails it waits on, and nothing of that person is collected meanwhile: what
+    others taught need not wait with it."""
+    try:
+        erase.finish(config, held)
+    except Exception as error:  # noqa: BLE001  whatever is wrong there, the agent learns from the others
+        log.warning("erasures wait for the next cycle: %s: %s", type(error).__name__, error)
 
 
 @dataclass(frozen=True)

@@ -76,3 +76,13 @@ def test_a_rebuild_is_due_whatever_is_new(config: Config):
     assert not_due(due, home) is not None
     erase(config, PERSON)
     assert not_due(due, home) is None
+
+
+def test_an_erasure_that_fails_is_told_and_the_cycle_goes_on(config: Config, monkeypatch, caplog):
+    def damaged(*told: object) -> int:
+        raise IntegrityError("suite s is damaged.")
+
+    learned(config, PERSON)
+    monkeypatch.setattr("llmagentos.erase.erase.finish", damaged)
+    rebuild.finish_erasures(config, "cycle-default")
+    assert "suite s is damaged" in caplog.text
