@@ -44,6 +44,15 @@ def test_a_version_that_only_remembered_them_is_marked_too(config: Config):
     assert tainted(home) == [2]
 
 
+def test_what_learned_from_a_snapshot_that_is_damaged_by_now_is_marked_by_what_memory_holds_of_it(config: Config):
+    home = new_home(config)
+    theirs = teach(config, rows_of(PERSON, "frobnitz"), 2)
+    for file in home.snapshot(theirs).glob("*.parquet"):
+        file.write_bytes(b"damaged")
+    taint.mark(person_of(config))
+    assert tainted(home) == [2]
+
+
 def test_a_snapshot_that_nobody_learned_marks_nobody(config: Config):
     home = new_home(config)
     held = teach(config, rows_of(PERSON, "frobnitz"))
