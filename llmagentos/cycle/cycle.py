@@ -60,7 +60,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
 
         with walk.step("collect") as outcome:
             outcome |= {"metrics": reached(home)}
-            snapshot = collect(config, walk.id, anew=begin.anew)
+            snapshot = collect(config, walk.id, anew=rebuild.owed(config, home, champion))
             outcome |= artifacts.collected(snapshot) if snapshot else {"status": "skipped"}
         if snapshot is None:
             whole |= {"status": "skipped"}
@@ -103,7 +103,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         except ConflictError:  # somebody else has the lease or the folder: the snapshot is theirs to decide on
             raise
         except BaseException as problem:
-            record_failure(config, walk.id, snapshot, problem)
+            record_failure(config, walk.id, snapshot, problem, begin.agent.id)
             raise
 
         with walk.step("release") as outcome:

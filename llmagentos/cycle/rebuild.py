@@ -11,10 +11,12 @@ from llmagentos.core.errors import IntegrityError
 from llmagentos.core.records import Example, ModelVersion
 from llmagentos.cycle.act import keep_known
 from llmagentos.erase import erase
-from llmagentos.registry.lineage import clean
+from llmagentos.registry.lineage import REBUILD, clean, config_hash
+from llmagentos.registry.versions import Versions
 from llmagentos.release.promotion import promote
 from llmagentos.release.releases import Fence, Releases
 from llmagentos.replay.missed import missed
+from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
 
@@ -37,7 +39,7 @@ class Start:
     agent: ModelVersion
     student: ModelVersion | None
     anew: bool = False
-    """They are no longer the champion's, so that an update is due whatever is new."""
+    """They are no longer the champion's."""
 
     def missed(self, home: Home, snapshot: Snapshot) -> list[Example]:
         """Rows that were taught since and must be taught again."""
@@ -53,6 +55,21 @@ def start(home: Home, champion: ModelVersion, student: ModelVersion | None) -> S
             hint="Promote one that never met the person, or begin anew from model.base.",
         )
     return Start(agent, clean(home, student) if student else None, anew=agent.id != champion.id)
+
+
+def owed(config: Config, home: Home, champion: ModelVersion) -> bool:
+    """Whether an update is to begin anew though nothing is new: until one was judged that began there under these settings.
+
+    One that waits for a person's approval is enough whatever the settings are; one that is tainted by now is none.
+    """
+    agent, last = clean(home, champion), snapshots.latest(home)
+    if agent is None or agent.id == champion.id:
+        return False
+    said = (last.decision or {}) if last else {}
+    begun, made = said.get(REBUILD, {}), said.get("challenger")
+    if begun.get("start") != agent.id or (made is not None and Versions(home).get(made).tainted):
+        return True
+    return said["verdict"] != "Promote" and begun["settings"] != config_hash(config)
 
 
 def keep(config: Config, snapshot: Snapshot, begin: Start, champion: ModelVersion, cycle: str, reason: str, fence: Fence) -> int:
