@@ -75,7 +75,8 @@ def owed(config: Config, home: Home, champion: ModelVersion) -> bool:
 def keep(config: Config, snapshot: Snapshot, begin: Start, champion: ModelVersion, cycle: str, reason: str, fence: Fence) -> int:
     """What is known already becomes what must be kept; returns the champion.
 
-    Where nobody but the person taught anything since a clean version, that is the champion again.
+    Where nobody but the person taught anything since a clean version, that is the champion again: at once, whatever `gate.mode`
+    and the ladder ask of what is new, for it was champion before, and what takes its place must not serve longer than it has to.
     """
     keep_known(config, snapshot, begin.agent, cycle, reason)
     if begin.anew:
