@@ -7,6 +7,7 @@ the person by then is found and marked as everything else is.
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -39,7 +40,8 @@ log = logging.getLogger(__name__)
 def erase(config: Config, user: str, *, tenant: str = TENANT, reason: str = "", by: str = "cli") -> dict[str, Any]:
     """Take all that a user of a tenant ever said out of the home, and return the receipt, which names nobody.
 
-    Said again it does no harm, and finishes what was interrupted. Raises InputError for what is no user id, ConflictError
+    Said again it does no harm, and finishes what was interrupted; where nothing is left to erase, the receipt is the one of when
+    there was. Raises InputError for what is no user id, ConflictError
     (`cycle_running`) while a cycle or a training is at work: it is noted then, and the next cycle does it.
     """
     user = checked(user, tenant, reason)
@@ -53,7 +55,7 @@ def erase(config: Config, user: str, *, tenant: str = TENANT, reason: str = "", 
     # In between, for a cycle that begins now has its lease already and waits for who is at it.
     with _quiet(config, home), _alone(home, wait=True):
         tombstone = next(one for one in tombstones.every(home) if one.id == begun.id)
-        return tombstone.receipt if tombstone.done else _sweep(config, home, tombstone)
+        return _known(home, tombstone.receipt if tombstone.done else _sweep(config, home, tombstone))
 
 
 def finish(config: Config, held: str) -> int:
@@ -122,10 +124,24 @@ def _sweep(config: Config, home: Home, tombstone: Tombstone) -> dict[str, Any]:
     return receipt
 
 
+def _known(home: Home, receipt: dict[str, Any]) -> dict[str, Any]:
+    """The receipt, or the last earlier one of the same person that found anything, with how the versions stand now."""
+    if receipt["message"] != NOBODY:
+        return receipt
+    done = [one.receipt for one in tombstones.every(home) if one.id in receipt["earlier"]]
+    found = next((one for one in reversed(done) if one["message"] != NOBODY), None)
+    return {**found, **taint.outlook(home), "message": _told(home)} if found else receipt
+
+
 def _told(home: Home) -> str:
     now = taint.outlook(home)
     if not now["champion_tainted"]:
         return "Erased."
+    if now["rebuilt_from"] is None:
+        return (
+            f"Erased. Version {now['champion']}, which learned from it, serves on, and no version before it has its weights: "
+            f"promote one that never met the person, or begin anew from model.base."
+        )
     return (
         f"Erased. Version {now['champion']}, which learned from it, serves until the next cycle has rebuilt one from version "
         f"{now['rebuilt_from']}."
@@ -162,7 +178,7 @@ def checked(user: str, tenant: str = TENANT, reason: str = "") -> str:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise InputError(f"{field}: is no Unicode text.", field=field) from None
-    if name in reason:
+    if re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", reason.casefold()):
         raise InputError("reason: names the user, and is kept with the receipt.", field="reason")
     return name
 

@@ -165,10 +165,8 @@ def test_a_snapshot_is_redacted_with_a_successor_and_opens_by_its_old_id(story: 
 
 
 @pytest.mark.ray
-def test_erased_again_it_says_that_nobody_is_known(story: Story):
-    again = erase(story.config, PERSON)
-    assert again["message"] == "Nothing is known of this user."
-    assert (again["counts"]["interactions"], again["champion_tainted"]) == (0, True)
+def test_erased_again_it_says_the_same(story: Story):
+    assert erase(story.config, PERSON) == story.receipt
 
 
 @pytest.mark.ray
@@ -295,7 +293,13 @@ def test_rows_without_a_user_belong_to_whom_their_session_does(config: Config):
 
 @pytest.mark.parametrize(
     ("user", "reason", "field"),
-    [("", "", "user"), (" \n", "", "user"), ("u" * 257, "", "user"), ("\ud800", "", "user"), ("ann", "ann asked", "reason")],
+    [
+        ("", "", "user"),
+        (" \n", "", "user"),
+        ("u" * 257, "", "user"),
+        ("\ud800", "", "user"),
+        ("Ann", "it was ann: asked", "reason"),
+    ],
 )
 def test_what_is_no_user_is_refused_before_anything_is_looked_at(config: Config, user: str, reason: str, field: str):
     with pytest.raises(InputError) as refused:
@@ -310,6 +314,10 @@ def test_an_odd_name_is_only_a_name(config: Config, user: str):
     record(home, served(OTHER, "garplyish", 1), served(OTHER, "of another", 2, user_id=user))
     assert erase(config, user)["counts"]["interactions"] == 1
     assert [row["user_id"] for row in Tables(home).rows("interactions")] == [OTHER]
+
+
+def test_a_reason_names_a_user_only_with_a_word_of_its_own():
+    assert module.checked("a", reason="asked for it") == "a"
 
 
 def test_a_home_that_never_began_is_left_so(config: Config):
@@ -396,3 +404,17 @@ def test_one_that_fails_does_not_keep_the_others_from_being_finished(config: Con
 
 def broken(who: Person) -> dict[str, int]:
     raise OSError("damaged")
+
+
+def test_where_nothing_is_left_to_erase_the_receipt_is_the_one_of_when_there_was(config: Config):
+    two_people(config)
+    receipt = erase(config, PERSON)
+    for _ in range(2):
+        assert erase(config, PERSON) == receipt
+    assert erase(config, "nobody")["message"] == module.NOBODY
+
+
+def test_without_a_clean_version_it_says_what_to_do(config: Config):
+    home = two_people(config)
+    Versions(home).change(1, tainted=True)
+    assert "promote one that never met the person" in erase(config, PERSON)["message"]
