@@ -40,7 +40,8 @@ from tests.erase.planted import (
     places,
     record,
     served,
-    teach,
+    told_of_flips,
+    two_people,
     write_rows,
 )
 from tests.tiny import add_tiny
@@ -61,25 +62,6 @@ class Story:
     receipt: dict[str, Any]
     after: dict[str, set[bytes]]
     of_others: dict[str, set[bytes]]
-
-
-def told_of_flips(home: Home, cycle_id: str) -> None:
-    """What an evaluation says of items that turned, and what a training left behind that was interrupted."""
-    folder, left = home.run(f"{cycle_id}-evaluate"), home.run("s0001-left-over")
-    report = json.loads((folder / "report.json").read_text())
-    for word in ("frobnitz", "garplyish"):
-        flip = {
-            "suite": "recall-s0001",
-            "prompt": f"user: where is my {word} kept?",
-            "wanted": f"In the {word} box.",
-            "before": "?",
-        }
-        report["flips"].append(flip)
-        with (folder / "flips.md").open("a") as out:
-            out.write(f"| lost | recall-s0001 | | {flip['prompt']} | {flip['wanted']} | ? | ? |\n")
-    (folder / "report.json").write_text(json.dumps(report))
-    left.mkdir()
-    (left / "rows.arrow").write_bytes(b"In the frobnitz box.")
 
 
 @pytest.fixture(scope="module")
@@ -181,17 +163,6 @@ def test_the_next_cycle_rebuilds_from_the_clean_ancestor_and_teaches_others_agai
     update = next(run for run in tracking.runs(story.home).values() if run.parent == rebuilt.cycle_id and run.kind == "update")
     assert update.metrics["rows/new"] >= 7, "what the other one taught, though nothing is new"
     assert places(story.home.root, THEIRS) == {}
-
-
-def two_people(config: Config) -> Home:
-    """Both taught version 2."""
-    home = new_home(config)
-    rows = [demonstration(user, word, at) for user, word in ((PERSON, "frobnitz"), (OTHER, "garplyish")) for at in range(4)]
-    teach(config, rows, 2)
-    for user, word in ((PERSON, "xyzzical"), (OTHER, "garplyish")):
-        answer = served(user, word, 1)
-        record(home, answer, *judged(answer, word))
-    return home
 
 
 def test_every_store_is_swept_or_says_why_it_need_not_be():
