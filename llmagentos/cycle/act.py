@@ -10,14 +10,14 @@ from llmagentos.config import Config
 from llmagentos.core.errors import ConflictError, LLMAgentOSError, TrainingError, WorkersLostError, of_the_machine
 from llmagentos.core.evaluation import Decision
 from llmagentos.core.records import ModelVersion
-from llmagentos.registry.lineage import config_hash
+from llmagentos.registry.lineage import REBUILD, begun_anew, config_hash
 from llmagentos.registry.versions import Versions, prune
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.promotion import keep_snapshot, promote
 from llmagentos.release.releases import CHAMPION_CHANGED, Fence, Releases
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
-from llmagentos.storage.snapshots import Snapshot
+from llmagentos.storage.snapshots import Snapshot, SnapshotRow
 
 log = logging.getLogger(__name__)
 _AGAIN = {"untrained": True, "again": True}
@@ -46,6 +46,7 @@ def act(
     waits = config.gate.mode == "approve" and decision.promotes
     # To wait for a person is no failed attempt of its rows, and other settings would not make them answer.
     record |= {"untrained": True} if waits else {"settings": config_hash(config)}
+    record |= {} if promoted else begun_anew(home, challenger.parent, config_hash(config))
     told: dict[str, Any] = {"by": cycle, "fence": fence, "against": champion.id}
     pupil = student.id if student else None
     try:
@@ -80,17 +81,18 @@ def finish_decision(home: Home) -> None:
         return
     if said["verdict"] == "Promote":  # it waits for approval
         if any(v.id == said["challenger"] and v.status == "rejected" for v in judged):
-            _declined(home, row.id, f"version {said['challenger']} was not approved")
+            _declined(home, row, f"version {said['challenger']} was not approved")
         return
     for version in judged:
         if version.status == "registered":
             Versions(home).change(version.id, status=row.status)
 
 
-def _declined(home: Home, name: str, reason: str) -> None:
-    snapshot = snapshots.open_snapshot(home, name)
+def _declined(home: Home, row: SnapshotRow, reason: str) -> None:
+    snapshot, said = snapshots.open_snapshot(home, row.id), row.decision or {}
     quarantine.set_aside(home, [spent(row, quarantine.ROLLED_BACK, reason) for row in snapshot.examples()])
-    snapshots.decide(home, name, {"verdict": "RolledBack", "reasons": [reason]})
+    begun = {REBUILD: said[REBUILD]} if REBUILD in said else {}
+    snapshots.decide(home, row.id, {"verdict": "RolledBack", "reasons": [reason], **begun})
 
 
 def _overtaken(decision: Decision, error: ConflictError) -> Decision:
@@ -128,10 +130,14 @@ def hold_untrained(config: Config, snapshot: Snapshot, cycle: str) -> list[str]:
     return reasons
 
 
-def record_failure(config: Config, cycle: str, snapshot: Snapshot, problem: BaseException) -> None:
-    """The snapshot's rows stay pending and say why; it was an attempt of theirs where they may be to blame."""
+def record_failure(config: Config, cycle: str, snapshot: Snapshot, problem: BaseException, start: int | None = None) -> None:
+    """The snapshot's rows stay pending and say why; it was an attempt of theirs where they may be to blame.
+
+    They are not where the update began anew at the version `start`.
+    """
     home, said = Home(config.storage.root), [f"{type(problem).__name__}: {problem}"]
     record = {"verdict": "Failed", "reasons": said, "cycle": cycle, "settings": config_hash(config)}
+    record |= begun_anew(home, start, config_hash(config))
     snapshots.decide(home, snapshot.id, record if _may_be_the_rows(problem) else {**record, **_AGAIN})
 
 

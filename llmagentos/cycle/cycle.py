@@ -15,7 +15,6 @@ from llmagentos.cycle.result import CycleResult, held, nothing_new, skipped
 from llmagentos.cycle.train import train
 from llmagentos.cycle.walk import Walk
 from llmagentos.distill import run as distill
-from llmagentos.erase.erase import finish as finish_erasures
 from llmagentos.evaluate.candidates import choose
 from llmagentos.evaluate.exam import set_exam
 from llmagentos.evaluate.run import judge
@@ -54,14 +53,14 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         stack.enter_context(connect(config))
         finish_promotion(config)
         finish_decision(home)
-        finish_erasures(config, lease.name)
+        rebuild.finish_erasures(config, lease.name)
         versions, now = Versions(home), Releases(home).current()
         champion, anchor, pupil = (versions.serving(n) for n in (now.champion, now.anchor, now.student))
         begin = rebuild.start(home, champion, pupil)
 
         with walk.step("collect") as outcome:
             outcome |= {"metrics": reached(home)}
-            snapshot = collect(config, walk.id, anew=begin.anew)
+            snapshot = collect(config, walk.id, anew=rebuild.owed(config, home, champion))
             outcome |= artifacts.collected(snapshot) if snapshot else {"status": "skipped"}
         if snapshot is None:
             whole |= {"status": "skipped"}
@@ -104,7 +103,7 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
         except ConflictError:  # somebody else has the lease or the folder: the snapshot is theirs to decide on
             raise
         except BaseException as problem:
-            record_failure(config, walk.id, snapshot, problem)
+            record_failure(config, walk.id, snapshot, problem, begin.agent.id)
             raise
 
         with walk.step("release") as outcome:

@@ -11,6 +11,7 @@ import pyarrow.dataset as ds
 
 from llmagentos.config import Config
 from llmagentos.core.messages import JUDGEMENTS
+from llmagentos.cycle.rebuild import owed
 from llmagentos.registry import tracking
 from llmagentos.registry.versions import Versions
 from llmagentos.release.ladder import on_trial
@@ -35,8 +36,8 @@ def not_due(config: Config, home: Home) -> str | None:
         return None
     flush(home)
     maintain(home, TABLES.values())  # nobody else does where no cycle is due and nothing serves
-    last, champion = snapshots.latest(home), Releases(home).current().champion
-    if (last is not None and last.is_open) or (champion is not None and Versions(home).get(champion).tainted):
+    last, champion = snapshots.latest(home), Versions(home).serving(Releases(home).current().champion)
+    if (last is not None and last.is_open) or (champion is not None and owed(config, home, champion)):
         return None
     answer = decide(gather(config, home, time.time()), config.trigger)
     return answer.reason if isinstance(answer, Wait) else None

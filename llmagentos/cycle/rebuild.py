@@ -3,18 +3,33 @@
 The champion serves on and is who the gate compares with; what the snapshots since taught, without the person, is taught again.
 """
 
+import logging
 from dataclasses import dataclass
 
 from llmagentos.config import Config
 from llmagentos.core.errors import IntegrityError
 from llmagentos.core.records import Example, ModelVersion
 from llmagentos.cycle.act import keep_known
-from llmagentos.registry.lineage import clean
+from llmagentos.erase import erase
+from llmagentos.registry.lineage import REBUILD, clean, config_hash
+from llmagentos.registry.versions import Versions
 from llmagentos.release.promotion import promote
 from llmagentos.release.releases import Fence, Releases
 from llmagentos.replay.missed import missed
+from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
 from llmagentos.storage.snapshots import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+def finish_erasures(config: Config, held: str) -> None:
+    """Go on with erasures that wait. Where one fails it waits on, and nothing of that person is collected meanwhile: what
+    others taught need not wait with it."""
+    try:
+        erase.finish(config, held)
+    except Exception as error:  # noqa: BLE001  whatever is wrong there, the agent learns from the others
+        log.warning("erasures wait for the next cycle: %s: %s", type(error).__name__, error)
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,7 @@ class Start:
     agent: ModelVersion
     student: ModelVersion | None
     anew: bool = False
-    """They are no longer the champion's, so that an update is due whatever is new."""
+    """They are no longer the champion's."""
 
     def missed(self, home: Home, snapshot: Snapshot) -> list[Example]:
         """Rows that were taught since and must be taught again."""
@@ -42,10 +57,26 @@ def start(home: Home, champion: ModelVersion, student: ModelVersion | None) -> S
     return Start(agent, clean(home, student) if student else None, anew=agent.id != champion.id)
 
 
+def owed(config: Config, home: Home, champion: ModelVersion) -> bool:
+    """Whether an update is to begin anew though nothing is new: until one was judged that began there under these settings.
+
+    One that waits for a person's approval is enough whatever the settings are; one that is tainted by now is none.
+    """
+    agent, last = clean(home, champion), snapshots.latest(home)
+    if agent is None or agent.id == champion.id:
+        return False
+    said = (last.decision or {}) if last else {}
+    begun, made = said.get(REBUILD, {}), said.get("challenger")
+    if begun.get("start") != agent.id or (made is not None and Versions(home).get(made).tainted):
+        return True
+    return said["verdict"] != "Promote" and begun["settings"] != config_hash(config)
+
+
 def keep(config: Config, snapshot: Snapshot, begin: Start, champion: ModelVersion, cycle: str, reason: str, fence: Fence) -> int:
     """What is known already becomes what must be kept; returns the champion.
 
-    Where nobody but the person taught anything since a clean version, that is the champion again.
+    Where nobody but the person taught anything since a clean version, that is the champion again: at once, whatever `gate.mode`
+    and the ladder ask of what is new, for it was champion before, and what takes its place must not serve longer than it has to.
     """
     keep_known(config, snapshot, begin.agent, cycle, reason)
     if begin.anew:

@@ -1,11 +1,13 @@
 """Erase a person: a tombstone first, which all who store respect, then out of one store after the other, then the receipt.
 
-The log comes last, for by it everything else is found: whoever is killed on the way, or finds a cycle at work, leaves a
-tombstone that is gone on with, by the same command or by the next cycle. A cycle is not disturbed: what it made of the
-person by then is found and marked as everything else is.
+The log comes last, for by it everything else is found: whoever is killed on the way, finds a cycle at work or MLflow away,
+leaves a tombstone that is gone on with, by the same command or by the next cycle. A cycle is not disturbed: what it made of
+the person by then is found and marked as everything else is.
 """
 
 import contextlib
+import logging
+import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -35,11 +37,14 @@ _OF_THE_KNOWN = ("runs", "caches", "version_files")
 
 Step = Callable[[Person], dict[str, int]]
 
+log = logging.getLogger(__name__)
+
 
 def erase(config: Config, user: str, *, tenant: str = TENANT, reason: str = "", by: str = "cli") -> dict[str, Any]:
     """Take all that a user of a tenant ever said out of the home, and return the receipt, which names nobody.
 
-    Said again it does no harm, and finishes what was interrupted. Raises InputError for what is no user id, ConflictError
+    Said again it does no harm, and finishes what was interrupted; where nothing is left to erase, the receipt is the one of when
+    there was. Raises InputError for what is no user id, ConflictError
     (`cycle_running`) while a cycle or a training is at work: it is noted then, and the next cycle does it.
     """
     user = checked(user, tenant, reason)
@@ -49,27 +54,41 @@ def erase(config: Config, user: str, *, tenant: str = TENANT, reason: str = "", 
     home.open()
     told = {"created": time.time(), "reason": reason, "by": by, "counts": {}}
     with _alone(home):
-        tombstone = tombstones.begin(home, tenant, user, told)
-        with _quiet(config, home):
-            return _sweep(config, home, tombstone)
+        begun = tombstones.begin(home, tenant, user, told)
+    # In between, for a cycle that begins now has its lease already and waits for who is at it.
+    with _quiet(config, home), _alone(home, wait=True):
+        tombstone = next(one for one in tombstones.every(home) if one.id == begun.id)
+        return _known(home, tombstone.receipt if tombstone.done else _sweep(config, home, tombstone))
 
 
 def finish(config: Config, held: str) -> int:
-    """Go on with what was noted or interrupted; returns how many erasures there were. The caller holds the lease `held`."""
-    home = Home(config.storage.root)
-    left = [one for one in tombstones.every(home) if not one.done]
-    if left:
-        with _alone(home), _quiet(config, home, (held,)):
-            for tombstone in left:
+    """Go on with what was noted or interrupted; returns how many erasures there were. The caller holds the lease `held`.
+
+    Raises what the first of those that failed raised, when all were tried.
+    """
+    home, failed = Home(config.storage.root), []
+    if all(one.done for one in tombstones.every(home)):
+        return 0
+    with _quiet(config, home, (held,)), _alone(home, wait=True):
+        left = [one for one in tombstones.every(home) if not one.done]
+        for tombstone in left:
+            try:
                 _sweep(config, home, tombstone)
+            except Exception as error:  # noqa: BLE001  whatever is wrong with one, the others are not to wait for it
+                log.warning("%s is not done: %s: %s", tombstone.id, type(error).__name__, error)
+                failed.append(error)
+    if failed:
+        raise failed[0]
     return len(left)
 
 
 def steps(erasure: str) -> dict[str, Step]:
-    """Store by store, in order; each does no harm when it is done again."""
+    """Store by store, in order; each does no harm when it is done again.
+
+    What may be away, MLflow, is asked when nothing is left but the log, by which its traces are found.
+    """
     return {
         "versions": taint.mark,
-        "mlflow": files.out_of_mlflow,
         "snapshots": lambda who: datasets.out_of_snapshots(who, erasure),
         "suites": datasets.out_of_suites,
         "replay": datasets.out_of_memory,
@@ -79,8 +98,9 @@ def steps(erasure: str) -> dict[str, Step]:
         "local": files.out_of_logs,
         "spool": _out_of_spool,
         "feedback": _out_of_feedback,
-        "interactions": _out_of_interactions,
         "version_files": lambda who: taint.drop_weights(who.home, who.config.storage.keep_versions),
+        "mlflow": files.out_of_mlflow,
+        "interactions": _out_of_interactions,
     }
 
 
@@ -110,10 +130,24 @@ def _sweep(config: Config, home: Home, tombstone: Tombstone) -> dict[str, Any]:
     return receipt
 
 
+def _known(home: Home, receipt: dict[str, Any]) -> dict[str, Any]:
+    """The receipt, or the last earlier one of the same person that found anything, with how the versions stand now."""
+    if receipt["message"] != NOBODY:
+        return receipt
+    done = [one.receipt for one in tombstones.every(home) if one.id in receipt["earlier"]]
+    found = next((one for one in reversed(done) if one["message"] != NOBODY), None)
+    return {**found, **taint.outlook(home), "message": _told(home)} if found else receipt
+
+
 def _told(home: Home) -> str:
     now = taint.outlook(home)
     if not now["champion_tainted"]:
         return "Erased."
+    if now["rebuilt_from"] is None:
+        return (
+            f"Erased. Version {now['champion']}, which learned from it, serves on, and no version before it has its weights: "
+            f"promote one that never met the person, or begin anew from model.base."
+        )
     return (
         f"Erased. Version {now['champion']}, which learned from it, serves until the next cycle has rebuilt one from version "
         f"{now['rebuilt_from']}."
@@ -151,15 +185,15 @@ def checked(user: str, tenant: str = TENANT, reason: str = "") -> str:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise InputError(f"{field}: is no Unicode text.", field=field) from None
-    if name in reason:
+    if re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", reason.casefold()):
         raise InputError("reason: names the user, and is kept with the receipt.", field="reason")
     return name
 
 
 @contextlib.contextmanager
-def _alone(home: Home) -> Iterator[None]:
+def _alone(home: Home, *, wait: bool = False) -> Iterator[None]:
     """One erasure at a time."""
-    with exclusive(home.keys / "erasing.lock", wait=False) as mine:
+    with exclusive(home.keys / "erasing.lock", wait=wait) as mine:
         if not mine:
             raise ConflictError("another erasure is under way.", code="busy", hint="Wait until it is done.")
         yield

@@ -32,7 +32,7 @@ def _learned(who: Person) -> set[int]:
     kept = {row.id for row in held if row.status in _REMEMBERED}
     kept |= {row["snapshot"] for row in memory if row["seq"] in who.seqs and row["snapshot"] in at}
     since = min((at[id] for id in kept), default=len(rows))
-    taught = {row.id for row in held}
+    taught = {row.id for row in held} | kept
     made = [v for v in Versions(who.home).all() if v.snapshot in at]
     return {v.id for v in made if v.snapshot in taught or at[str(v.snapshot)] > since}
 

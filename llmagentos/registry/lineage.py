@@ -15,6 +15,9 @@ from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.storage.layout import Home
 
+REBUILD = "rebuild"
+"""Where and under which settings an update began anew: a part of the decision on its snapshot."""
+
 
 @cache
 def code_revision() -> str:
@@ -73,6 +76,15 @@ def check_untainted(home: Home, version: ModelVersion, now: Release) -> None:
             code="version_tainted",
             hint="`llmagentos versions` lists the others; the next cycle rebuilds one from the last clean ancestor.",
         )
+
+
+def begun_anew(home: Home, start: int | None, settings: str) -> dict[str, Any]:
+    """What a decision on a snapshot says where the update began before a tainted champion, which was not the fault of its rows:
+    by it the same is not done again while nothing is new. Nothing where the champion met nobody who was erased."""
+    champion = released.current(home).champion
+    if champion is None or not Versions(home).get(champion).tainted:
+        return {}
+    return {REBUILD: {"start": start, "settings": settings}, "untrained": True}
 
 
 def unless_tainted(home: Home, version: int | None) -> int | None:

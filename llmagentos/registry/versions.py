@@ -200,8 +200,11 @@ def prune(home: Home, keep: int, release: Release | None = None) -> list[int]:
 
 
 def _serving(release: Release, everything: Collection[ModelVersion], beside: Mapping[int | None, int | None]) -> set[int | None]:
-    """Whose weights are in use: and while the champion is tainted itself, those that a rollback would go to."""
-    serving = {release.champion, release.student}
+    """Whose weights are in use, if only on trial or until somebody has answered: and while the champion is tainted itself, those
+    that a rollback would go to."""
+    serving = {release.champion, release.student, release.challenger}
+    serving |= {v.id for v in everything if v.teacher is not None and v.teacher == release.challenger}
+    serving |= {release.stage.version, release.stage.student} if release.stage else set()
     if any(v.id == release.champion and v.tainted for v in everything):
         serving |= {release.previous, beside.get(release.previous)}
     return serving

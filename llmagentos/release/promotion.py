@@ -16,7 +16,7 @@ from llmagentos.collect.carried import spent
 from llmagentos.config import Config
 from llmagentos.core.errors import IntegrityError
 from llmagentos.core.records import ModelVersion, Release
-from llmagentos.registry.lineage import with_ancestors
+from llmagentos.registry.lineage import begun_anew, with_ancestors
 from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Fence, Releases
 from llmagentos.replay.buffer import Buffer
@@ -171,7 +171,8 @@ def _settle_trials(config: Config, home: Home) -> bool:
         else:
             verdict = "Reject" if version.status in ("bad", "rejected") else "Hold"
             decision = {"verdict": verdict, "reasons": [reason], "cycle": version.cycle, "challenger": version.id}
-            snapshots.decide(home, str(version.snapshot), decision)
+            anew = begun_anew(home, version.parent, version.config_hash)
+            snapshots.decide(home, str(version.snapshot), decision | anew)
     return bool(left) or marked
 
 

@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -218,7 +219,9 @@ def create_app(service: Service) -> Starlette:
                 without_ingress(request.scope)
             return await service.door.through(access, handler, request)
 
-        return Route(path, endpoint, methods=[method])
+        made = Route(path, endpoint, methods=[method])
+        made.path_regex = re.compile(made.path_regex.pattern, re.DOTALL)  # an id may have a line break, too
+        return made
 
     def post(path: str, handler: WithBody, roles: tuple[Role, ...] = ADMIN) -> Route:
         async def with_body(request: Request) -> Response:

@@ -7,6 +7,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -56,7 +57,7 @@ class Operations:
         self._versions, self._releases = Versions(home), Releases(home)
         self._announce, self._shared, self._ladder = announce, shared, Ladder(config)
         self._switching: set[asyncio.Future[bool]] = set()
-        self._erasing: set[asyncio.Future[dict[str, Any]]] = set()
+        self._erasing: dict[tuple[str, str], asyncio.Future[dict[str, Any]]] = {}
 
     async def feedback(self, request: Request, data: dict[str, Any]) -> Response:
         asked, tenant = parse(FeedbackRequest, data), traffic.tenant()
@@ -223,17 +224,19 @@ class Operations:
     async def erase(self, request: Request) -> Response:
         """The receipt of erasing a person of the key's own tenant; 202 where it takes longer: it goes on, and who asks again is
         told. Raises InputError for what is no user id, ConflictError while a cycle is at work."""
-        user = checked(request.path_params["id"])
-        erasing = asyncio.ensure_future(erase_apart(self._config, user, tenant=traffic.tenant(), by=_by()))
-        self._erasing.add(erasing)
-        erasing.add_done_callback(self._erased)
+        user, tenant = checked(request.path_params["id"]), traffic.tenant()
+        erasing = self._erasing.get((tenant, user))
+        if erasing is None:
+            erasing = asyncio.ensure_future(erase_apart(self._config, user, tenant=tenant, by=_by()))
+            self._erasing[tenant, user] = erasing
+            erasing.add_done_callback(partial(self._erased, (tenant, user)))
         await asyncio.wait({erasing}, timeout=_ERASE_SECONDS)
         if not erasing.done():
             return JSONResponse({"object": "erasure", "status": "running", "message": _GOES_ON}, 202)
         return JSONResponse({"object": "erasure", **erasing.result()})
 
-    def _erased(self, erasing: asyncio.Future[dict[str, Any]]) -> None:
-        self._erasing.discard(erasing)
+    def _erased(self, whom: tuple[str, str], erasing: asyncio.Future[dict[str, Any]]) -> None:
+        self._erasing.pop(whom, None)
         if not erasing.cancelled() and (error := erasing.exception()):
             log.warning("an erasure ended early: %s", error)
 

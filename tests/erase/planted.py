@@ -114,3 +114,33 @@ def places(root: Path, words: re.Pattern[bytes]) -> dict[str, set[bytes]]:
         if hits := set(words.findall(data)):
             found[path.relative_to(root).as_posix()] = hits
     return found
+
+
+def two_people(config: Config) -> Home:
+    """Both taught version 2."""
+    home = new_home(config)
+    rows = [demonstration(user, word, at) for user, word in ((PERSON, "frobnitz"), (OTHER, "garplyish")) for at in range(4)]
+    teach(config, rows, 2)
+    for user, word in ((PERSON, "xyzzical"), (OTHER, "garplyish")):
+        answer = served(user, word, 1)
+        record(home, answer, *judged(answer, word))
+    return home
+
+
+def told_of_flips(home: Home, cycle_id: str) -> None:
+    """What an evaluation says of items that turned, and what a training left behind that was interrupted."""
+    folder, left = home.run(f"{cycle_id}-evaluate"), home.run("s0001-left-over")
+    report = json.loads((folder / "report.json").read_text())
+    for word in ("frobnitz", "garplyish"):
+        flip = {
+            "suite": "recall-s0001",
+            "prompt": f"user: where is my {word} kept?",
+            "wanted": f"In the {word} box.",
+            "before": "?",
+        }
+        report["flips"].append(flip)
+        with (folder / "flips.md").open("a") as out:
+            out.write(f"| lost | recall-s0001 | | {flip['prompt']} | {flip['wanted']} | ? | ? |\n")
+    (folder / "report.json").write_text(json.dumps(report))
+    left.mkdir()
+    (left / "rows.arrow").write_bytes(b"In the frobnitz box.")

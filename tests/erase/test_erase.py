@@ -1,10 +1,13 @@
 """A person out of a home that learned from them, every part real."""
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,12 @@ import pytest
 
 from llmagentos.collect.importing import import_file
 from llmagentos.config import Config, load_config
-from llmagentos.core.errors import ConflictError, InputError
+from llmagentos.core.errors import CapacityError, ConflictError, InputError
 from llmagentos.cycle.cycle import CycleResult, cycle
 from llmagentos.erase import erase as module
 from llmagentos.erase.erase import erase, finish
 from llmagentos.erase.person import Person
-from llmagentos.registry import tracking
+from llmagentos.registry import traces, tracking
 from llmagentos.registry.versions import Versions, prune
 from llmagentos.release.releases import Releases
 from llmagentos.storage import snapshots, suites, tombstones
@@ -37,7 +40,8 @@ from tests.erase.planted import (
     places,
     record,
     served,
-    teach,
+    told_of_flips,
+    two_people,
     write_rows,
 )
 from tests.tiny import add_tiny
@@ -58,25 +62,6 @@ class Story:
     receipt: dict[str, Any]
     after: dict[str, set[bytes]]
     of_others: dict[str, set[bytes]]
-
-
-def told_of_flips(home: Home, cycle_id: str) -> None:
-    """What an evaluation says of items that turned, and what a training left behind that was interrupted."""
-    folder, left = home.run(f"{cycle_id}-evaluate"), home.run("s0001-left-over")
-    report = json.loads((folder / "report.json").read_text())
-    for word in ("frobnitz", "garplyish"):
-        flip = {
-            "suite": "recall-s0001",
-            "prompt": f"user: where is my {word} kept?",
-            "wanted": f"In the {word} box.",
-            "before": "?",
-        }
-        report["flips"].append(flip)
-        with (folder / "flips.md").open("a") as out:
-            out.write(f"| lost | recall-s0001 | | {flip['prompt']} | {flip['wanted']} | ? | ? |\n")
-    (folder / "report.json").write_text(json.dumps(report))
-    left.mkdir()
-    (left / "rows.arrow").write_bytes(b"In the frobnitz box.")
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +147,8 @@ def test_a_snapshot_is_redacted_with_a_successor_and_opens_by_its_old_id(story: 
 
 
 @pytest.mark.ray
-def test_erased_again_it_says_that_nobody_is_known(story: Story):
-    again = erase(story.config, PERSON)
-    assert again["message"] == "Nothing is known of this user."
-    assert (again["counts"]["interactions"], again["champion_tainted"]) == (0, True)
+def test_erased_again_it_says_the_same(story: Story):
+    assert erase(story.config, PERSON) == story.receipt
 
 
 @pytest.mark.ray
@@ -180,17 +163,6 @@ def test_the_next_cycle_rebuilds_from_the_clean_ancestor_and_teaches_others_agai
     update = next(run for run in tracking.runs(story.home).values() if run.parent == rebuilt.cycle_id and run.kind == "update")
     assert update.metrics["rows/new"] >= 7, "what the other one taught, though nothing is new"
     assert places(story.home.root, THEIRS) == {}
-
-
-def two_people(config: Config) -> Home:
-    """Both taught version 2."""
-    home = new_home(config)
-    rows = [demonstration(user, word, at) for user, word in ((PERSON, "frobnitz"), (OTHER, "garplyish")) for at in range(4)]
-    teach(config, rows, 2)
-    for user, word in ((PERSON, "xyzzical"), (OTHER, "garplyish")):
-        answer = served(user, word, 1)
-        record(home, answer, *judged(answer, word))
-    return home
 
 
 def test_every_store_is_swept_or_says_why_it_need_not_be():
@@ -292,7 +264,13 @@ def test_rows_without_a_user_belong_to_whom_their_session_does(config: Config):
 
 @pytest.mark.parametrize(
     ("user", "reason", "field"),
-    [("", "", "user"), (" \n", "", "user"), ("u" * 257, "", "user"), ("\ud800", "", "user"), ("ann", "ann asked", "reason")],
+    [
+        ("", "", "user"),
+        (" \n", "", "user"),
+        ("u" * 257, "", "user"),
+        ("\ud800", "", "user"),
+        ("Ann", "it was ann: asked", "reason"),
+    ],
 )
 def test_what_is_no_user_is_refused_before_anything_is_looked_at(config: Config, user: str, reason: str, field: str):
     with pytest.raises(InputError) as refused:
@@ -307,6 +285,10 @@ def test_an_odd_name_is_only_a_name(config: Config, user: str):
     record(home, served(OTHER, "garplyish", 1), served(OTHER, "of another", 2, user_id=user))
     assert erase(config, user)["counts"]["interactions"] == 1
     assert [row["user_id"] for row in Tables(home).rows("interactions")] == [OTHER]
+
+
+def test_a_reason_names_a_user_only_with_a_word_of_its_own():
+    assert module.checked("a", reason="asked for it") == "a"
 
 
 def test_a_home_that_never_began_is_left_so(config: Config):
@@ -373,3 +355,77 @@ def test_there_is_no_way_back_to_a_tainted_version(config: Config):
     with pytest.raises(ConflictError, match="learned from a person"):
         Releases(home).promote(2, by="test", reason="again", force=True)
     assert not Versions(home).has_weights(2) or prune(home, 5) == [2]
+
+
+def test_whoever_waits_for_a_cycle_to_end_lets_that_one_finish_what_waits(config: Config, monkeypatch: pytest.MonkeyPatch):
+    home, noted = two_people(config), threading.Event()
+    begin = tombstones.begin
+    monkeypatch.setattr(tombstones, "begin", lambda *told: (begin(*told), noted.set())[0])
+    with ThreadPoolExecutor(1) as pool, Lease(home, of_cycles(config.cycle.name), "somewhere/1", seconds=1) as lease:
+        asked = pool.submit(erase, config, PERSON)
+        assert noted.wait(20)
+        assert finish(config, lease.name) == 1
+    assert places(home.root, THEIRS) == {}
+    with contextlib.suppress(ConflictError):  # noted; or the cycle ended in time
+        assert asked.result()["status"] == "done"
+
+
+def test_an_erasure_that_the_cycle_finished_meanwhile_is_not_done_twice(config: Config, monkeypatch: pytest.MonkeyPatch):
+    home, begin = two_people(config), tombstones.begin
+
+    def overtaken(*told: Any) -> tombstones.Tombstone:
+        begun = begin(*told)
+        monkeypatch.setattr(module, "_alone", lambda home, wait=False: contextlib.nullcontext())
+        finish(config, "")
+        return begun
+
+    monkeypatch.setattr(tombstones, "begin", overtaken)
+    assert erase(config, PERSON)["counts"]["interactions"] == 5
+    assert len(tombstones.every(home)) == 1
+
+
+def test_mlflow_away_only_the_log_and_the_receipt_wait(config: Config, monkeypatch: pytest.MonkeyPatch):
+    home, forget = two_people(config), traces.forget
+
+    def away(*told: Any) -> int:
+        raise CapacityError("MLflow cannot be asked.")
+
+    monkeypatch.setattr(traces, "forget", away)
+    with pytest.raises(CapacityError):
+        erase(config, PERSON)
+    assert {"/".join(name.split("/")[:2]) for name in places(home.root, THEIRS)} == {"tables/interactions"}
+    assert not tombstones.every(home)[0].done
+    monkeypatch.setattr(traces, "forget", forget)
+    assert erase(config, PERSON)["counts"]["interactions"] == 5
+    assert places(home.root, THEIRS) == {}
+
+
+def test_one_that_fails_does_not_keep_the_others_from_being_finished(config: Config, monkeypatch: pytest.MonkeyPatch):
+    home = two_people(config)
+    with Lease(home, of_cycles("another"), "somewhere/1", seconds=1):
+        for user in (PERSON, OTHER):
+            with pytest.raises(ConflictError):
+                erase(config, user)
+    first, whole = tombstones.every(home)[0].id, module.steps
+    monkeypatch.setattr(module, "steps", lambda erasure: {"versions": broken} if erasure == first else whole(erasure))
+    with pytest.raises(OSError, match="damaged"):
+        finish(config, "")
+    assert [one.done for one in tombstones.every(home)] == [False, True]
+
+
+def broken(who: Person) -> dict[str, int]:
+    raise OSError("damaged")
+
+
+def test_where_nothing_is_left_to_erase_the_receipt_is_the_one_of_when_there_was(config: Config):
+    two_people(config)
+    receipt = erase(config, PERSON)
+    for _ in range(2):
+        assert erase(config, PERSON) == receipt
+    assert erase(config, "nobody")["message"] == module.NOBODY
+
+
+def test_without_a_clean_version_it_says_what_to_do(config: Config):
+    home = two_people(config)
+    Versions(home).change(1, tainted=True)
+    assert "promote one that never met the person" in erase(config, PERSON)["message"]

@@ -44,6 +44,15 @@ def test_a_version_that_only_remembered_them_is_marked_too(config: Config):
     assert tainted(home) == [2]
 
 
+def test_what_learned_from_a_snapshot_that_is_damaged_by_now_is_marked_by_what_memory_holds_of_it(config: Config):
+    home = new_home(config)
+    theirs = teach(config, rows_of(PERSON, "frobnitz"), 2)
+    for file in home.snapshot(theirs).glob("*.parquet"):
+        file.write_bytes(b"damaged")
+    taint.mark(person_of(config))
+    assert tainted(home) == [2]
+
+
 def test_a_snapshot_that_nobody_learned_marks_nobody(config: Config):
     home = new_home(config)
     held = teach(config, rows_of(PERSON, "frobnitz"))
@@ -79,3 +88,17 @@ def test_weights_that_learned_from_them_stay_only_while_they_serve(config: Confi
     taint.drop_weights(home, keep=9)
     left = [v.id for v in Versions(home).all() if Versions(home).has_weights(v.id)]
     assert left == ([1, 5] if rebuilt else [1, 2, 3]), "the champion, and whom a rollback would go to"
+
+
+@pytest.mark.parametrize("trial", [True, False])
+def test_weights_that_are_on_trial_or_wait_for_approval_stay_until_that_is_over(config: Config, trial: bool):
+    home = new_home(config)
+    for number in (2, 3, 4):
+        add_tiny(home, number, parent=1, tainted=True, **({"role": "student", "teacher": 2} if number == 3 else {}))
+    told = {"by": "test", "reason": "test"}
+    releases = Releases(home)
+    stage = releases.begin(2, ["canary"], student=3, share=0.5, **told).stage if trial else releases.challenge(2, **told).stage
+    assert taint.drop_weights(home, keep=9) == {"weights_deleted": 1}
+    assert [Versions(home).has_weights(number) for number in (2, 3, 4)] == [True, True, False]
+    releases.abort(stage, status="held", **told) if trial else releases.rollback(**told)
+    assert taint.drop_weights(home, keep=9) == {"weights_deleted": 2}
