@@ -22,7 +22,7 @@ from llmagentos.erase import erase as module
 from llmagentos.erase.erase import erase, finish
 from llmagentos.erase.person import Person
 from llmagentos.registry import traces, tracking
-from llmagentos.registry.versions import Versions, prune
+from llmagentos.registry.versions import Versions
 from llmagentos.release.releases import Releases
 from llmagentos.storage import snapshots, suites, tombstones
 from llmagentos.storage.layout import STORES, Home
@@ -44,7 +44,6 @@ from tests.erase.planted import (
     two_people,
     write_rows,
 )
-from tests.tiny import add_tiny
 
 QUICK = (
     "training.workers=0", "training.engine=torch", "update.epochs=2", "update.max_steps=40", "update.rounds=1",
@@ -246,22 +245,6 @@ def test_a_training_that_no_cycle_stands_over_is_waited_for_too(config: Config):
     assert refused.value.code == "cycle_running"
 
 
-def test_only_the_tenants_own_user_is_erased(config: Config):
-    home = new_home(config)
-    theirs = [served(PERSON, "garplyish", at, tenant=tenant) for at, tenant in enumerate(("acme", "other", "default"))]
-    record(home, *theirs)
-    assert erase(config, PERSON, tenant="acme")["counts"]["interactions"] == 1
-    assert {row["tenant"] for row in Tables(home).rows("interactions")} == {"other", "default"}
-
-
-def test_rows_without_a_user_belong_to_whom_their_session_does(config: Config):
-    home = new_home(config)
-    record(home, served(PERSON, "frobnitz", 1), served(PERSON, "xyzzical", 2, session_id=f"talk-of-{PERSON}-1", user_id=None))
-    record(home, served(OTHER, "garplyish", 3), served(OTHER, "garplyish", 4, user_id=None))
-    assert erase(config, PERSON)["counts"]["interactions"] == 2
-    assert len(Tables(home).rows("interactions")) == 2
-
-
 @pytest.mark.parametrize(
     ("user", "reason", "field"),
     [
@@ -344,19 +327,6 @@ def test_what_is_said_of_them_while_they_are_erased_goes_too(config: Config, mon
     assert {row["interaction_id"] for row in Tables(home).rows("feedback")} == {f"chatcmpl-{OTHER}-1"}
 
 
-def test_there_is_no_way_back_to_a_tainted_version(config: Config):
-    home = two_people(config)
-    erase(config, PERSON)
-    found = add_tiny(home, 3, parent=1)
-    Releases(home).promote(found.id, by="test", reason="rebuilt")
-    with pytest.raises(ConflictError) as refused:
-        Releases(home).rollback(by="test", reason="back")
-    assert refused.value.code == "version_tainted"
-    with pytest.raises(ConflictError, match="learned from a person"):
-        Releases(home).promote(2, by="test", reason="again", force=True)
-    assert not Versions(home).has_weights(2) or prune(home, 5) == [2]
-
-
 def test_whoever_waits_for_a_cycle_to_end_lets_that_one_finish_what_waits(config: Config, monkeypatch: pytest.MonkeyPatch):
     home, noted = two_people(config), threading.Event()
     begin = tombstones.begin
@@ -423,9 +393,3 @@ def test_where_nothing_is_left_to_erase_the_receipt_is_the_one_of_when_there_was
     for _ in range(2):
         assert erase(config, PERSON) == receipt
     assert erase(config, "nobody")["message"] == module.NOBODY
-
-
-def test_without_a_clean_version_it_says_what_to_do(config: Config):
-    home = two_people(config)
-    Versions(home).change(1, tainted=True)
-    assert "promote one that never met the person" in erase(config, PERSON)["message"]

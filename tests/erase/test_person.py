@@ -7,12 +7,13 @@ from llmagentos.collect import quarantine
 from llmagentos.collect.carried import spent
 from llmagentos.config import Config
 from llmagentos.core.evaluation import EvalItem
+from llmagentos.erase.erase import erase
 from llmagentos.erase.person import Person, find, saying, taught
 from llmagentos.storage import suites, tombstones
 from llmagentos.storage.flush import flush
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import Tables
-from tests.erase.planted import OTHER, PERSON, demonstration, judged, record, served, teach
+from tests.erase.planted import OTHER, PERSON, demonstration, judged, new_home, record, served, teach
 
 
 def person_of(config: Config, user: str = PERSON, tenant: str = "default") -> Person:
@@ -109,3 +110,19 @@ def test_a_row_that_cannot_be_read_teaches_nothing_and_stops_nobody(config: Conf
     who = person_of(config)
     assert (len(who.rows), who.examples) == (1, [])
     assert who.texts.found(f"the id {who.rows[0]['id']} stands here")
+
+
+def test_only_the_tenants_own_user_is_erased(config: Config):
+    home = new_home(config)
+    theirs = [served(PERSON, "garplyish", at, tenant=tenant) for at, tenant in enumerate(("acme", "other", "default"))]
+    record(home, *theirs)
+    assert erase(config, PERSON, tenant="acme")["counts"]["interactions"] == 1
+    assert {row["tenant"] for row in Tables(home).rows("interactions")} == {"other", "default"}
+
+
+def test_rows_without_a_user_belong_to_whom_their_session_does(config: Config):
+    home = new_home(config)
+    record(home, served(PERSON, "frobnitz", 1), served(PERSON, "xyzzical", 2, session_id=f"talk-of-{PERSON}-1", user_id=None))
+    record(home, served(OTHER, "garplyish", 3), served(OTHER, "garplyish", 4, user_id=None))
+    assert erase(config, PERSON)["counts"]["interactions"] == 2
+    assert len(Tables(home).rows("interactions")) == 2

@@ -1,13 +1,15 @@
 import pytest
 
 from llmagentos.config import Config
+from llmagentos.core.errors import ConflictError
 from llmagentos.erase import datasets, taint
-from llmagentos.registry.versions import Versions
+from llmagentos.erase.erase import erase
+from llmagentos.registry.versions import Versions, prune
 from llmagentos.release.releases import Releases
 from llmagentos.replay.buffer import Buffer
 from llmagentos.storage import snapshots
 from llmagentos.storage.layout import Home
-from tests.erase.planted import OTHER, PERSON, demonstration, new_home, teach
+from tests.erase.planted import OTHER, PERSON, demonstration, new_home, teach, two_people
 from tests.erase.test_person import person_of
 from tests.tiny import add_adapter, add_tiny
 
@@ -102,3 +104,22 @@ def test_weights_that_are_on_trial_or_wait_for_approval_stay_until_that_is_over(
     assert [Versions(home).has_weights(number) for number in (2, 3, 4)] == [True, True, False]
     releases.abort(stage, status="held", **told) if trial else releases.rollback(**told)
     assert taint.drop_weights(home, keep=9) == {"weights_deleted": 2}
+
+
+def test_there_is_no_way_back_to_a_tainted_version(config: Config):
+    home = two_people(config)
+    erase(config, PERSON)
+    found = add_tiny(home, 3, parent=1)
+    Releases(home).promote(found.id, by="test", reason="rebuilt")
+    with pytest.raises(ConflictError) as refused:
+        Releases(home).rollback(by="test", reason="back")
+    assert refused.value.code == "version_tainted"
+    with pytest.raises(ConflictError, match="learned from a person"):
+        Releases(home).promote(2, by="test", reason="again", force=True)
+    assert not Versions(home).has_weights(2) or prune(home, 5) == [2]
+
+
+def test_without_a_clean_version_it_says_what_to_do(config: Config):
+    home = two_people(config)
+    Versions(home).change(1, tainted=True)
+    assert "promote one that never met the person" in erase(config, PERSON)["message"]
