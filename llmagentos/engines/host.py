@@ -44,7 +44,12 @@ def main(end: int) -> None:
     if sys.platform == "linux":  # giving back what it holds takes time too
         for task in Path("/proc/self/task").iterdir():
             os.setpriority(os.PRIO_PROCESS, int(task.name), _LEAST)
-    os._exit(0)  # at once: an engine's thread may be in the middle of a step
+    _leave()
+
+
+def _leave() -> None:
+    """End at once: an engine's thread may be in the middle of a step."""
+    os._exit(0)
 
 
 class Host:
@@ -97,7 +102,7 @@ class Host:
     def _ended(self) -> None:
         """The replica closed its half and waits for the rest, or is gone altogether."""
         if hung_up(self._end):
-            os._exit(0)
+            _leave()
         self._left.set()
 
     async def _load(self, ref: VersionRef, config: EngineConfig, dtype: str, hurry: bool) -> None:
