@@ -116,8 +116,8 @@ def _miscopied(group: Sequence[_Call]) -> Iterator[Example]:
         values = Counter(own[path] for (_, _, own), stands in zip(rows, copied, strict=True) if stands)
         if values.total() < max(_COPIED, _SURELY * (len(rows) - values.total())):
             continue
-        said = {value: [own[path] == value for _, text, own in rows if _stands(value, text)] for value in values}
-        telling = [value for value, of in said.items() if values[value] >= max(_ALIKE, _SURELY * (len(of) - values[value] - 1))]
+        said = {v: sum(_stands(v, text) for _, text, _ in rows) for v, count in values.items() if count >= _ALIKE}
+        telling = [value for value, count in said.items() if values[value] >= _SURELY * (count - values[value] - 1)]
         for (row, text, own), stands in zip(rows, copied, strict=True):
             if not stands and _may_be_wrong(row) and any(v not in own.values() and _stands(v, text) for v in telling):
                 yield row

@@ -43,11 +43,11 @@ def out_of_snapshots(who: Person, erasure: str) -> Counts:
         if snapshot is None:
             snapshots.drop(who.home, row)
             continue
-        draft = _without(who, snapshot)
-        gone = _size(_drafted(snapshot)) - _size(draft)
-        if draft != _drafted(snapshot):
+        had = _drafted(snapshot)
+        draft = _without(who, had)
+        if draft != had:
             snapshots.redact(who.home, row, draft, erasure)
-            rows += gone
+            rows += _size(had) - _size(draft)
     _out_of_reasons(who)
     return {"snapshot_rows": rows}
 
@@ -73,8 +73,7 @@ def _drafted(snapshot: Snapshot) -> Draft:
     )
 
 
-def _without(who: Person, snapshot: Snapshot) -> Draft:
-    had = _drafted(snapshot)
+def _without(who: Person, had: Draft) -> Draft:
     there = {e.id for some in (had.examples, had.judged, had.pending) for e in some} - who.ids
     examples, judged, pending = (_others(who, rows, there) for rows in (had.examples, had.judged, had.pending))
     return Draft(
