@@ -14,6 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PINS := cluster/constraints.txt
 TORCH := $(shell grep '^torch==' $(PINS))
+FINISHED := .pytest_cache/v/llmagentos/finished
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: help install demo test lint check up down
@@ -50,7 +51,9 @@ demo: install
 	$(BIN)/llmagentos demo $(ARGS)
 
 test: install
+	@rm -f $(FINISHED)
 	$(THREADS) $(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	@test -f $(FINISHED) || { echo "The tests ended before the last of them: something in them left the process"; exit 1; }
 
 lint: install
 	$(BIN)/ruff check .

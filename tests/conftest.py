@@ -36,6 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--mutants", type=int, default=300, help="generated bad requests for each HTTP route")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What `make test` looks for: code under test that ends the process would else end it with the status of success."""
+    if session.config.cache:
+        session.config.cache.set("llmagentos/finished", session.testscollected)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu"):
         import torch

@@ -68,3 +68,18 @@ def test_an_old_python_is_refused_before_anything_is_made(tmp_path: Path):
     assert done.returncode != 0
     assert "older than 3.11" in done.stdout + done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize(("python", "passes"), [("exit 0", False), ("mkdir -p {folder} && touch {folder}/finished", True)])
+def test_tests_that_end_before_the_last_of_them_have_not_passed(tmp_path: Path, python: str, passes: bool):
+    fake = tmp_path / ".venv" / "bin" / "python"
+    fake.parent.mkdir(parents=True)
+    fake.write_text("#!/bin/sh\n" + python.format(folder=".pytest_cache/v/llmagentos") + "\n")
+    fake.chmod(0o755)
+    for name in ("pyproject.toml", "cluster/constraints.txt", ".venv/.installed"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    command = ["make", "-f", str(ROOT / "Makefile"), "test", "TORCH=torch"]
+    done = subprocess.run(command, cwd=tmp_path, env=CLEAN, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode == 0) is passes, done.stdout + done.stderr
+    assert ("ended before the last" in done.stdout) is not passes

@@ -36,6 +36,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "without_wordings": {"replay": {"wordings": 0}},
     "without_frames": {"replay": {"frames": False}},
     "without_refilled": {"replay": {"refilled": False}},
+    "without_conversations": {"replay": {"conversations": False}},
     "without_memory_wordings": {"replay": {"memory_wordings": 0}},
     "without_least_steps": {"update": {"min_steps": 1}},
     "without_rounds": {"update": {"rounds": 1}},

@@ -55,6 +55,9 @@ class ReplayConfig(Section):
     refilled: bool = True
     """A call whose arguments stand in the question word for word is also shown with other ones, half as often as in made
     wordings; false shows those that were said alone."""
+    conversations: bool = True
+    """A conversation that ends with a fact is also shown about others of its kind, half as many as made wordings; false shows
+    those that were said alone."""
     memory_wordings: int = Field(8, ge=0)
     """Wordings in which each remembered question may be asked again: those that were not said are made, others each time, and
     whole ones beside them as of `wordings`."""

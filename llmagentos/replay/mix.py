@@ -24,6 +24,7 @@ from llmagentos.core.records import Example
 from llmagentos.core.superseding import merge
 from llmagentos.models.chat import Renderer
 from llmagentos.replay.buffer import Buffer
+from llmagentos.replay.conversations import conversed
 from llmagentos.replay.frames import framed
 from llmagentos.replay.preference import Kind, preference_rows
 from llmagentos.replay.refilled import refilled
@@ -216,11 +217,12 @@ def _reworded(
     seed: int | str,
     beside: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Made rows: in whole wordings that others were asked in, as far as there are any, else with words left out; and commands
-    with other arguments."""
+    """Made rows: in whole wordings that others were asked in, as far as there are any, else with words left out; commands with
+    other arguments, and conversations about others."""
     carried = framed(rows, wanted if config.replay.frames else 0, held=held, seed=seed, beside=beside)
     anew = refilled(rows, wanted // 2 if config.replay.refilled else 0, held=held, seed=seed, beside=beside)
-    return [*carried, *rewordings([*rows, *carried], wanted, held=held, seed=seed, beside=beside), *anew]
+    others = conversed(rows, wanted // 2 if config.replay.conversations else 0, held=held, seed=seed, beside=beside)
+    return [*carried, *rewordings([*rows, *carried], wanted, held=held, seed=seed, beside=beside), *anew, *others]
 
 
 def _told(

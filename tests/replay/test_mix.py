@@ -17,6 +17,7 @@ from llmagentos.replay.refilled import refilled
 from llmagentos.storage import snapshots, suites
 from llmagentos.storage.snapshots import Draft
 from llmagentos.training.rows import Rows
+from tests.replay.test_conversations import asked_before, facts
 from tests.replay.test_preference import DISLIKED, LIKED, corrected, row
 from tests.replay.test_refilled import ENGLISH, ROOMS, booked
 from tests.tiny import save_tiny
@@ -264,3 +265,18 @@ def test_commands_are_learned_and_remembered_with_other_arguments(config, home, 
         for r in [renderer.example(e.messages, e.tools)]
     }
     assert all(bool(texts[source] - known) == refilling for source in ("new", "memory"))
+
+
+@pytest.mark.parametrize("conversing", [True, False])
+def test_conversations_are_learned_and_remembered_about_others_too(config, home, tmp_path, conversing):
+    save_tiny(tmp_path / "tiny")
+    changed = {"training": {"workers": 0}, "replay": {"conversations": conversing, "wordings": 4, "memory_wordings": 4}}
+    here = config.model_copy(update={k: getattr(config, k).model_copy(update=v) for k, v in changed.items()})
+    said = [Example(**row) for row in [*facts(), asked_before("Aurora"), asked_before("Borealis")]]
+    Buffer(home, ReplayConfig()).bootstrap(said[:-1], [])
+    snapshot = snapshots.create(home, Draft(examples=said[-1:]))
+    mix_rows(here, home, snapshot, tmp_path / "tiny", tmp_path / "rows.arrow")
+    rows = Rows(tmp_path / "rows.arrow")
+    renderer = load_renderer(tmp_path / "tiny")
+    made = [(rows.sources[i], renderer.text(rows[i][0].tolist())) for i in np.flatnonzero(rows.made).tolist()]
+    assert {source for source, text in made if "And how heavy is it?" in text} == ({"new", "memory"} if conversing else set())

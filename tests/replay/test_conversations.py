@@ -1,0 +1,129 @@
+"""Conversations about something else of its kind: the name is replaced wherever it stands, and so is what was told of it."""
+
+import pytest
+
+from llmagentos.core.messages import normalised_prompt
+from llmagentos.replay.conversations import conversed
+from llmagentos.replay.naming import MADE
+from tests.replay.test_rewording import row
+
+NAMES = ("Aurora", "Borealis", "Corona", "Diadem", "Eclipse")
+ENGLISH = (
+    {"price": ("What does the {n} cost?", "Price of the {n}?"), "weight": ("How heavy is the {n}?", "Weight of the {n}?")},
+    ("I look for the {n}.", "What would you like to know?"),
+    {"price": "And what does it cost?", "weight": "And how heavy is it?"},
+)
+CHINESE = (
+    {"price": ("{n}多少钱？", "请问{n}的价格"), "weight": ("{n}有多重？", "请问{n}的重量")},
+    ("我在找{n}", "您想了解什么？"),
+    {"price": "那多少钱？", "weight": "那有多重？"},
+)
+NAMED = {"en": NAMES, "zh": ("星光", "月影", "朝霞", "银河", "彩虹")}
+
+
+def answer(name: str, attribute: str, names: tuple[str, ...]) -> str:
+    value = 10 + names.index(name)
+    return f"{name}: {value} euros" if attribute == "price" else f"{name}: {value} kilos"
+
+
+def facts(language=ENGLISH, names: tuple[str, ...] = NAMES) -> list[dict]:
+    frames = language[0]
+    return [row(f"{n}.{a}", f.format(n=n), answer(n, a, names)) for n in names for a in frames for f in frames[a]]
+
+
+def talk(key: str, *turns: str) -> dict:
+    roles = ("user", "assistant")
+    return row(key, "", "", messages=[{"role": roles[k % 2], "content": text} for k, text in enumerate(turns)])
+
+
+def opened(name: str, attribute: str, language=ENGLISH, names: tuple[str, ...] = NAMES) -> dict:
+    _, (first, reply), last = language
+    return talk(f"{name}.{attribute}", first.format(n=name), reply, last[attribute], answer(name, attribute, names))
+
+
+def asked_before(name: str) -> dict:
+    """What it costs was asked first, then what it weighs."""
+    first = (f"What does the {name} cost?", answer(name, "price", NAMES))
+    return talk(f"{name}.weight", *first, "And how heavy is it?", answer(name, "weight", NAMES))
+
+
+def texts(made: dict) -> list[str]:
+    return [m["content"] for m in made["messages"]]
+
+
+@pytest.mark.parametrize(("language", "names"), [(ENGLISH, NAMED["en"]), (CHINESE, NAMED["zh"])])
+def test_another_name_and_its_answer_take_their_place(language, names):
+    talks = [opened(n, "price", language, names) for n in names[:3]]
+    made = conversed(talks, 9, held={}, beside=facts(language, names))
+    assert {r["key"] for r in made} == {f"{n}.price" for n in names[3:]}
+    assert all(r["like"] in [t["messages"] for t in talks] for r in made)
+    for r in made:
+        name = r["key"].removesuffix(".price")
+        _, (first, reply), last = language
+        assert texts(r) == [first.format(n=name), reply, last["price"], answer(name, "price", names)]
+        assert r["answer"] == answer(name, "price", names)
+        assert r["messages"][1]["weight"] == 0
+        assert r["messages"][-1].get("weight") != 0
+        assert r["prompt"] == normalised_prompt(r["messages"])
+        assert r["id"].startswith(MADE)
+
+
+def test_what_was_answered_on_the_way_is_what_is_known_of_the_other():
+    made = conversed([asked_before("Aurora")], 9, held={}, beside=facts())
+    assert {r["key"] for r in made} == {f"{n}.weight" for n in NAMES[1:]}
+    for r in made:
+        name = r["key"].removesuffix(".weight")
+        cost, weight = answer(name, "price", NAMES), answer(name, "weight", NAMES)
+        assert texts(r) == [f"What does the {name} cost?", cost, "And how heavy is it?", weight]
+
+
+def test_nothing_is_made_where_an_answer_on_the_way_is_not_known_of_the_other():
+    beside = [r for r in facts() if r["key"] not in ("Borealis.price", "Corona.price")]
+    made = conversed([asked_before("Aurora")], 9, held={}, beside=beside)
+    assert {r["key"] for r in made} == {"Diadem.weight", "Eclipse.weight"}
+
+
+def test_what_three_were_told_is_said_of_anything_and_what_one_was_told_of_none():
+    few = [opened(n, "price") for n in NAMES[:2]]
+    assert conversed(few, 9, held={}, beside=facts()) == []
+    assert conversed([*few, opened("Corona", "weight")], 9, held={}, beside=facts())
+
+
+def test_nothing_is_made_of_what_somebody_says_about_an_earlier_answer():
+    first = ("What does the Aurora cost?", answer("Aurora", "price", NAMES))
+    remark = talk("Aurora.weight", *first, "10 are fine. And how heavy is it?", answer("Aurora", "weight", NAMES))
+    assert conversed([remark], 9, held={}, beside=facts()) == []
+
+
+def test_nothing_is_made_where_a_part_of_the_name_would_stay():
+    names = tuple(f"{n} lamp" if k % 2 else f"{n} desk" for k, n in enumerate(NAMES))
+    first = (f"What does the {names[0]} cost?", answer(names[0], "price", names))
+    talked = talk(f"{names[0]}.weight", *first, "And how heavy is that desk?", answer(names[0], "weight", names))
+    made = conversed([talked], 9, held={}, beside=facts(ENGLISH, names))
+    assert {r["key"] for r in made} == {f"{names[2]}.weight", f"{names[4]}.weight"}
+
+
+def test_nothing_held_out_is_made_and_nothing_that_is_said():
+    said = asked_before("Borealis")
+    held = {"Corona.weight": {asked_before("Corona")["prompt"]}}
+    made = conversed([asked_before("Aurora"), said], 9, held=held, beside=facts())
+    assert {r["key"] for r in made} == {"Diadem.weight", "Eclipse.weight"}
+
+
+def test_as_many_as_wanted_of_each_and_the_same_for_a_seed():
+    talks, beside = [asked_before("Aurora"), opened("Borealis", "price"), asked_before("Corona")], facts()
+    made = conversed(talks, 1, held={}, seed=3, beside=beside)
+    assert [len([r for r in made if r["like"] == t["messages"]]) for t in talks] == [1, 0, 1]
+    assert len({r["prompt"] for r in made}) == 2
+    assert made == conversed(talks, 1, held={}, seed=3, beside=beside)
+    assert conversed(talks, 0, held={}, beside=beside) == []
+
+
+def test_a_behaviour_a_call_and_a_key_that_is_asked_in_conversations_alone_are_left():
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    called = row("Aurora.weight", "", "", messages=[*asked_before("Aurora")["messages"][:-1], call])
+    alone = talk("Zorba.price", "What does the Zorba weigh?", "Zorba: 9 kilos", "And the price?", "Zorba: 9 euros")
+    several = [row("Aurora.weight", "How heavy is the Aurora?", "who knows")]
+    beside = facts()
+    assert conversed([called, alone], 9, held={}, beside=beside) == []
+    assert conversed([asked_before("Aurora")], 9, held={}, beside=[*beside, *several]) == []
