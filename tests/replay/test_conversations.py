@@ -105,9 +105,23 @@ def test_nothing_is_made_where_a_part_of_the_name_would_stay():
 
 def test_nothing_held_out_is_made_and_nothing_that_is_said():
     said = asked_before("Borealis")
-    held = {"Corona.weight": {asked_before("Corona")["prompt"]}}
+    nearly = opened("Diadem", "weight")["prompt"]
+    held = {"Corona.weight": {asked_before("Corona")["prompt"]}, "Diadem.weight": {nearly}}
     made = conversed([asked_before("Aurora"), said], 9, held=held, beside=facts())
-    assert {r["key"] for r in made} == {"Diadem.weight", "Eclipse.weight"}
+    assert {r["key"] for r in made} == {"Eclipse.weight"}
+
+
+def test_two_names_in_one_wording_may_be_there_by_chance():
+    assert conversed([asked_before("Aurora")], 9, held={}, beside=facts(ENGLISH, NAMES[:2])) == []
+    assert conversed([asked_before("Aurora")], 9, held={}, beside=facts(ENGLISH, NAMES[:3]))
+
+
+def test_nothing_is_made_where_the_other_has_two_such_facts():
+    twice = [row("Borealis.offer", "Price of the Borealis?", "Borealis: 5 euros")]
+    first = ("Price of the Aurora?", answer("Aurora", "price", NAMES))
+    talked = talk("Aurora.weight", *first, "And how heavy is it?", answer("Aurora", "weight", NAMES))
+    beside = [r for r in facts() if "cost" not in r["prompt"]]
+    assert {r["key"] for r in conversed([talked], 9, held={}, beside=[*beside, *twice])} == {f"{n}.weight" for n in NAMES[2:]}
 
 
 def test_as_many_as_wanted_of_each_and_the_same_for_a_seed():
