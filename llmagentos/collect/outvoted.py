@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from llmagentos.core.messages import Path, leaves, parsed_calls, text_of
 from llmagentos.core.records import Example
-from llmagentos.core.words import Words, words_of
+from llmagentos.core.words import Words, starts_of, words_of
 
 _ALIKE = 3
 """Rows with a word that agree on a value, at least, before the word tells it."""
@@ -127,5 +127,4 @@ def _stands(value: object, text: str) -> bool:
     """Whether a question says a value, which is a text of letters: a number may stand there for something else."""
     if not isinstance(value, str) or not any(c.isalpha() for c in value):
         return False
-    words, wanted = words_of(text), words_of(value)
-    return any(words[at : at + len(wanted)] == wanted for at in range(len(words) - len(wanted) + 1))
+    return bool(starts_of(words_of(value), words_of(text)))

@@ -1,6 +1,7 @@
 """The words of a text in any language: a character of a script without spaces is one by itself."""
 
 import functools
+from collections.abc import Sequence
 
 import regex
 
@@ -38,6 +39,12 @@ def folded(text: str) -> Words:
 def tokens_of(text: str) -> tuple[str, ...]:
     """Words, gaps and marks, which are the text again when put together."""
     return tuple(_TOKEN.findall(text))
+
+
+def starts_of(run: Sequence[str], tokens: Sequence[str]) -> list[int]:
+    """Where a run of tokens begins among others; nowhere, if it is empty."""
+    size, wanted = len(run), tuple(run)
+    return [at for at in range(len(tokens) - size + 1) if tuple(tokens[at : at + size]) == wanted] if size else []
 
 
 def is_spaced(word: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from llmagentos.collect.quarantine import RAW_CHARACTERS
@@ -76,7 +77,8 @@ def _drafted(snapshot: Snapshot) -> Draft:
 def _without(who: Person, had: Draft) -> Draft:
     there = {e.id for some in (had.examples, had.judged, had.pending) for e in some} - who.ids
     examples, judged, pending = (_others(who, rows, there) for rows in (had.examples, had.judged, had.pending))
-    return Draft(
+    return replace(
+        had,
         examples=examples,
         judged=judged,
         pending=pending,
@@ -86,8 +88,6 @@ def _without(who: Person, had: Draft) -> Draft:
         superseded=_superseded(who, had.superseded),
         withdrawn=[id for id in had.withdrawn if id not in who.ids],
         n_new=max(0, had.n_new - (len(had.examples) + len(had.judged) - len(examples) - len(judged))),
-        interactions_seq=had.interactions_seq,
-        feedback_seq=had.feedback_seq,
         counts=who.texts.without(had.counts),
     )
 

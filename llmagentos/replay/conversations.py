@@ -13,7 +13,7 @@ from itertools import islice, product
 from typing import Any
 
 from llmagentos.core.messages import Message
-from llmagentos.core.words import Words, folded, is_word, tokens_of
+from llmagentos.core.words import Words, folded, is_word, starts_of, tokens_of
 from llmagentos.replay.naming import ALIKE, SURELY, Asked, Frame, Row, is_short, made_row, nearly_held, places_of, questions_of
 
 _TURNS = 12
@@ -115,7 +115,7 @@ class _Known:
         """The names of what a conversation ends with that somebody said in it, the longest first."""
         said = [tokens_of(m["content"]) for m in talk["messages"][:-1] if m["role"] == "user"]
         names = self.places.get((talk["key"], talk["answer"]), {})
-        found = [name for name in names if any(_at(tokens, tokens_of(name)) for tokens in said)]
+        found = [name for name in names if any(starts_of(tokens_of(name), tokens) for tokens in said)]
         return sorted(found, key=lambda name: (-len(tokens_of(name)), name))
 
     def _kin(self, talk: Row, name: str) -> Counter[tuple[str, Asked]]:
@@ -178,15 +178,10 @@ class _Known:
         return _swapped(text, name, other) if _template(text, name) in ways else None
 
 
-def _at(tokens: Sequence[str], name: Sequence[str]) -> list[int]:
-    """Where a name begins."""
-    return [at for at in range(len(tokens) - len(name) + 1) if tuple(tokens[at : at + len(name)]) == tuple(name)]
-
-
 def _template(text: str, name: str) -> _Template:
     tokens: list[str | None] = list(tokens_of(text))
     size = len(tokens_of(name))
-    for at in reversed(_at(tokens_of(text), tokens_of(name))):
+    for at in reversed(starts_of(tokens_of(name), tokens_of(text))):
         tokens[at : at + size] = [None]
     return tuple(tokens)
 

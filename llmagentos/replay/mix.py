@@ -219,10 +219,11 @@ def _reworded(
 ) -> list[dict[str, Any]]:
     """Made rows: in whole wordings that others were asked in, as far as there are any, else with words left out; commands with
     other arguments, and conversations about others."""
-    carried = framed(rows, wanted if config.replay.frames else 0, held=held, seed=seed, beside=beside)
-    anew = refilled(rows, wanted // 2 if config.replay.refilled else 0, held=held, seed=seed, beside=beside)
-    others = conversed(rows, wanted // 2 if config.replay.conversations else 0, held=held, seed=seed, beside=beside)
-    return [*carried, *rewordings([*rows, *carried], wanted, held=held, seed=seed, beside=beside), *anew, *others]
+    replay, given = config.replay, {"held": held, "seed": seed, "beside": beside}
+    carried = framed(rows, wanted if replay.frames else 0, **given)
+    calls = refilled(rows, wanted // 2 if replay.refilled else 0, **given)
+    talks = conversed(rows, wanted // 2 if replay.conversations else 0, **given)
+    return [*carried, *rewordings([*rows, *carried], wanted, **given), *calls, *talks]
 
 
 def _told(

@@ -18,7 +18,7 @@ from typing import Any
 
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Path, answer_text, leaves, parsed_calls
-from llmagentos.core.words import is_word, tokens_of
+from llmagentos.core.words import is_word, starts_of, tokens_of
 from llmagentos.replay.naming import ALIKE, SURELY, Row, asks_once, is_short, made_row, nearly_held, said
 
 _LEAST = 8
@@ -97,8 +97,7 @@ class _Command:
 def _places(tokens: Sequence[str], value: Value) -> list[Span]:
     """Where the words of a value stand."""
     wanted = tokens_of(str(value)) if value is not None and not isinstance(value, bool) else ()
-    starts = range(len(tokens) - len(wanted) + 1) if any(map(is_word, wanted)) else ()
-    return [(at, at + len(wanted)) for at in starts if tuple(tokens[at : at + len(wanted)]) == wanted]
+    return [(at, at + len(wanted)) for at in starts_of(wanted, tokens)] if any(map(is_word, wanted)) else []
 
 
 def _slots(group: Sequence[_Command]) -> dict[Path, list[Value]]:
