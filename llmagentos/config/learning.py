@@ -53,8 +53,8 @@ class ReplayConfig(Section):
     frames: bool = True
     """Made wordings are first whole ones in which others were asked the same; false leaves words out of those that were said."""
     refilled: bool = True
-    """A call whose arguments stand in the question word for word is also shown with other ones, half as often as in made
-    wordings; false shows those that were said alone."""
+    """A call whose arguments stand word for word in the question, or in the conversation before it, is also shown with other
+    ones, half as often as in made wordings; false shows those that were said alone."""
     conversations: bool = True
     """A conversation that ends with a fact is also shown about others of its kind, half as many as made wordings; false shows
     those that were said alone."""

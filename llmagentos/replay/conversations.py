@@ -14,10 +14,8 @@ from typing import Any
 
 from llmagentos.core.messages import Message
 from llmagentos.core.words import Words, folded, is_word, starts_of, tokens_of
-from llmagentos.replay.naming import ALIKE, SURELY, Asked, Frame, Row, is_short, made_row, nearly_held, places_of, questions_of
+from llmagentos.replay.naming import ALIKE, SURELY, Asked, Frame, Row, is_talk, made_row, nearly_held, places_of, questions_of
 
-_TURNS = 12
-"""Most messages of a conversation that is carried over."""
 _READ = 6000
 """Most rows that are looked at."""
 _Template = tuple[str | None, ...]
@@ -38,7 +36,7 @@ def conversed(
     learned from `beside` too. Nothing is made that is asked already, or is nearly `held` out (key -> normalised prompts).
     """
     every = [*rows, *beside][: _READ if wanted else 0]
-    talks = [row for row in every if _is_talk(row)]
+    talks = [row for row in every if row["key"] is not None and is_talk(row) and not row["messages"][-1].get("tool_calls")]
     mine = {id(row) for row in rows}
     own = [row for row in talks if id(row) in mine]
     if not own:
@@ -53,21 +51,6 @@ def conversed(
         for row in islice((row for row in fresh if not _is_like(made.get(row["prompt"]), row)), wanted):
             made[row["prompt"]] = None if row["prompt"] in made else row
     return [row for row in made.values() if row]
-
-
-def _is_talk(row: Row) -> bool:
-    """Several turns of text alone, the last one an answer to somebody who got one before."""
-    messages = row["messages"]
-    texts = [m["content"] for m in messages if isinstance(m.get("content"), str) and not m.get("tool_calls")]
-    roles = [m["role"] for m in messages]
-    return (
-        row["key"] is not None
-        and len(messages) == len(texts) <= _TURNS
-        and {*roles} <= {"system", "user", "assistant"}
-        and roles[-2:] == ["user", "assistant"]
-        and roles.count("assistant") > 1
-        and is_short(" ".join(texts[:-1]))
-    )
 
 
 def _is_like(one: Row | None, other: Row) -> bool:

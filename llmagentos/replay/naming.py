@@ -28,6 +28,8 @@ LONGEST = 60
 _FRAMED = 24
 """Words of the longest wording that is carried over."""
 _CHARACTERS = 2000
+_TURNS = 12
+"""Most messages of a conversation that others are made of."""
 _FEWEST, _MOST = 3, 0.6
 """Wordings from which on most of them may tell a name, and how many are most."""
 _NOTHING: Mapping[tuple[Frame, Frame], int] = {}
@@ -99,6 +101,20 @@ def asks_once(row: Row) -> bool:
     """Whether a row is one question and its answer; a system message may stand before."""
     roles = [m["role"] for m in row["messages"]]
     return roles[-2:] == ["user", "assistant"] and set(roles[:-2]) <= {"system"}
+
+
+def is_talk(row: Row) -> bool:
+    """Whether a row is a short conversation of text, with an answer, of whatever form, to somebody who got one before."""
+    messages = row["messages"]
+    roles = [m["role"] for m in messages]
+    texts = [m["content"] for m in messages[:-1] if isinstance(m.get("content"), str) and not m.get("tool_calls")]
+    return (
+        len(texts) == len(messages) - 1 < _TURNS
+        and roles[-2:] == ["user", "assistant"]
+        and {*roles} <= {"system", "user", "assistant"}
+        and roles.count("assistant") > 1
+        and is_short(" ".join(texts))
+    )
 
 
 def made_row(like: Row, messages: list[Message]) -> dict[str, Any]:

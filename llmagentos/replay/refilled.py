@@ -3,7 +3,8 @@ in both.
 
 Of a hundred bookings each names a day, a room and a number of its own, and a small model learns a hundred bookings, not how to
 book: asked for another number it calls with one that it knows. So each is also shown with days, rooms and numbers that others
-of its key have, and where no two have the same number, with one that nobody has. It knows no language, no tool and no
+of its key have, and where no two have the same number, with one that nobody has; in a conversation, in whatever turn they
+were said. It knows no language, no tool and no
 schema. What a call holds beside what was copied, its function's name too, must be told by the other words of the question,
 as the rows of the key show; else it might depend on what is replaced, and the key is left alone. Pure and deterministic.
 """
@@ -19,7 +20,7 @@ from typing import Any
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Path, answer_text, leaves, parsed_calls
 from llmagentos.core.words import is_word, starts_of, tokens_of
-from llmagentos.replay.naming import ALIKE, SURELY, Row, asks_once, is_short, made_row, nearly_held, said
+from llmagentos.replay.naming import ALIKE, SURELY, Row, asks_once, is_short, is_talk, made_row, nearly_held, said
 
 _LEAST = 8
 """Rows of a key before anything is believed of it."""
@@ -31,6 +32,9 @@ _TRIES = 3
 """Attempts a wanted row is worth."""
 _READ = 6000
 """Most rows that are looked at."""
+
+_TURN = "\0"
+"""What stands between the turns of a conversation."""
 
 Value = str | int | float | bool | None
 Span = tuple[int, int]
@@ -53,7 +57,7 @@ def refilled(
     mine = {id(row) for row in rows}
     groups: dict[Hashable, list[_Command]] = defaultdict(list)
     for row in [*rows, *beside][: _READ if wanted else 0]:
-        if asks_once(row) and is_short(said(row)):
+        if (asks_once(row) and is_short(said(row))) or is_talk(row):
             groups[row["key"] if row["key"] is not None else digest(row.get("tools"))].append(_Command(row))
     rng = random.Random(seed)
     taken = {row["prompt"] for row in (*rows, *beside)}.union(*held.values())
@@ -73,7 +77,8 @@ class _Command:
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        return tokens_of(said(self.row))
+        """Of its question, and of all that was said before in a conversation."""
+        return tokens_of(_TURN.join(m["content"] for m in self.row["messages"][:-1] if m["role"] != "system"))
 
     @cached_property
     def values(self) -> dict[Path, Value]:
@@ -82,16 +87,23 @@ class _Command:
         return {path: value for at, (name, arguments) in enumerate(calls) for path, value in leaves([name, arguments], (at,))}
 
     @cached_property
-    def spans(self) -> dict[Path, Span]:
-        """Where values stand in the question: those that do once, and beside no other value there."""
-        found = {path: places[0] for path, value in self.values.items() if len(places := _places(self.tokens, value)) == 1}
-        within = Counter(at for begin, end in found.values() for at in range(begin, end))
-        return {path: span for path, span in found.items() if all(within[at] == 1 for at in range(*span))}
+    def spans(self) -> dict[Path, list[Span]]:
+        """Where values stand, beside no other value there: in a question once, in a conversation perhaps again, when they are
+        repeated."""
+        most = len(self.row["messages"]) if is_talk(self.row) else 1
+        found = {path: places for path, value in self.values.items() if 0 < len(places := _places(self.tokens, value)) <= most}
+        within = Counter(at for places in found.values() for at in _inside(places))
+        return {path: places for path, places in found.items() if all(within[at] == 1 for at in _inside(places))}
 
     def words(self, slots: Collection[Path]) -> frozenset[str]:
         """The words that are no value of these."""
-        inside = {at for path in slots if path in self.spans for at in range(*self.spans[path])}
-        return frozenset(t.casefold() for at, t in enumerate(self.tokens) if at not in inside and is_word(t))
+        values = {at for path in slots for at in _inside(self.spans.get(path, []))}
+        return frozenset(t.casefold() for at, t in enumerate(self.tokens) if at not in values and is_word(t))
+
+
+def _inside(places: Sequence[Span]) -> list[int]:
+    """The tokens of these places."""
+    return [at for begin, end in places for at in range(begin, end)]
 
 
 def _places(tokens: Sequence[str], value: Value) -> list[Span]:
@@ -170,21 +182,28 @@ def _other(values: Sequence[Value], rng: random.Random) -> Value:
 
 
 def _filled(command: _Command, chosen: Mapping[Path, Value]) -> dict[str, Any] | None:
-    """None where the new question would name a value in two places, or in none."""
+    """None where the new question would name a value in more places, or in fewer."""
     tokens = list(command.tokens)
-    for path, (begin, end) in sorted(command.spans.items(), key=lambda item: -item[1][0]):
-        if path in chosen:
-            tokens[begin:end] = tokens_of(str(chosen[path]))
+    places = sorted(((span, path) for path in chosen for span in command.spans[path]), reverse=True)
+    for (begin, end), path in places:
+        tokens[begin:end] = tokens_of(str(chosen[path]))
     text = "".join(tokens)
-    if any(len(_places(tokens_of(text), value)) != 1 for value in chosen.values()):
+    if any(len(_places(tokens_of(text), value)) != len(command.spans[path]) for path, value in chosen.items()):
         return None
-    *before, asked, answer = command.row["messages"]
+    *before, answer = command.row["messages"]
+    turns = iter(text.split(_TURN))
     calls = [
         {**call, "function": {**call["function"], "arguments": json.dumps(_put(arguments, (at, 1), chosen), ensure_ascii=False)}}
         for at, (call, (_, arguments)) in enumerate(zip(answer["tool_calls"], parsed_calls(answer), strict=True))
     ]
-    messages = [*before, {**asked, "content": text}, {**answer, "tool_calls": calls}]
+    # What was answered on the way is context.
+    asked = [m if m["role"] == "system" else {**m, "content": next(turns), **_unlearned(m)} for m in before]
+    messages = [*asked, {**answer, "tool_calls": calls}]
     return {**made_row(command.row, messages), "answer": answer_text(messages[-1]), "like": command.row["messages"]}
+
+
+def _unlearned(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {"weight": 0} if message["role"] == "assistant" else {}
 
 
 def _put(value: Any, path: Path, chosen: Mapping[Path, Value]) -> Any:

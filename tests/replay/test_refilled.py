@@ -152,3 +152,31 @@ def test_a_value_that_stands_twice_is_left_where_it_is():
         tools=TOOLS,
     )
     assert twice["messages"] not in [r["like"] for r in refilled([*rows, twice], 4, held={})]
+
+
+def talks(count: int = 12) -> list[dict]:
+    """The room first, then when and how many, which is said back."""
+    rng, rows = random.Random(2), []
+    for _ in range(count):
+        room, time, n = rng.choice(ROOMS["en"]), f"{rng.randint(8, 18)}:30", rng.randint(2, 7)
+        turns = [f"I need the {room}.", "When, and for how many?", f"At {time}, for {n}", f"So at {time}?", "Yes, please"]
+        said = [{"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(turns)]
+        answer = call(where={"room": room}, time=time, people=n)
+        rows.append(row("booking", "", "", messages=[*said, answer], tools=TOOLS))
+    return rows
+
+
+def test_in_a_conversation_they_are_replaced_in_whatever_turn_they_stand():
+    rows = talks()
+    made = refilled(rows, 4, held={}, beside=booked(ENGLISH, ROOMS["en"]))
+    assert len(made) > 2 * len(rows)
+    for r in made:
+        told = values(r)
+        room, time, n = told["where"]["room"], told["time"], told["people"]
+        assert [m["content"] for m in r["messages"][:-1]] == [
+            f"I need the {room}.", "When, and for how many?", f"At {time}, for {n}", f"So at {time}?", "Yes, please"
+        ]  # fmt: skip
+        assert [m.get("weight") for m in r["messages"] if m["role"] == "assistant"][:-1] == [0, 0]
+        assert r["messages"][-1].get("weight") != 0
+        assert r["like"] in [one["messages"] for one in rows]
+    assert refilled(rows, 4, held={})
