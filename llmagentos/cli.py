@@ -89,14 +89,14 @@ def up(
     json: Json = False,
 ) -> None:
     """Start Ray, MLflow and the agent on this machine."""
-    from llmagentos.local import up as machine
-    from llmagentos.local.show import addresses
+    from llmagentos.local import keeper, show
+    from llmagentos.local.up import up as start
 
     settings = _config(config, overrides)
-    result = machine.up(settings)
-    _tell(result, addresses)
-    if not detach and result["started"]:
-        machine.watch(settings)
+    result = start(settings)
+    _tell(result, show.addresses)
+    if detach or result["started"]:
+        (keeper.leave if detach else keeper.watch)(settings)
 
 
 @app.command()

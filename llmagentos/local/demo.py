@@ -25,8 +25,9 @@ _AFTER_SWITCH = 20
 
 
 def run(config: Config, *, seed: int = 1, visits: int = 600, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Everything the demo's table shows, as JSON. Leaves the services running."""
+    """Everything the demo's table shows, as JSON. Leaves the services running, and somebody who keeps them up."""
     from llmagentos.cycle.cycle import cycle
+    from llmagentos.local import keeper
     from llmagentos.local.up import up
     from llmagentos.registry.versions import Versions
     from llmagentos.release.releases import Releases
@@ -34,6 +35,7 @@ def run(config: Config, *, seed: int = 1, visits: int = 600, say: Callable[[str]
     started = time.monotonic()
     seconds: dict[str, float] = {}
     addresses = up(config)["addresses"]
+    keeper.leave(config)
     seconds["up"] = _lap(started)
     say(f"{visits} customers talk to the agent …")
     traffic = simulate.run(config, visits=visits, seed=seed)

@@ -129,6 +129,17 @@ def end(home: Home, known: Iterable[Started]) -> dict[str, int]:
     return {"ended": len(everyone), "killed": len(late)}
 
 
+def end_session(home: Home, one: Started) -> None:
+    """End what one left behind that ended by itself."""
+    left = []
+    for process in carriers(home):
+        with contextlib.suppress(OSError):
+            if os.getsid(process.pid) == one.pid:
+                left.append(process)
+    _signal(left, "kill")
+    psutil.wait_procs(left, timeout=_KILL_SECONDS)
+
+
 def _lives(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

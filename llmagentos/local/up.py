@@ -7,11 +7,9 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -46,12 +44,13 @@ def up(config: Config) -> dict[str, Any]:
     does not come up, ConfigError for a host beyond loopback without a key, or a temporary folder that is somebody else's;
     nothing is left running then.
     """
-    began = time.monotonic()
+    began, asked = time.monotonic(), time.time()
     home = Home(config.storage.root).open()
     with _alone(home):
         known = processes.read(home)
         if known and known.ready and len(known.alive()) == len(known.processes):
-            return {"started": False, "addresses": known.addresses, "seconds": 0.0}
+            # Whoever keeps it up may have been faster.
+            return {"started": known.started >= asked, "addresses": known.addresses, "seconds": 0.0}
         progress = Progress()
         if known or processes.carriers(home):
             with progress.step("Clearing away what an earlier start left"):
@@ -81,7 +80,7 @@ def _start(config: Config, home: Home, progress: Progress) -> dict[str, str]:
 
     def launch(name: str, command: list[str], more: Mapping[str, str] | None = None, **addresses: str) -> subprocess.Popen[bytes]:
         nonlocal state
-        process = _spawn(home, name, command, {**_environment(home, config), **(more or {})})
+        process = spawn(home, name, command, {**environment(home, config), **(more or {})})
         # written down at once: whatever happens next, `down` knows of it
         state = state.model_copy(
             update={
@@ -158,6 +157,20 @@ def _ray(
     return head, [where, f"{host}:{node}"]
 
 
+def again(config: Config, name: str) -> None:
+    """Start MLflow again, alone, where it was; `name` is what it is called among the processes."""
+    home = Home(config.storage.root)
+    with _alone(home):
+        known = processes.read(home)
+        if known is None or not known.ready:
+            return
+        for one in (one for one in known.processes if one.name == name):
+            processes.end_session(home, one)
+        server = spawn(home, name, _mlflow(config, config.registry.port), environment(home, config))
+        others = [one for one in known.processes if one.name != name]
+        processes.write(home, known.model_copy(update={"processes": [*others, processes.describe(name, server.pid)]}))
+
+
 def temp_dir(home: Home) -> Path:
     """Ray's sockets need a short path, so they cannot lie under the home."""
     name = hashlib.sha256(f"{os.getuid()}:{home.root}".encode()).hexdigest()[:10]
@@ -177,13 +190,16 @@ def _own(folder: Path) -> Path:
     return folder
 
 
-def _spawn(home: Home, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def spawn(
+    home: Home, name: str, command: list[str], environment: dict[str, str], stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """A process in a session of its own, which writes to `<home>/local/logs/<name>.log`."""
     logs = home.local / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     with (logs / f"{name}.log").open("ab") as log:
         return subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -191,7 +207,8 @@ def _spawn(home: Home, name: str, command: list[str], environment: dict[str, str
         )
 
 
-def _environment(home: Home, config: Config) -> dict[str, str]:
+def environment(home: Home, config: Config) -> dict[str, str]:
+    """What every process of a home is started with."""
     package = str(Path(llmagentos.__file__).parent.parent)
     left_out = ("RAY_ADDRESS", "RAY_TMPDIR", "PYTHONDONTWRITEBYTECODE")
     inherited = {name: value for name, value in os.environ.items() if name not in left_out}
@@ -283,24 +300,3 @@ def _alone(home: Home) -> Iterator[None]:
     with (home.local / "up.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def watch(config: Config) -> None:
-    """Stay until Ctrl-C or SIGTERM, then end everything. Raises CapacityError where a process ended by itself."""
-    home = Home(config.storage.root)
-    progress, asked = Progress(), threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
-    progress.say("Ctrl-C ends it.")
-    dead: list[str] = []
-    while not asked.wait(1.0):
-        known = processes.read(home)
-        if known is None or not known.ready:
-            return  # somebody else called `down`
-        dead = [one.name for one in known.processes if not processes.is_alive(one)]
-        if dead:
-            break
-    with progress.step("Going down"):
-        down.down(config)
-    if dead:
-        raise CapacityError(f"{', '.join(dead)} ended by itself.", hint=f"See {home.local / 'logs'}.")

@@ -44,7 +44,7 @@ class OwnWords:
             nonlocal replaced
             if message["type"] == "http.response.start" and _is_plain_error(message):
                 replaced = True
-                # Serve's 500 is a replica that died at it: our own are no plain text.
+                # Serve's 500 is a replica that died at it, its 404 that we are not deployed yet: our own are no plain text.
                 error = _SAID.get(message["status"], _SAID[503])
                 await error.response()(scope, receive, send)
             elif not replaced:
@@ -65,4 +65,4 @@ def _unreadable(scope: Scope) -> str | None:
 
 def _is_plain_error(start: Message) -> bool:
     kinds = [bytes(value) for name, value in start.get("headers", ()) if bytes(name).lower() == b"content-type"]
-    return start["status"] in (*_SAID, 500) and any(kind.startswith(b"text/plain") for kind in kinds)
+    return start["status"] in (*_SAID, 404, 500) and any(kind.startswith(b"text/plain") for kind in kinds)

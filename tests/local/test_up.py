@@ -5,11 +5,11 @@ import http.server
 import ipaddress
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -19,9 +19,9 @@ import pytest
 from llmagentos.config import load_config
 from llmagentos.core.errors import CapacityError, ConfigError
 from llmagentos.local import processes
-from llmagentos.local.down import down
-from llmagentos.local.up import _own, _serve, answers, temp_dir, up, watch
+from llmagentos.local.up import _own, _serve, answers, temp_dir, up
 from llmagentos.storage.layout import Home
+from tests.local.test_keeper import keepers
 
 ROOT = Path(__file__).parents[2]
 FREE = ("serve.port=0", "registry.port=0", "local.dashboard_port=0")
@@ -109,6 +109,14 @@ def haproxies(home: Home) -> set[int]:
     return {process.pid for process in processes.carriers(home) if process.name() == "haproxy"}
 
 
+def end_ray(home: Home) -> psutil.Process:
+    """Kill the head of a home's Ray."""
+    known = processes.read(home)
+    head = psutil.Process(next(one.pid for one in known.processes if one.name == "ray"))
+    head.kill()
+    return head
+
+
 PROCESSES = """
 import ray
 from llmagentos.config import load_config
@@ -167,10 +175,9 @@ def test_up_crash_up_and_down(tmp_path, proxy):
         # One may still bear its first name when the next one starts.
         assert 1 <= most_at_once(home) <= max(1, (os.cpu_count() or 1) - 1) + 1
 
-        known = processes.read(home)
-        head = next(one for one in known.processes if one.name == "ray")
-        os.kill(head.pid, signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(head.pid)], timeout=10)
+        [keeper] = keepers(home)
+        keeper.kill()
+        psutil.wait_procs([keeper, end_ray(home)], timeout=10)
         orphans = haproxies(home)
         assert bool(orphans) == (proxy == "haproxy")
         second = run(folder, "up", "--detach", *settings)
@@ -178,6 +185,13 @@ def test_up_crash_up_and_down(tmp_path, proxy):
         assert bool(haproxies(home)) == (proxy == "haproxy")
         assert second["started"]
         assert second["addresses"]["ray"] != first["addresses"]["ray"]
+        end_ray(home)
+        deadline = time.monotonic() + 180
+        while (known := processes.read(home)) is None or not known.ready or len(known.alive()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert known.addresses["endpoint"] == second["addresses"]["endpoint"]
+        assert run(folder, "chat", "-m", "hello")["model_version"] == 1
         bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         try:
             assert sorted(run(folder, "down")["stopped"]) == ["mlflow", "ray"]
@@ -211,22 +225,6 @@ def test_an_address_of_this_machine_is_asked_past_any_proxy(monkeypatch):
         assert answers(f"http://127.0.0.1:{server.server_port}/")
 
 
-def test_whoever_watches_sees_that_somebody_ends_it_all(tmp_path, monkeypatch):
-    """`down` ends processes one by one: what is gone first did not end by itself."""
-    home, seen = Home(tmp_path / "home").open(), []
-    gone = processes.Started(name="mlflow", pid=4_000_000, born=1.0)
-    config = load_config(None, [f"storage.root={home.root}"], environment={})
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(processes, "end", lambda *_: seen.append(processes.read(home)) or {"ended": 1, "killed": 0})
-    processes.write(home, processes.Processes(processes=[gone], ready=True))
-    down(config)
-    processes.write(home, seen[0])
-    watch(config)  # returns; a process that ended by itself is an error
-    processes.write(home, processes.Processes(processes=[gone], ready=True))
-    with pytest.raises(CapacityError, match="mlflow ended by itself"):
-        watch(config)
-
-
 def test_what_is_written_down_of_a_start_names_no_password(tmp_path, monkeypatch):
     def written(home: Home, state: processes.Processes) -> None:
         raise CapacityError(state.model_dump_json())
@@ -235,7 +233,7 @@ def test_what_is_written_down_of_a_start_names_no_password(tmp_path, monkeypatch
     monkeypatch.setattr("llmagentos.local.processes.write", written)
     monkeypatch.setattr("llmagentos.local.up.authenticate", lambda: None)
     with subprocess.Popen(["true"]) as started:
-        monkeypatch.setattr("llmagentos.local.up._spawn", lambda *_: started)
+        monkeypatch.setattr("llmagentos.local.up.spawn", lambda *_: started)
         with pytest.raises(CapacityError, match="@mlflow") as refused:
             up(load_config(None, [*told, "local.dashboard_port=0"], environment={}))
     assert "HUNTER2" not in str(refused.value)

@@ -29,7 +29,9 @@ def asked(app: ASGIApp) -> httpx.Response:
     return asyncio.run(ask())
 
 
-@pytest.mark.parametrize(("status", "told", "retry"), [(429, 429, "1"), (503, 503, "2"), (500, 503, "2"), (408, 408, None)])
+@pytest.mark.parametrize(
+    ("status", "told", "retry"), [(429, 429, "1"), (503, 503, "2"), (500, 503, "2"), (404, 503, "2"), (408, 408, None)]
+)
 def test_an_error_in_plain_text_becomes_an_error_object(status, told, retry):
     answer = asked(OwnWords(saying("Request dropped due to backpressure", status)))
     assert (answer.status_code, answer.headers.get("retry-after")) == (told, retry)
