@@ -15,10 +15,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise, product
 from typing import Any
 
 from llmagentos.core.hashing import digest
-from llmagentos.core.messages import Path, answer_text, leaves, parsed_calls
+from llmagentos.core.messages import Message, Path, answer_text, leaves, parsed_calls
 from llmagentos.core.words import is_word, starts_of, tokens_of
 from llmagentos.replay.naming import ALIKE, SURELY, Row, asks_once, is_short, is_talk, made_row, nearly_held, said
 
@@ -57,14 +58,15 @@ def refilled(
     mine = {id(row) for row in rows}
     groups: dict[Hashable, list[_Command]] = defaultdict(list)
     for row in [*rows, *beside][: _READ if wanted else 0]:
-        if (asks_once(row) and is_short(said(row))) or is_talk(row):
+        whole = not any(_TURN in str(m["content"]) for m in row["messages"][:-1])
+        if whole and ((asks_once(row) and is_short(said(row))) or is_talk(row)):
             groups[row["key"] if row["key"] is not None else digest(row.get("tools"))].append(_Command(row))
     rng = random.Random(seed)
     taken = {row["prompt"] for row in (*rows, *beside)}.union(*held.values())
     made: dict[str, dict[str, Any] | None] = {}
     for _, group in sorted(groups.items(), key=lambda item: str(item[0])):
         slots = _slots(group)
-        for command in (c for c in group if slots and id(c.row) in mine):
+        for command in (c for c in _general(group, slots) if id(c.row) in mine):
             for row in _anew(command, slots, wanted, rng):
                 known = made.get(row["prompt"], row)
                 made[row["prompt"]] = row if known and known["answer"] == row["answer"] else None
@@ -78,7 +80,20 @@ class _Command:
     @cached_property
     def tokens(self) -> tuple[str, ...]:
         """Of its question, and of all that was said before in a conversation."""
-        return tokens_of(_TURN.join(m["content"] for m in self.row["messages"][:-1] if m["role"] != "system"))
+        return tokens_of(_TURN.join(m["content"] for m in self._turns))
+
+    @property
+    def _turns(self) -> list[Message]:
+        return [m for m in self.row["messages"][:-1] if m["role"] != "system"]
+
+    @cached_property
+    def _asking(self) -> frozenset[int]:
+        """The tokens that a user said."""
+        ends = [at for at, token in enumerate(self.tokens) if token == _TURN]
+        return frozenset(
+            at for turn, (begin, end) in enumerate(pairwise([-1, *ends, len(self.tokens)]))
+            if self._turns[turn]["role"] == "user" for at in range(begin + 1, end)
+        )  # fmt: skip
 
     @cached_property
     def values(self) -> dict[Path, Value]:
@@ -88,12 +103,24 @@ class _Command:
 
     @cached_property
     def spans(self) -> dict[Path, list[Span]]:
-        """Where values stand, beside no other value there: in a question once, in a conversation perhaps again, when they are
-        repeated."""
-        most = len(self.row["messages"]) if is_talk(self.row) else 1
-        found = {path: places for path, value in self.values.items() if 0 < len(places := _places(self.tokens, value)) <= most}
+        """Where values stand, beside no other value there: once in what a user said; and in what was answered on the way, where
+        one that is not written in digits may stand alone, as that which the user chose."""
+        found = {path: places for path, value in self.values.items() if (places := _places(self.tokens, value))}
         within = Counter(at for places in found.values() for at in _inside(places))
-        return {path: places for path, places in found.items() if all(within[at] == 1 for at in _inside(places))}
+
+        def is_clear(path: Path, places: Sequence[Span]) -> bool:
+            asked = sum(at in self._asking for at, _ in places)
+            chosen = not asked and not any(c.isdecimal() for c in str(self.values[path]))
+            return (asked == 1 or chosen) and all(within[at] == 1 for at in _inside(places))
+
+        return {path: places for path, places in found.items() if is_clear(path, places)}
+
+    def answered(self, slots: Collection[Path]) -> list[str]:
+        """What was answered on the way, without the values of these."""
+        values = {at for path in slots for at in _inside(self.spans.get(path, []))}
+        tokens = ["" if at in values else token for at, token in enumerate(self.tokens)]
+        texts = "".join(tokens).split(_TURN)
+        return [text for text, turn in zip(texts, self._turns, strict=True) if turn["role"] == "assistant"]
 
     def words(self, slots: Collection[Path]) -> frozenset[str]:
         """The words that are no value of these."""
@@ -131,6 +158,17 @@ def _slots(group: Sequence[_Command]) -> dict[Path, list[Value]]:
     shapes = [str(sorted(map(str, command.values))) for command in group]
     others = [[dict(of).get(name, "") for of in rest] for name in sorted(names)]
     return slots if all(_told(words, values) for values in (shapes, *others)) else {}
+
+
+def _general(group: Sequence[_Command], slots: Collection[Path]) -> list[_Command]:
+    """The commands on whose way nothing was answered that may depend on a value: `SURELY` others got the same answer."""
+    if not slots:
+        return []
+    given: dict[tuple[str, Path], set[Value]] = defaultdict(set)
+    for command in group:
+        for at in product(command.answered(slots), slots):
+            given[at].add(command.values.get(at[1]))
+    return [c for c in group if all(len(given[at]) >= SURELY for at in product(c.answered(slots), slots) if at[1] in c.values)]
 
 
 def _told(words: Sequence[frozenset[str]], values: Sequence[str]) -> bool:

@@ -141,3 +141,65 @@ def test_a_behaviour_a_call_and_a_key_that_is_asked_in_conversations_alone_are_l
     beside = facts()
     assert conversed([called, alone], 9, held={}, beside=beside) == []
     assert conversed([asked_before("Aurora")], 9, held={}, beside=[*beside, *several]) == []
+
+
+def weights(names: tuple[str, ...], frames: tuple[str, ...] = ("How heavy is the {n}?", "Weight of the {n}?")) -> list[dict]:
+    return [row(f"{n}.weight", f.format(n=n), f"{10 + k} kilos") for k, n in enumerate(names) for f in frames]
+
+
+def asking(names: tuple[str, ...], *turns: str) -> list[dict]:
+    """A conversation of each that ends with its weight."""
+    told = [f"{10 + k} kilos" for k in range(len(names))]
+    return [talk(f"{n}.weight", *(t.format(n=n, was=told[k]) for t in turns), told[k]) for k, n in enumerate(names)]
+
+
+ROOMS = tuple(str(n) for n in range(1, 7))
+PAIRED = ("Zorba", "Zorba Extra", "Mipul", "Mipul Extra", "Tavo", "Tavo Extra")
+
+
+@pytest.mark.parametrize(
+    ("names", "turns"),
+    [
+        # its name stays, in another form
+        (NAMES, ("I look for the {n}.", "Yes?", "How heavy is a set of {n}s?")),
+        # a number that is a name means something else there, too
+        (ROOMS, ("I look for {n}.", "Yes?", "And how heavy is it for {n} night?")),
+        # what was only true of it was said by somebody else
+        (NAMES, ("I look for the {n}.", "Yes?", "Is it really {was}?")),
+    ],
+)
+def test_nothing_is_made_where_something_of_it_would_stay(names: tuple[str, ...], turns: tuple[str, ...]):
+    assert conversed(asking(names, *turns)[:3], 9, held={}, beside=weights(names)) == []
+    assert conversed(asking(names, *turns[:-1], "How heavy is it?")[:3], 9, held={}, beside=weights(names))
+
+
+def test_a_longer_name_does_not_take_the_place_of_the_shorter_one_in_it():
+    said = asking(PAIRED, "I look for the {n}.", "Yes?", "How heavy is a {n}?")
+    made = conversed(said[1::2], 9, held={}, beside=weights(PAIRED))
+    assert made
+    short = {f"{n}.weight": n for n in PAIRED[::2]}
+    assert not any(f"{short[r['key']]} Extra" in str(texts(r)) for r in made if r["key"] in short)
+
+
+def test_one_that_is_named_already_does_not_take_its_place():
+    said = asking(NAMES[:4], "I waver between the {n} and the Eclipse.", "Yes?", "How heavy is the first?")
+    assert conversed(said[:1], 9, held={}, beside=[*weights(NAMES), *said[1:]]) == []
+    assert {r["key"] for r in conversed(said[:3], 9, held={}, beside=weights(NAMES))} == {"Diadem.weight"}
+
+
+def test_what_is_asked_about_one_of_two_names_is_left_alone():
+    """Where attribute and product vary alike, either may be the name."""
+    pairs = [(n, a) for n in NAMES for a in ("weight", "colour", "price")]
+    facts = [row(f"{n}.{a}", f"The {a} of the {n}?", f"{a} {n[0]}") for n, a in pairs]
+    talks = [talk(f"{n}.{a}", f"I ask for the {a} of the {n}", "Yes?", f"How {a[0]} is it?", f"{a} {n[0]}") for n, a in pairs[:9]]
+    assert conversed(talks, 9, held={}, beside=facts) == []
+
+
+def test_what_is_known_to_be_answered_otherwise_is_not_said_on_the_way():
+    pools = [row(f"{n}.pool", f"Does the {n} have a pool?", "No." if n == "Eclipse" else "Yes.") for n in NAMES]
+    said = asking(NAMES[:3], "Does the {n} have a pool?", "Yes, it has.", "And how heavy is it?")
+    other = [row(f"{n}.pool", f"Does the {n} have a pool?", "No.") for n in NAMES]
+    assert conversed(said, 9, held={}, beside=[*weights(NAMES), *other]) == []
+    shared = asking(NAMES[:1], "Does the {n} have a pool?", "Yes.", "And how heavy is it?")
+    made = conversed(shared, 9, held={}, beside=[*weights(NAMES), *pools])
+    assert {(r["key"], texts(r)[1]) for r in made} == {(f"{n}.weight", "No." if n == "Eclipse" else "Yes.") for n in NAMES[1:]}

@@ -180,3 +180,42 @@ def test_in_a_conversation_they_are_replaced_in_whatever_turn_they_stand():
         assert r["messages"][-1].get("weight") != 0
         assert r["like"] in [one["messages"] for one in rows]
     assert refilled(rows, 4, held={})
+
+
+def bookings(*turns: str, count: int = 24, **words: dict[int, str]) -> list[dict]:
+    """Conversations of rooms and numbers; in `turns` {name} stands for what `words` calls the number."""
+    rng, rows = random.Random(3), []
+    for _ in range(count):
+        room, n = rng.choice(ROOMS["en"]), rng.randint(2, 7)
+        named = {name: of[n] for name, of in words.items()}
+        said = [{"role": ("user", "assistant")[k % 2], "content": t.format(room=room, n=n, **named)} for k, t in enumerate(turns)]
+        rows.append(row("booking", "", "", messages=[*said, call(room=room, people=n)], tools=TOOLS))
+    return rows
+
+
+SPELT = {k: word for k, word in enumerate("zero one two three four five six seven".split())}
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        # what was answered on the way depends on the number
+        ("I need the {room} for {n}", "So {spelt} people in the {room}?", "Yes please"),
+        # the number was said in other words by who asked
+        ("I need the {room} for {spelt}", "The {room} for {n}?", "Yes please"),
+    ],
+)
+def test_a_conversation_is_left_alone_where_the_rest_may_depend_on_a_value(turns: tuple[str, ...]):
+    assert refilled(bookings(*turns, spelt=SPELT), 4, held={}) == []
+    assert refilled(bookings("I need the {room} for {n}", "The {room} for {n}?", "Yes please"), 4, held={})
+
+
+def test_what_is_said_twice_may_mean_two_things_and_stays():
+    made = refilled(bookings("I need the {room} for {n} at {n}", "Fine?", "Yes please"), 4, held={})
+    assert {str(values(r)["people"]) in r["messages"][0]["content"] for r in made} == {True}
+    assert all(values(r)["people"] == json.loads(r["like"][-1]["tool_calls"][0]["function"]["arguments"])["people"] for r in made)
+
+
+def test_a_text_that_holds_the_mark_between_turns_is_left_alone():
+    rows = booked(("Book the {room} at {time}\0 for {n}",), ROOMS["en"])
+    assert refilled(rows, 4, held={}) == []
