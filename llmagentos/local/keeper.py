@@ -25,6 +25,8 @@ from llmagentos.storage.layout import Home
 _LOOK_SECONDS = 1.0
 _MOST, _WITHIN_SECONDS = 3, 600.0
 """Starts of one process within such a time, behind which it is left alone: it would end again."""
+_REST_SECONDS = 5.0
+"""Between two attempts at one start."""
 
 
 def watch(config: Config) -> None:
@@ -78,9 +80,22 @@ def _mend(config: Config, home: Home, dead: set[str], starts: dict[str, deque[fl
     before.append(time.monotonic())
     progress.say(f"{name} ended by itself and is started again.")
     if name == "ray":
-        up.up(config)
+        _start(config, progress)
     else:
         up.again(config, name)
+
+
+def _start(config: Config, progress: Progress) -> None:
+    """What is left of the dead may still hold a port for a moment."""
+    for left in reversed(range(_MOST)):
+        try:
+            up.up(config)
+            return
+        except CapacityError as error:
+            if not left:
+                raise
+            progress.say(str(error))
+            time.sleep(_REST_SECONDS)
 
 
 def _where_it_was(config: Config, known: Processes) -> Config:

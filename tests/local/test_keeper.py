@@ -108,6 +108,23 @@ def test_ray_is_started_again_with_all_that_runs_on_it_where_it_was(settings: Co
     assert machine.configs[0].local.dashboard_port == settings.local.dashboard_port
 
 
+def test_a_start_that_fails_is_tried_again_and_not_for_ever(settings: Config, machine: Machine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(keeper, "_REST_SECONDS", 0.0)
+    fails = iter([True, True, False, True, True, True])
+
+    def start(config: Config) -> None:
+        if next(fails):
+            raise CapacityError("port 8123 of serve.port is taken.")
+        machine._up(config)
+
+    monkeypatch.setattr(up, "up", start)
+    assert kept(settings, machine, "ray") == ["up"]
+    machine.kill("ray")
+    with pytest.raises(CapacityError, match="is taken"):
+        keeper.keep(settings, threading.Event(), Progress())
+    assert next(fails, None) is None
+
+
 def test_mlflow_is_started_again_alone(settings: Config, machine: Machine):
     assert kept(settings, machine, "mlflow", "mlflow") == ["again mlflow", "again mlflow"]
     assert machine.configs[0].registry.port == 5123
