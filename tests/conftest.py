@@ -33,7 +33,7 @@ settings.load_profile("house")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--mutants", type=int, default=300, help="generated bad requests for each HTTP route")
+    parser.addoption("--mutants", type=int, default=150, help="generated bad requests for each HTTP route")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

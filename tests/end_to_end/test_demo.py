@@ -14,7 +14,8 @@ from llmagentos.storage.layout import Home
 
 SMALL = (
     "serve.port=0", "registry.port=0", "local.dashboard_port=0", "gate.mode=report", "update.epochs=4", "update.max_steps=80",
-    "distill.epochs=3", "distill.max_steps=60", "evaluate.max_new_tokens=32",
+    "update.rounds=1", "replay.general_rows=2000", "replay.memory_wordings=0", "distill.epochs=3", "distill.max_steps=60",
+    "evaluate.max_new_tokens=32", "evaluate.max_retention=200",
 )  # fmt: skip
 
 

@@ -58,8 +58,9 @@ def begin(overrides: list[str], moment: str = "") -> int:
 def taught(folder: Path) -> list[str]:
     """The settings of a home with a day's rows, which nothing was made of yet."""
     address = f"local.ray_address={ray.get_runtime_context().gcs_address}"
+    less = ("update.rounds=1", "evaluate.max_retention=200", "replay.general_rows=2000", "replay.memory_wordings=0")
     more = ("training.checkpoint_steps=20", "training.threads=1", "gate.mode=report", "registry.enabled=false", address)
-    overrides = [*QUICK, *more, f"storage.root={folder / 'home'}"]
+    overrides = [*QUICK, *less, *more, f"storage.root={folder / 'home'}"]
     import_file(load_config(overrides=overrides, environment={}), write_day(folder / "day.jsonl", 1, 60))
     return overrides
 
