@@ -29,6 +29,7 @@ from llmagentos.replay.naming import (
     places_of,
     questions_of,
     said,
+    taken_prompts,
 )
 
 _READ = 6000
@@ -65,7 +66,7 @@ def conversed(
     facts = _Facts.of(every)
     ways = _ways(facts, talks)
     rng = random.Random(seed)
-    taken = {row["prompt"] for row in (*rows, *beside)}.union(*held.values())
+    taken = taken_prompts((*rows, *beside), held)
     made: dict[str, dict[str, Any] | None] = {}
     for talk in own:
         about_others = _carried(facts, talk, ways, rng, wanted * _TRIES)
@@ -211,7 +212,7 @@ class _Swap:
                 if new is None or not self._may_answer(made, new):
                     return []
                 gone |= folded(text) - folded(new)
-                made.append({**message, "content": new, "weight": 0})
+                made.append({**message, "content": new})
             else:
                 made.append({**message, "content": _swapped(text, self.name, other)})
         name, put = folded(self.name) - folded(other), folded(other)

@@ -33,6 +33,7 @@ from llmagentos.replay.naming import (
     prompts_of,
     questions_of,
     single_of,
+    taken_prompts,
     unlike_frames,
 )
 
@@ -64,7 +65,7 @@ def framed(
     """
     if not wanted:
         return []
-    taken = {row["prompt"] for row in (*rows, *beside)}.union(*held.values())
+    taken = taken_prompts((*rows, *beside), held)
     rows = _some(rows, _READ, seed)
     beside = _some(beside, _READ - len(rows), f"{seed} beside")
     questions, beginnings = _questions(rows, [*rows, *beside])

@@ -118,9 +118,16 @@ def is_talk(row: Row) -> bool:
 
 
 def made_row(like: Row, messages: list[Message]) -> dict[str, Any]:
-    """A row that nobody said, about the same as another one."""
+    """A row that nobody said, about the same as another one; what was answered on the way to its answer is context alone."""
+    *before, last = messages
+    messages = [*({**m, "weight": 0} if m["role"] == "assistant" else m for m in before), last]
     prompt = normalised_prompt(messages)
     return {**like, "id": MADE + digest([like["key"], prompt], length=16), "messages": messages, "prompt": prompt, "made": True}
+
+
+def taken_prompts(rows: Iterable[Row], held: Mapping[str | None, Collection[str]]) -> set[str]:
+    """What is asked already, or held out (key -> normalised prompts): no row is made that asks it."""
+    return {row["prompt"] for row in rows}.union(*held.values())
 
 
 def nearly_held(row: Row, held: Mapping[str | None, Collection[str]]) -> bool:

@@ -21,7 +21,7 @@ from typing import Any
 from llmagentos.core.hashing import digest
 from llmagentos.core.messages import Message, Path, answer_text, leaves, parsed_calls
 from llmagentos.core.words import is_word, starts_of, tokens_of
-from llmagentos.replay.naming import ALIKE, SURELY, Row, asks_once, is_short, is_talk, made_row, nearly_held, said
+from llmagentos.replay.naming import ALIKE, SURELY, Row, asks_once, is_short, is_talk, made_row, nearly_held, said, taken_prompts
 
 _LEAST = 8
 """Rows of a key before anything is believed of it."""
@@ -62,7 +62,7 @@ def refilled(
         if whole and ((asks_once(row) and is_short(said(row))) or is_talk(row)):
             groups[row["key"] if row["key"] is not None else digest(row.get("tools"))].append(_Command(row))
     rng = random.Random(seed)
-    taken = {row["prompt"] for row in (*rows, *beside)}.union(*held.values())
+    taken = taken_prompts((*rows, *beside), held)
     made: dict[str, dict[str, Any] | None] = {}
     for _, group in sorted(groups.items(), key=lambda item: str(item[0])):
         slots = _slots(group)
@@ -234,14 +234,9 @@ def _filled(command: _Command, chosen: Mapping[Path, Value]) -> dict[str, Any] |
         {**call, "function": {**call["function"], "arguments": json.dumps(_put(arguments, (at, 1), chosen), ensure_ascii=False)}}
         for at, (call, (_, arguments)) in enumerate(zip(answer["tool_calls"], parsed_calls(answer), strict=True))
     ]
-    # What was answered on the way is context.
-    asked = [m if m["role"] == "system" else {**m, "content": next(turns), **_unlearned(m)} for m in before]
+    asked = [m if m["role"] == "system" else {**m, "content": next(turns)} for m in before]
     messages = [*asked, {**answer, "tool_calls": calls}]
     return {**made_row(command.row, messages), "answer": answer_text(messages[-1]), "like": command.row["messages"]}
-
-
-def _unlearned(message: Mapping[str, Any]) -> dict[str, Any]:
-    return {"weight": 0} if message["role"] == "assistant" else {}
 
 
 def _put(value: Any, path: Path, chosen: Mapping[Path, Value]) -> Any:

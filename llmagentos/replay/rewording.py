@@ -28,6 +28,7 @@ from llmagentos.replay.naming import (
     questions_of,
     said,
     shared_words,
+    taken_prompts,
     variants_of,
     whole_places,
 )
@@ -75,7 +76,7 @@ def rewordings(
     strewn = [w for found in questions.values() for row in found for w in words_of(said(row)) if not _numeric(w)]
     loose = common - names - telling
     around = [w for w in strewn if w.casefold() in loose]
-    taken = {row["prompt"] for row in (*rows, *beside)} | {prompt for prompts in held.values() for prompt in prompts}
+    taken = taken_prompts((*rows, *beside), held)
     made: list[dict[str, Any]] = []
     for asked in sorted(questions, key=str):
         alone = asked in clear
