@@ -175,7 +175,9 @@ def evaluation_metrics(report: dict[str, Any]) -> dict[str, float]:
             found |= {f"gate/{name}/{k}": float(v) for k, v in check.items() if isinstance(v, (int, float))}
     for row in report["candidates"]:
         name = "ema" if row["averaged"] else f"{row['alpha']:g}"
-        found |= {f"candidate_{name}/{k}": float(row[k]) for k in ("new", "old", "lost", "bound")}
+        found |= {
+            f"candidate_{name}/{k}": float(row[k]) for k in ("new", "reworded", "old", "lost", "bound") if row[k] is not None
+        }
     found |= {f"drift/{name}": value for name, value in report["drift"].items()}
     found |= {f"student/{name}": value for name, value in report["student"].items()}
     if report["shift"]:

@@ -85,7 +85,9 @@ def cycle(config: Config, *, say: Callable[[str], None] = lambda line: None) -> 
                     whole |= {"status": "skipped", "snapshot": snapshot.id}
                     return skipped(walk, update.KNOWN, kept, snapshot)
                 runs, trained = train(config, home, snapshot, first, begin.student, folder)
-                choice = choose(config, exam, update.candidates(config, runs[0]), champion=champion, anchor=anchor)
+                choice = choose(
+                    config, exam, update.candidates(config, runs[0]), champion=champion, anchor=anchor, phase=runs[0].phase
+                )  # fmt: skip
                 lease.check()
                 challenger = update.register(config, home, runs[0], walk.id, choice.candidate)
                 outcome |= artifacts.trained(config, challenger, runs[0], trained, walk.folder("update"))

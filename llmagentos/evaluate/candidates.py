@@ -1,8 +1,9 @@
 """Choose the challenger among interpolated weights: of those that keep the old and learn the new, the one with most right
 answers to both.
 
-The gate's own retention rule, on a forced pass without texts, for all candidates; the one chosen is then asked in full
-and judged as it is.
+The new is asked as it was said and in the made wordings that training left out: a smaller step knows every string by heart,
+and understands fewer others. The gate's own retention rule, on a forced pass without texts, for all candidates; the one
+chosen is then asked in full and judged as it is.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from llmagentos.core.records import ModelVersion
 from llmagentos.evaluate.ask import ask_each
 from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.gate import GateFacts, accuracy_on, free_texts, harmed, retention
+from llmagentos.evaluate.reworded import NOT_ASKED, Reworded, ask_reworded
+from llmagentos.training.phase import Phase
 
 _NEW = 2
 """Old items that a new one is worth."""
@@ -38,8 +41,12 @@ class Standing:
     keeps: bool
     """Passes every retention test; an anchor with too few old items to tell has no say."""
     averaged: bool = False
+    reworded: float | None = None
+    """Share known of the new rows in made wordings that training left out; None where there are none."""
+    learned: float = 0.0
+    """Share of the new items and of these rows together."""
     right: int = 0
-    """Right answers: old ones, and new ones twice."""
+    """Right answers: old ones, and new ones, in made wordings too, twice."""
 
 
 @dataclass(frozen=True)
@@ -62,34 +69,46 @@ def choose(
     *,
     champion: ModelVersion,
     anchor: ModelVersion | None = None,
+    phase: Phase | None = None,
 ) -> Choice:
-    """Ask champion, anchor and every candidate; one candidate alone is taken without asking."""
+    """Ask champion, anchor and every candidate; one candidate alone is taken without asking. `phase` is the training's, which
+    says what rows it left out."""
     if len(candidates) == 1:
         return Choice(candidates[0], [])
     suites = [*exam.old, *exam.new]
     asked = [champion, *([anchor] if anchor else []), *candidates]
     reports = ask_each(config, asked, suites, generate=False)
     opponents = reports[0], reports[1] if anchor else None
+    knows = ask_reworded(config, candidates, phase) if phase else [NOT_ASKED] * len(candidates)
     standings = [
-        replace(stand(c.alpha, report, exam, *opponents, config.gate), averaged=c.averaged)
-        for c, report in zip(candidates, reports[-len(candidates) :], strict=True)
+        replace(stand(c.alpha, report, exam, *opponents, config.gate, words), averaged=c.averaged)
+        for c, report, words in zip(candidates, reports[-len(candidates) :], knows, strict=True)
     ]
     best = prefer(standings, understood=any(suite.kind == "heldout" and suite.items for suite in exam.new))
     return Choice(candidates[standings.index(best)], standings)
 
 
 def stand(
-    alpha: float, report: EvalReport, exam: Exam, champion: EvalReport | None, anchor: EvalReport | None, config: GateConfig
+    alpha: float,
+    report: EvalReport,
+    exam: Exam,
+    champion: EvalReport | None,
+    anchor: EvalReport | None,
+    config: GateConfig,
+    words: Reworded = NOT_ASKED,
 ) -> Standing:
-    """The retention tests of the gate on one candidate's report."""
+    """The retention tests of the gate on one candidate's report; what it knows in other `words` counts as new."""
     facts = GateFacts(champion=champion, challenger=report, anchor=anchor, old=exam.old, new=exam.new)
     kept = retention(facts, config)
     new, old = accuracy_on(report, exam.new), accuracy_on(report, exam.old)
+    learned, told = new * _count(exam.new) + words.right, _count(exam.new) + words.asked
     return Standing(
         alpha=alpha,
         new=new,
         old=old,
-        right=round(_NEW * new * _count(exam.new) + old * _count(exam.old)),
+        reworded=words.right / words.asked if words.asked else None,
+        learned=learned / told if told else 0.0,
+        right=round(_NEW * learned + old * _count(exam.old)),
         lost=kept[0].lost if kept else 0,
         gained=kept[0].gained if kept else 0,
         bound=min((k.bound for k in kept), default=0.0),
@@ -115,8 +134,8 @@ def prefer(standings: Sequence[Standing], *, understood: bool = True) -> Standin
     """
     pool = [s for s in standings if s.keeps]
     if not pool:
-        return max(standings, key=lambda s: (round(s.new + s.old, 9), -s.lost, -s.alpha))
+        return max(standings, key=lambda s: (round(s.learned + s.old, 9), -s.lost, -s.alpha))
     if not understood:
         return max(pool, key=lambda s: (s.alpha, s.right))
-    most = max(s.new for s in pool)
-    return max((s for s in pool if s.new >= most - _NEARLY), key=lambda s: (s.right, -s.lost, -s.alpha))
+    most = max(s.learned for s in pool)
+    return max((s for s in pool if s.learned >= most - _NEARLY), key=lambda s: (s.right, -s.lost, -s.alpha))

@@ -34,6 +34,17 @@ def kept_back(rows: Rows, seed: int) -> list[int]:
     return random.Random(seed).sample(made, min(MOST // 2, len(made) // _KEPT_BACK))
 
 
+@torch.no_grad()
+def share_known(model: torch.nn.Module, rows: Rows, indices: np.ndarray, pad_id: int, device: torch.device) -> float:
+    """The share of the rows `indices` of which every supervised token is the model's first choice."""
+    model.eval()
+    right, logits = 0, logits_of(model)
+    for batch in row_batches(rows, indices, pad_id, _TOKENS, device):
+        missed = logits(batch).argmax(dim=-1) != batch.targets
+        right += len(batch.indices) - len(batch.row_of[missed].unique())
+    return right / len(indices)
+
+
 class Probe:
     """The rows to ask, and what share of them was right when they were last asked, `known` before the first time."""
 
@@ -42,15 +53,9 @@ class Probe:
         self._asked = np.array(phase.probe, dtype=np.int64)
         self.share = known
 
-    @torch.no_grad()
     def is_enough(self, model: torch.nn.Module, device: torch.device) -> bool:
         """Whether enough rows have every supervised token as the model's first choice, or hardly more than before."""
         if not len(self._asked):
             return True
-        model.eval()
-        before, right, logits = self.share, 0, logits_of(model)
-        for batch in row_batches(self._rows, self._asked, self._pad_id, _TOKENS, device):
-            missed = logits(batch).argmax(dim=-1) != batch.targets
-            right += len(batch.indices) - len(batch.row_of[missed].unique())
-        self.share = right / len(self._asked)
+        before, self.share = self.share, share_known(model, self._rows, self._asked, self._pad_id, device)
         return self.share >= self._enough or self.share <= before + _HELPED

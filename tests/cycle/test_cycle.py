@@ -107,7 +107,7 @@ def test_the_challenger_is_the_best_of_the_sweep_and_every_candidate_is_told(lea
     assert not list(home.root.glob("runs/*/rows.arrow"))
     run = next(r for r in tracking.runs(home).values() if r.kind == "evaluate")
     assert run.metrics["drift/new"] > run.metrics["drift/old"] > 0
-    assert {"candidate_0.75/new", "shift/lengths"} <= set(run.metrics)
+    assert {"candidate_0.75/new", "candidate_0.75/reworded", "shift/lengths"} <= set(run.metrics)
     assert any(name.startswith("shift") for name in run.tags)
 
 

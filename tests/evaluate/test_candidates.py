@@ -3,6 +3,7 @@ from llmagentos.config.sections import GateConfig
 from llmagentos.core.evaluation import Candidate, EvalItem, EvalReport, ItemResult, Suite
 from llmagentos.evaluate.candidates import Choice, Standing, choose, prefer, stand
 from llmagentos.evaluate.exam import Exam
+from llmagentos.evaluate.reworded import NOT_ASKED, Reworded
 from llmagentos.storage.layout import Home
 from tests.tiny import add_tiny
 
@@ -24,9 +25,9 @@ def report(version: int | None, old: int, new: int) -> EvalReport:
 EXAM = Exam(old=[suite("old", 800)], new=[suite("new", 40)], stale=None)
 
 
-def standing(alpha: float, old: int, new: int, anchor: int | None = None) -> Standing:
+def standing(alpha: float, old: int, new: int, anchor: int | None = None, words: Reworded = NOT_ASKED) -> Standing:
     first = report(0, anchor, 0) if anchor is not None else None
-    return stand(alpha, report(None, old, new), EXAM, report(1, 800, 0), first, GateConfig())
+    return stand(alpha, report(None, old, new), EXAM, report(1, 800, 0), first, GateConfig(), words)
 
 
 def test_the_best_on_the_new_of_those_that_keep_the_old():
@@ -54,6 +55,14 @@ def test_what_is_asked_by_heart_alone_says_nothing_of_a_smaller_step():
     assert prefer(made).alpha == 0.9
     assert prefer(made, understood=False).alpha == 1.0
     assert prefer([*made[:2], standing(1.0, 740, 40)], understood=False).alpha == 0.9
+
+
+def test_what_is_understood_in_other_words_counts_as_new():
+    by_heart, understood = (standing(a, o, 40, words=Reworded(60, n)) for a, o, n in ((0.75, 799, 50), (1.0, 795, 53)))
+    assert prefer([by_heart, understood]) == understood  # three of 60, each as much as two of the four lost
+    assert (understood.learned, understood.reworded, understood.right) == (0.93, 53 / 60, 795 + 2 * 93)
+    fewer = standing(1.0, 795, 40, words=Reworded(60, 51))
+    assert prefer([by_heart, fewer]) == by_heart
 
 
 def test_where_none_keeps_the_old_the_best_on_both_is_judged():
