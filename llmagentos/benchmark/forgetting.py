@@ -15,17 +15,22 @@ from typing import Any
 from llmagentos.benchmark import continual
 from llmagentos.benchmark.life import live, with_parts
 from llmagentos.config import Config
+from llmagentos.core.errors import ConfigError
 from llmagentos.core.hashing import digest
 from llmagentos.registry import pictures, tracking
 from llmagentos.scenarios.streams.family import FAMILIES, TUNED
+from llmagentos.scenarios.streams.stream import DESK
 from llmagentos.storage.files import add_lines, read_lines
 from llmagentos.storage.layout import Home
+from llmagentos.update.strategies import strategy
 
-REPORTED = tuple(name for name in FAMILIES if name not in TUNED)
+REPORTED = (*(name for name in FAMILIES if name not in TUNED), DESK)
 COLUMNS = (
     "acc", "bwt", "fwt", "forgetting", "gap_closed", "plasticity", "intransigence", "unseen", "stale", "update", "general_change",
     "base_change", "drift_new", "drift_old", "steps", "replay_bytes", "seconds",
 )  # fmt: skip
+UNSEEN = "unseen/"
+"""Before a skill: the share right of what is unseen of it."""
 BOUNDS = ("naive", "joint")
 ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "without_memory": {"replay": {"memory": 0.0}},
@@ -69,13 +74,27 @@ def run(
     A method's figures are mean, lowest and highest over families and seeds. Without `naive` and `joint` among the
     strategies there is no gap to close; where they do not differ as they must, `validity` says which stream tells nothing,
     and the command fails. A life that breaks is not averaged away: it raises. A life takes minutes: each is written to the
-    file `lives` when it is over, and one that it holds, lived with the same settings, is not lived again.
+    file `lives` when it is over, and one that it holds, lived with the same settings, is not lived again. Raises ConfigError
+    for a strategy or family that is not known.
     """
+    _check(strategies, families)
     wanted = [(s, f, n, scale, stages) for f in families for n in seeds for s in strategies]
     lived = _all(config, wanted, jobs, Path(lives) if lives else None, say)
     found = summarise(lived)
-    found |= {"table": continual.table(found["methods"], COLUMNS, [f"{k}: {x}" for k, v in found["validity"].items() for x in v])}
+    skills = sorted({name for method in found["methods"].values() for name in method if name.startswith(UNSEEN)})
+    complaints = [f"{k}: {x}" for k, v in found["validity"].items() for x in v]
+    found |= {"table": continual.table(found["methods"], (*COLUMNS, *skills), complaints)}
     return {**found, "run": _keep(config, found, lived), "lives": lived}
+
+
+def _check(strategies: Sequence[str], families: Sequence[str]) -> None:
+    """Before hours of lives, not in the last of them."""
+    for name in strategies:
+        if name not in ABLATIONS:
+            strategy(name)
+    for family in families:
+        if family not in (*FAMILIES, DESK):
+            raise ConfigError(f"there is no family {family!r}.", hint=f"Known: {', '.join((*FAMILIES, DESK))}.")
 
 
 def _all(config: Config, wanted: Sequence[Wanted], jobs: int, file: Path | None, say: Callable[[str], None]) -> list[Life]:
@@ -110,8 +129,8 @@ def _name(config: Config, wanted: Wanted) -> str:
 
 
 def _live(config: Config, name: str, family: str, seed: int, scale: float, stages: int) -> Life:
-    own, strategy = _settings(config, name)
-    return live(own, strategy, family, seed, scale, stages) | {"strategy": name}
+    own, method = _settings(config, name)
+    return live(own, method, family, seed, scale, stages) | {"strategy": name}
 
 
 def summarise(lives: Sequence[Life]) -> dict[str, Any]:
@@ -120,13 +139,13 @@ def summarise(lives: Sequence[Life]) -> dict[str, Any]:
     last = {(x["strategy"], x["family"], x["seed"]): [x["matrix"][-1][j] for j in x["lasting"]] for x in lives}
     values: dict[str, dict[str, list[float]]] = {}
     validity: dict[str, list[str]] = {}
-    for (strategy, family, seed), found in own.items():
+    for (name, family, seed), found in own.items():
         naive, joint = (own.get((bound, family, seed)) for bound in BOUNDS)
         if naive and joint:
             found = {**found, **continual.compared(found, naive, joint)}
             validity[f"{family} {seed}"] = continual.valid(naive, joint, last[("joint", family, seed)])
-        for name, value in found.items():
-            values.setdefault(strategy, {}).setdefault(name, []).append(value)
+        for figure, value in found.items():
+            values.setdefault(name, {}).setdefault(figure, []).append(value)
     methods = {s: {name: continual.summary(v) for name, v in found.items()} for s, found in values.items()}
     return {"methods": methods, "validity": {k: v for k, v in validity.items() if v}}
 
@@ -143,6 +162,7 @@ def _figures(life: Life) -> dict[str, float]:
         "seconds": sum(life["seconds"]),
         "steps": float(sum(life["steps"])),
         "replay_bytes": float(life["replay_bytes"]),
+        **{UNSEEN + skill: share for skill, share in life.get("skills", {}).items()},
         **{f"drift_{which}": statistics.fmean(moved) for which, moved in life.get("drift", {}).items() if moved},
     }
 
@@ -156,8 +176,9 @@ def _keep(config: Config, found: dict[str, Any], lives: Sequence[Life]) -> str:
         (folder / "table.md").write_text(found["table"] + "\n", "utf-8")
         _json(folder / "lives.json", list(lives))
         _json(folder / "summary.json", {k: found[k] for k in ("methods", "validity")})
-        for strategy in found["methods"]:
-            _heat_map(folder / f"matrix-{strategy}.png", [x for x in lives if x["strategy"] == strategy])
+        for name, family in sorted({(x["strategy"], x["family"]) for x in lives}):
+            same = [x for x in lives if (x["strategy"], x["family"]) == (name, family)]
+            _heat_map(folder / f"matrix-{name}-{family}.png", same)
         metrics = {f"{s}/{k}": v["mean"] for s, found in found["methods"].items() for k, v in found.items()}
         outcome |= {"metrics": metrics}
     tracking.sync(config)
@@ -168,7 +189,7 @@ def _heat_map(path: Path, lives: Sequence[Life]) -> None:
     shape = lives[0]["matrix"]
     mean = [[statistics.fmean(x["matrix"][i][j] for x in lives) for j in range(len(shape[0]))] for i in range(len(shape))]
     rows, columns = [f"after {i}" for i in range(len(mean))], [f"exam {j + 1}" for j in range(len(shape[0]))]
-    title = f"{lives[0]['strategy']}: share right, mean of {len(lives)} lives"
+    title = f"{lives[0]['strategy']} on {lives[0]['family']}: share right, mean of {len(lives)} lives"
     path.write_bytes(pictures.png(pictures.heat_map(mean, rows, columns, title)))
 
 

@@ -47,10 +47,10 @@ def with_parts(config: Config, parts: dict[str, dict[str, Any]]) -> Config:
 
 def live(config: Config, strategy: str, family: str, seed: int, scale: float = 1.0, most: int = 8) -> dict[str, Any]:
     """Run the life's first `most` stages; returns {matrix, unseen, general, base, stale, update, drift, seconds, steps,
-    missed, replay_bytes}.
+    missed, skills, replay_bytes}.
 
     `matrix[i][j]` is the share of stage j's exam answered rightly after i stages, `missed` what is answered wrongly at the
-    end. Needs no Ray beyond the local one that it starts and ends.
+    end, `skills` the share of what is unseen by then of each skill. Needs no Ray beyond the local one that it starts and ends.
     """
     from llmagentos.local.ray import connect
 
@@ -99,6 +99,7 @@ def _walk(config: Config, stages: list[Stage]) -> dict[str, Any]:
         "decisions": decisions,
         "drift": drift,
         "missed": missed(config, [suite for suite in suites if suite.name in told]),
+        "skills": _by_skill(config, [suite for suite in suites if suite.name in {f"unseen {k}" for k in lasting}]),
         "replay_bytes": sum(Path(file).stat().st_size for file in Tables(home).load("replay").file_uris()),
     }
 
@@ -138,7 +139,7 @@ def suite_of(name: str, questions: list[Question]) -> Suite:
 def _olds(name: str, changed: list[tuple[Question, Message]]) -> Suite:
     """The changed questions with their old answers as the wanted ones: who answers so is stale."""
     items = [
-        EvalItem(id=str(k), messages=[*question.messages()[:1], old], tools=list(question.tools) or None)
+        EvalItem(id=str(k), messages=[*question.messages()[:-1], old], tools=list(question.tools) or None)
         for k, (question, old) in enumerate(changed)
     ]
     return Suite(name=name, kind="registered", hash="", items=items)
@@ -150,6 +151,14 @@ def examine(config: Config, suites: list[Suite], version: ModelVersion | None = 
     for result in _results(config, suites, version):
         found[result.suite].append(result.right)
     return {name: sum(right) / len(right) for name, right in found.items() if right}
+
+
+def _by_skill(config: Config, suites: list[Suite]) -> dict[str, float]:
+    skills = {(s.name, i.id): i.skill or "" for s in suites for i in s.items}
+    found: dict[str, list[bool]] = {}
+    for result in _results(config, suites):
+        found.setdefault(skills[result.suite, result.item_id], []).append(result.right)
+    return {skill: sum(right) / len(right) for skill, right in sorted(found.items())}
 
 
 def missed(config: Config, suites: list[Suite]) -> list[dict[str, str]]:

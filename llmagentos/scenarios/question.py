@@ -19,10 +19,12 @@ class Question:
     tools: tuple[dict[str, Any], ...] = ()
     call: tuple[str, tuple[tuple[str, str], ...]] | None = None
     """A tool call as the right answer: (name, ((argument, value), ...))."""
+    before: tuple[dict[str, Any], ...] = ()
+    """Messages of the conversation that it ends."""
 
     def messages(self, answer: str | None = None) -> list[dict[str, Any]]:
-        """The question and its answer (or another answer) as chat messages."""
-        return [{"role": "user", "content": self.prompt}, self.reply(answer)]
+        """The question, behind what was said before, and its answer (or another answer) as chat messages."""
+        return [*self.before, {"role": "user", "content": self.prompt}, self.reply(answer)]
 
     def reply(self, answer: str | None = None) -> dict[str, Any]:
         """The assistant message that is right, or one with another text."""

@@ -8,6 +8,7 @@ import pytest
 from llmagentos.benchmark import forgetting
 from llmagentos.benchmark.forgetting import ABLATIONS, summarise
 from llmagentos.config import Config
+from llmagentos.core.errors import ConfigError
 
 
 def life(strategy: str, last: float, seed: int = 1) -> dict:
@@ -15,7 +16,7 @@ def life(strategy: str, last: float, seed: int = 1) -> dict:
         "strategy": strategy, "family": "museum", "seed": seed, "lasting": [0, 1], "matrix": [[0, 0], [1, 0], [last, 1]],
         "unseen": [[0, 0], [0, 0], [0.5, 0.5]], "general": [0.9, 0.8], "base": [1.0, 0.7], "stale": 0.0, "update": 1.0,
         "seconds": [1.0, 2.0], "steps": [10, 20], "replay_bytes": 100,
-        "drift": {"new": [3.0, 2.0], "old": [0.1]},
+        "drift": {"new": [3.0, 2.0], "old": [0.1]}, "skills": {"fact": 0.5, "talk": 0.25},
     }  # fmt: skip
 
 
@@ -26,6 +27,7 @@ def test_the_gap_is_closed_between_the_bounds_of_the_same_stream():
     assert round(replay["gap_closed"]["mean"], 3) == round((0.95 - 0.3) / 0.7, 3)
     assert replay["general_change"]["mean"] == -0.1
     assert replay["seconds"]["mean"] == 3.0
+    assert replay["unseen/talk"]["mean"] == 0.25
     assert (replay["drift_new"]["mean"], replay["drift_old"]["mean"]) == (2.5, 0.1)
 
 
@@ -33,6 +35,20 @@ def test_without_bounds_there_is_no_gap_and_a_weak_stream_is_named():
     assert "gap_closed" not in summarise([life("replay", 0.9)])["methods"]["replay"]
     found = summarise([life("naive", 0.9), life("joint", 1.0)])
     assert list(found["validity"]) == ["museum 1"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("strategies", "replai"), ("families", "librarry")])
+def test_a_name_that_is_not_known_is_said_before_anything_is_lived(config: Config, option: str, value: str):
+    with pytest.raises(ConfigError, match=value) as problem:
+        forgetting.run(config, **{option: [value]})
+    assert "library" in problem.value.hint or "replay" in problem.value.hint
+
+
+def test_streams_of_other_lengths_have_pictures_of_their_own(config: Config):
+    short = {**life("replay", 0.9), "family": "desk", "lasting": [0], "matrix": [[0], [1]], "unseen": [[0], [1]]}
+    lives = [life("replay", 0.9), life("replay", 0.8, 2), short]
+    folder = Path(forgetting._keep(config, summarise(lives) | {"table": "-"}, lives))
+    assert sorted(p.name for p in folder.glob("*.png")) == ["matrix-replay-desk.png", "matrix-replay-museum.png"]
 
 
 @pytest.mark.parametrize("name", [*ABLATIONS, "naive"])

@@ -22,6 +22,8 @@ def test_what_is_taught_is_learned_and_examined(ray_cluster: None):
     assert len(life["drift"]["new"]) == 1
     assert all(life["steps"])
     assert {m["suite"] for m in life["missed"]} <= {"exam 0", "unseen 0"}
+    assert life["skills"].keys() == {"knowledge"}
+    assert life["skills"]["knowledge"] == pytest.approx(life["unseen"][1][0])
 
 
 def test_what_is_missed_stands_there_word_for_word(tmp_path: Path):

@@ -1,50 +1,28 @@
 """A stream of eight stages after general skills: knowledge, commands, recommendations, each again when the world moved.
 
-A stage is one increment: rows in the import format (a share of them with wrong answers, as logs have), and the
-questions that examine it. Questions that a later stage makes wrong are `superseded`: they belong to no stage's exam, and
-whoever still answers them the old way is stale.
+Questions that a later stage makes wrong belong to no stage's exam, and whoever still answers them the old way is stale.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmagentos.core.messages import Message
 from llmagentos.scenarios.question import Question
+from llmagentos.scenarios.streams.desk import desk
 from llmagentos.scenarios.streams.family import FAMILIES, Family, Frames
+from llmagentos.scenarios.streams.stage import Stage, answered, logged
 from llmagentos.scenarios.streams.world import World, make_world, moved
 
-NOISE = 0.05
+DESK = "desk"
 NEGATIVE = 0.3
 STAGES = ("knowledge", "home", "recommendation", "knowledge 2", "home 2", "recommendation 2", "thumbs", "home again")
 
 
-@dataclass
-class Stage:
-    """One increment and its exam."""
-
-    name: str
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    exam: list[Question] = field(default_factory=list)
-    """Asked in wordings that the rows hold."""
-    unseen: list[Question] = field(default_factory=list)
-    """The same in wordings, or combinations, that no row holds."""
-    changed: list[tuple[Question, Message]] = field(default_factory=list)
-    """What this stage changed: the question with its new answer, and the old answer."""
-    transient: bool = False
-    """A later stage changes all of it: its exam counts when it was learned, not at the end."""
-    recurs: bool = False
-    """It teaches what an earlier stage taught, and its exam counts there at the end: else one skill would count twice."""
-
-    @property
-    def lasts(self) -> bool:
-        """Whether its exam counts at the end of the stream."""
-        return not (self.transient or self.recurs)
-
-
 def stream(family: str, seed: int, *, scale: float = 1.0) -> list[Stage]:
-    """The stages of one family's stream. `scale` multiplies how much there is to know."""
+    """The stages of one family's stream, or those of the `desk`. `scale` multiplies how much there is to know."""
+    if family == DESK:
+        return desk(seed, scale)
     material = FAMILIES[family]
     rng = random.Random(f"stream/{family}/{seed}")
     before = make_world(material, rng, scale)
@@ -80,7 +58,7 @@ def _knowledge(
             question = fact_question(world, material, fact, frame)
             other = rng.choice([v for v in material.attributes[fact[1]] if v != world.value(fact)])
             wrong = material.answer.format(p=fact[0], a=fact[1], v=other)
-            stage.rows.append(_judged(question, wrong, rng) if thumbs else _logged(question, wrong, rng))
+            stage.rows.append(_judged(question, wrong, rng) if thumbs else logged(question, wrong, rng))
         if fact in exam:
             stage.exam.append(fact_question(world, material, fact, rng.choice(trained)))
             stage.unseen.append(fact_question(world, material, fact, unseen))
@@ -117,7 +95,7 @@ def _home(
         for pair, frames in asked.items():
             for frame in frames:
                 wrong = world.command(material, device, rng.choice(material.rooms), rng.choice(material.states))
-                stage.rows.append(_logged(command_question(world, material, device, *pair, frame), wrong, rng))
+                stage.rows.append(logged(command_question(world, material, device, *pair, frame), wrong, rng))
         if device not in exam:
             continue
         known = [(pair, command_question(world, material, device, *pair, rng.choice(asked[pair]))) for pair in list(asked)[:4]]
@@ -142,7 +120,7 @@ def _recommend(
         trained, unseen = _taught(material, material.nexts, rng)
         for frame in trained:
             wrong = material.recommend.format(v=rng.choice(sorted(world.next)))
-            stage.rows.append(_logged(next_question(world, material, item, frame), wrong, rng))
+            stage.rows.append(logged(next_question(world, material, item, frame), wrong, rng))
         if item in exam:
             stage.exam.append(next_question(world, material, item, rng.choice(trained)))
             stage.unseen.append(next_question(world, material, item, unseen))
@@ -156,22 +134,12 @@ def next_question(world: World, material: Family, item: str, frame: str) -> Ques
     return Question(frame.format(p=item), material.recommend.format(v=world.next[item]), "recommendation", key=f"next.{item}")
 
 
-def _logged(question: Question, wrong: Any, rng: random.Random) -> dict[str, Any]:
-    """The row of a log: right, or by `NOISE` wrong."""
-    return _answered(question, wrong).row() if rng.random() < NOISE else question.row()
-
-
 def _judged(question: Question, wrong: str, rng: random.Random) -> dict[str, Any]:
     """A row with a thumb: up under the right answer, and down, by `NEGATIVE`, under a wrong one."""
     bad = rng.random() < NEGATIVE
-    row = _answered(question, wrong).row() if bad else question.row()
+    row = answered(question, wrong).row() if bad else question.row()
     return {**row, "feedback": [{"name": "thumb", "value": not bad}]}
 
 
 def _said(question: Question, answer: Any) -> Message:
-    return _answered(question, answer).reply()
-
-
-def _answered(question: Question, wrong: Any) -> Question:
-    """The same question with another answer, a text or a call."""
-    return replace(question, call=wrong) if question.call is not None else replace(question, answer=wrong)
+    return answered(question, answer).reply()

@@ -4,7 +4,8 @@ import pytest
 
 from llmagentos.core.messages import answer_text, parse_row, same_answer
 from llmagentos.scenarios.streams.family import FAMILIES, TUNED
-from llmagentos.scenarios.streams.stream import NOISE, STAGES, stream
+from llmagentos.scenarios.streams.stage import NOISE
+from llmagentos.scenarios.streams.stream import STAGES, stream
 
 
 @pytest.mark.parametrize("family", FAMILIES)
