@@ -13,6 +13,8 @@ from llmagentos.config import Config
 from llmagentos.core.records import VersionRef
 from llmagentos.engines import Engine, Sampling
 
+_PART_OF_A_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -32,7 +34,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Said:
-    """One answer: seconds to its first ids and to its last, and its ids."""
+    """One answer: seconds to its first words (to the end where it has none) and to its last, and its ids."""
 
     sent: float
     first: float
@@ -90,6 +92,9 @@ async def _one(engine: Engine, prompt: list[int], sampling: Sampling, stream: bo
     sent, first, ids = time.monotonic(), 0.0, []
     async with aclosing(engine.generate(f"bare-{time.monotonic_ns()}", prompt, sampling, stream=stream)) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:
-            first = first or time.monotonic() - sent
+            at = time.monotonic() - sent
             ids += chunk.ids
-    return Said(sent, first, time.monotonic() - sent, ids)
+            if not first and engine.renderer.text(ids).rstrip(_PART_OF_A_CHARACTER):
+                first = at
+    seconds = time.monotonic() - sent
+    return Said(sent, first or seconds, seconds, ids)

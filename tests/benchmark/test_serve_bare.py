@@ -1,7 +1,11 @@
 """The bare engine gives what was asked for, in the order asked."""
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 
+from llmagentos.benchmark import serve_bare
 from llmagentos.benchmark.serve_bare import Asked, Bare
 from llmagentos.benchmark.serve_cores import Cores
 from llmagentos.config import load_config
@@ -33,3 +37,21 @@ def test_over_http_the_same_is_asked():
         "model": "agent", "messages": [{"role": "user", "content": "Hello"}],
         "max_tokens": 6, "temperature": 0, "stream": True,
     }  # fmt: skip
+
+
+def test_the_first_words_are_what_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    """As over HTTP, where ids that are half a character are no words yet."""
+
+    now = [0.0]
+    monkeypatch.setattr(serve_bare, "time", SimpleNamespace(monotonic=lambda: now[0], monotonic_ns=lambda: 0))
+
+    class Halves:
+        renderer = SimpleNamespace(text=lambda ids: bytes(ids).decode("utf-8", "replace"))
+
+        async def generate(self, *_told: object, **_more: object):
+            for part in (b"\xe4", b"\xbd\xa0", b"!"):
+                now[0] += 1
+                yield SimpleNamespace(ids=list(part))
+
+    said = asyncio.run(serve_bare._one(Halves(), [], None, True))  # type: ignore[arg-type]
+    assert (said.first, said.seconds, bytes(said.ids)) == (2.0, 3.0, "你!".encode())
