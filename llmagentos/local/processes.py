@@ -49,6 +49,11 @@ class Processes(Record):
     def alive(self) -> list[Started]:
         return [one for one in self.processes if is_alive(one)]
 
+    def holding(self, one: Started, **addresses: str) -> "Processes":
+        """With `one` in the place of whoever had its name, and more addresses."""
+        others = [other for other in self.processes if other.name != one.name]
+        return self.model_copy(update={"processes": [*others, one], "addresses": self.addresses | addresses})
+
 
 def path(home: Home) -> Path:
     return home.local / "processes.json"

@@ -82,12 +82,7 @@ def _start(config: Config, home: Home, progress: Progress) -> dict[str, str]:
         nonlocal state
         process = spawn(home, name, command, {**environment(home, config), **(more or {})})
         # written down at once: whatever happens next, `down` knows of it
-        state = state.model_copy(
-            update={
-                "processes": [*state.processes, processes.describe(name, process.pid)],
-                "addresses": state.addresses | addresses,
-            }
-        )
+        state = state.holding(processes.describe(name, process.pid), **addresses)
         processes.write(home, state)
         return process
 
@@ -167,8 +162,7 @@ def again(config: Config, name: str) -> None:
         for one in (one for one in known.processes if one.name == name):
             processes.end_session(home, one)
         server = spawn(home, name, _mlflow(config, config.registry.port), environment(home, config))
-        others = [one for one in known.processes if one.name != name]
-        processes.write(home, known.model_copy(update={"processes": [*others, processes.describe(name, server.pid)]}))
+        processes.write(home, known.holding(processes.describe(name, server.pid)))
 
 
 def temp_dir(home: Home) -> Path:

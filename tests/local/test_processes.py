@@ -87,3 +87,10 @@ def test_who_does_not_listen_is_ended_for_good(home, start, monkeypatch):
     process, _ = start(_STUBBORN)
     assert processes.end(home, [processes.describe("one", process.pid)])["killed"] == 1
     assert not runs(process.pid)
+
+
+def test_one_takes_the_place_of_whoever_had_its_name():
+    ray, old, new = (Started(name=name, pid=pid, born=1.0) for name, pid in (("ray", 1), ("mlflow", 2), ("mlflow", 3)))
+    before = Processes(processes=[old, ray], addresses={"ray": "a"}, ready=True)
+    after = before.holding(new, mlflow="b")
+    assert (after.processes, after.addresses, after.ready) == ([ray, new], {"ray": "a", "mlflow": "b"}, True)
