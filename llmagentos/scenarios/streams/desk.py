@@ -123,9 +123,10 @@ def _singly(stage: Stage, taught: Facts, lasting: Facts, before: Facts, rng: ran
         *asked, other = (_about(fact, value, ask) for ask in asks)
         wrong = _ANSWERS[fact[1]].format(p=fact[0], v=rng.choice([v for v in _VALUES[fact[1]] if v != value]))
         stage.rows += [logged(question, wrong, rng) for question in asked]
-        if fact in lasting:
-            stage.exam.append(asked[0])
-            stage.unseen.append(other)
+        if fact not in lasting:  # it changes again
+            continue
+        stage.exam.append(asked[0])
+        stage.unseen.append(other)
         if fact in before:
             stage.changed.append((asked[0], _about(fact, before[fact], "").reply()))
 

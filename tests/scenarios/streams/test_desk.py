@@ -61,8 +61,10 @@ def test_what_lasts_is_true_at_the_end(stages: list[Stage]):
                 assert question.answer == true[question.key or ""]
 
 
-def test_what_changed_has_another_answer_now(stages: list[Stage]):
+def test_what_changed_has_another_answer_now_and_at_the_end(stages: list[Stage]):
     assert not stages[0].changed
+    last = {q.key: q.answer for stage in stages for q in stage.exam if q.skill == "fact"}
+    assert all(last[q.key] == q.answer for stage in stages for q, _ in stage.changed)
     for stage in stages[1:]:
         assert stage.changed
         assert all(old["content"] != q.answer for q, old in stage.changed)
