@@ -154,7 +154,7 @@ def examine(config: Config, suites: list[Suite], version: ModelVersion | None = 
 
 
 def _by_skill(config: Config, suites: list[Suite]) -> dict[str, float]:
-    skills = {(s.name, i.id): i.skill or "" for s in suites for i in s.items}
+    skills = {(s.name, i.id): i.skill for s in suites for i in s.items}
     found: dict[str, list[bool]] = {}
     for result in _results(config, suites):
         found.setdefault(skills[result.suite, result.item_id], []).append(result.right)
@@ -166,7 +166,12 @@ def missed(config: Config, suites: list[Suite]) -> list[dict[str, str]]:
     items = {(s.name, i.id): i for s in suites for i in s.items}
     wrong = [(items[r.suite, r.item_id], r) for r in _results(config, suites, generate=True) if not r.right]
     return [
-        {"suite": r.suite, "asked": answer_text(i.messages[-2]), "wanted": answer_text(i.messages[-1]), "said": r.answer}
+        {
+            "suite": r.suite,
+            "asked": " / ".join(map(answer_text, i.messages[:-1])),
+            "wanted": answer_text(i.messages[-1]),
+            "said": r.answer,
+        }
         for i, r in wrong
     ]
 

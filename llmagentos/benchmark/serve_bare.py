@@ -94,7 +94,7 @@ async def _one(engine: Engine, prompt: list[int], sampling: Sampling, stream: bo
         async for chunk in chunks:
             at = time.monotonic() - sent
             ids += chunk.ids
-            if not first and engine.renderer.text(ids).rstrip(_PART_OF_A_CHARACTER):
+            if not first and engine.renderer.text(ids).rstrip(_PART_OF_A_CHARACTER).strip():
                 first = at
     seconds = time.monotonic() - sent
     return Said(sent, first or seconds, seconds, ids)

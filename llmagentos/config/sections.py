@@ -104,6 +104,8 @@ class AgentConfig(Section):
 
 
 class EvaluateConfig(Section):
+    """How suites are put to versions and candidates."""
+
     batch_tokens: int = Field(2048, ge=64)
     """Tokens of one forward pass."""
     max_new_tokens: int = Field(256, ge=1)
@@ -118,6 +120,11 @@ class EvaluateConfig(Section):
     """GPUs that a task reserves which asks models: known rows, candidates, suites, drift, samples. 0 asks on the CPU."""
     drift_rows: int = Field(200, ge=1)
     """Most rows, new and old each, on which the drift from the champion is measured."""
+
+    @property
+    def at_once(self) -> int:
+        """Processes that ask side by side: where GPUs are reserved, one."""
+        return 1 if self.gpus else self.processes
 
 
 class GateConfig(Section):

@@ -45,8 +45,7 @@ def ask_each(
 ) -> list[EvalReport]:
     """The answers of several sets of weights, side by side where `evaluate.processes` says so; `meanwhile` is done before
     those of other processes are waited for."""
-    processes = 1 if config.evaluate.gpus else config.evaluate.processes
-    return each(ask, [(config, weights, suites, generate) for weights in asked], processes, meanwhile)
+    return each(ask, [(config, weights, suites, generate) for weights in asked], config.evaluate.at_once, meanwhile)
 
 
 def _results(config: Config, weights: Weights, suites: list[Suite], generate: bool, device: str) -> list[ItemResult]:

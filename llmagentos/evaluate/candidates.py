@@ -22,7 +22,7 @@ from llmagentos.training.phase import Phase
 _NEW = 2
 """Old items that a new one is worth."""
 _NEARLY = 0.04
-"""Share of the new items that may be given for old ones."""
+"""Share of the new items, and of these and the reworded rows together, that may be given for old ones."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def choose(
         replace(stand(c.alpha, report, exam, *opponents, config.gate, words), averaged=c.averaged)
         for c, report, words in zip(candidates, reports[-len(candidates) :], knows, strict=True)
     ]
-    best = prefer(standings, understood=any(suite.kind == "heldout" and suite.items for suite in exam.new))
+    in_other_words = any(suite.kind == "heldout" and suite.items for suite in exam.new) or any(words.asked for words in knows)
+    best = prefer(standings, understood=in_other_words)
     return Choice(candidates[standings.index(best)], standings)
 
 
@@ -101,14 +102,14 @@ def stand(
     facts = GateFacts(champion=champion, challenger=report, anchor=anchor, old=exam.old, new=exam.new)
     kept = retention(facts, config)
     new, old = accuracy_on(report, exam.new), accuracy_on(report, exam.old)
-    learned, told = new * _count(exam.new) + words.right, _count(exam.new) + words.asked
+    right, asked = new * _count(exam.new) + words.right, _count(exam.new) + words.asked
     return Standing(
         alpha=alpha,
         new=new,
         old=old,
         reworded=words.right / words.asked if words.asked else None,
-        learned=learned / told if told else 0.0,
-        right=round(_NEW * learned + old * _count(exam.old)),
+        learned=right / asked if asked else 0.0,
+        right=round(_NEW * right + old * _count(exam.old)),
         lost=kept[0].lost if kept else 0,
         gained=kept[0].gained if kept else 0,
         bound=min((k.bound for k in kept), default=0.0),
@@ -126,8 +127,8 @@ def prefer(standings: Sequence[Standing], *, understood: bool = True) -> Standin
     """Of those that keep the old, and learn nearly as much of the new as any of these, the most right; then fewest lost, then
     the smallest step. Where none keeps the old, the best on new and old together.
 
-    Unless some of the new items are asked in wordings that are not trained on (`understood`), the largest step: at nine tenths
-    of the way every string is still known by heart, and half of what was understood in other words is not.
+    Unless something new is asked in wordings that are not trained on (`understood`), the largest step: at nine tenths of the
+    way every string is still known by heart, and half of what was understood in other words is not.
 
     Items are counted, not shares: two new ones of a hundred are not worth thirteen old ones of two thousand, which over a year
     would add up. A new one counts as two, since what is old is practised again and what is new may not be told again.
@@ -137,5 +138,6 @@ def prefer(standings: Sequence[Standing], *, understood: bool = True) -> Standin
         return max(standings, key=lambda s: (round(s.learned + s.old, 9), -s.lost, -s.alpha))
     if not understood:
         return max(pool, key=lambda s: (s.alpha, s.right))
-    most = max(s.learned for s in pool)
-    return max((s for s in pool if s.learned >= most - _NEARLY), key=lambda s: (s.right, -s.lost, -s.alpha))
+    new, learned = max(s.new for s in pool), max(s.learned for s in pool)
+    nearly = [s for s in pool if s.new >= new - _NEARLY and s.learned >= learned - _NEARLY]
+    return max(nearly or pool, key=lambda s: (s.right, -s.lost, -s.alpha))

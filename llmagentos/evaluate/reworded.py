@@ -16,7 +16,7 @@ from llmagentos.evaluate.ask import load_weights
 from llmagentos.models.loading import load_renderer
 from llmagentos.training.beside import each
 from llmagentos.training.phase import Phase
-from llmagentos.training.probe import share_known
+from llmagentos.training.probe import count_known
 from llmagentos.training.reserved import reserved
 from llmagentos.training.rows import Rows
 
@@ -41,16 +41,15 @@ def ask_reworded(config: Config, candidates: Sequence[Candidate], phase: Phase) 
     asked = [index for index in phase.probe if rows.made[index]]
     if not asked:
         return [NOT_ASKED] * len(candidates)
-    processes = 1 if config.evaluate.gpus else config.evaluate.processes
-    shares = each(_share, [(config, one, phase.rows, asked) for one in candidates], processes)
-    return [Reworded(len(asked), round(share * len(asked))) for share in shares]
+    calls = [(config, one, phase.rows, asked) for one in candidates]
+    return [Reworded(len(asked), right) for right in each(_right, calls, config.evaluate.at_once)]
 
 
-def _share(config: Config, candidate: Candidate, rows: str, asked: list[int]) -> float:
+def _right(config: Config, candidate: Candidate, rows: str, asked: list[int]) -> int:
     return reserved(config.evaluate.gpus, _known, config, candidate, rows, asked)
 
 
-def _known(config: Config, candidate: Candidate, rows: str, asked: list[int], device: str) -> float:
+def _known(config: Config, candidate: Candidate, rows: str, asked: list[int], device: str) -> int:
     torch.set_num_threads(config.evaluate.threads)
     model, pad_id = load_weights(config, candidate, device), load_renderer(Path(candidate.dir)).pad_id
-    return share_known(model, Rows(rows), np.array(asked, dtype=np.int64), pad_id, torch.device(device))
+    return count_known(model, Rows(rows), np.array(asked, dtype=np.int64), pad_id, torch.device(device))

@@ -35,14 +35,14 @@ def kept_back(rows: Rows, seed: int) -> list[int]:
 
 
 @torch.no_grad()
-def share_known(model: torch.nn.Module, rows: Rows, indices: np.ndarray, pad_id: int, device: torch.device) -> float:
-    """The share of the rows `indices` of which every supervised token is the model's first choice."""
+def count_known(model: torch.nn.Module, rows: Rows, indices: np.ndarray, pad_id: int, device: torch.device) -> int:
+    """How many of the rows `indices` there are of which every supervised token is the model's first choice."""
     model.eval()
     right, logits = 0, logits_of(model)
     for batch in row_batches(rows, indices, pad_id, _TOKENS, device):
         missed = logits(batch).argmax(dim=-1) != batch.targets
         right += len(batch.indices) - len(batch.row_of[missed].unique())
-    return right / len(indices)
+    return right
 
 
 class Probe:
@@ -57,5 +57,6 @@ class Probe:
         """Whether enough rows have every supervised token as the model's first choice, or hardly more than before."""
         if not len(self._asked):
             return True
-        before, self.share = self.share, share_known(model, self._rows, self._asked, self._pad_id, device)
+        before = self.share
+        self.share = count_known(model, self._rows, self._asked, self._pad_id, device) / len(self._asked)
         return self.share >= self._enough or self.share <= before + _HELPED

@@ -187,7 +187,7 @@ def _held(config: Config, rows: Rows, champion: ModelVersion, path: Path, *, rep
 def _losses(config: Config, champion: ModelVersion, asked: Sequence[Rendered]) -> dict[str, float]:
     """Each row's loss; the rows are dealt to as many processes as weights are asked in."""
     setting = config.evaluate
-    processes = 1 if setting.gpus else setting.processes
+    processes = setting.at_once
     parts = [(Path(champion.dir), asked[k::processes], setting.batch_tokens, setting.gpus) for k in range(processes)]
     return dict(itertools.chain.from_iterable(part.items() for part in each(rendered_losses, parts, processes)))
 

@@ -29,7 +29,9 @@ def test_what_is_taught_is_learned_and_examined(ray_cluster: None):
 def test_what_is_missed_stands_there_word_for_word(tmp_path: Path):
     config = load_config(overrides=[f"storage.root={tmp_path}", "registry.enabled=false"], environment={})
     bootstrap(config)
-    asked = Question("Who keeps the Zorba key?", "Nobody but Ysolde.", "facts")
+    told = ({"role": "user", "content": "I mean the Zorba key."}, {"role": "assistant", "content": "Yes?"})
+    asked = Question("Who keeps it?", "Nobody but Ysolde.", "facts", before=told)
     (wrong,) = missed(config, [suite_of("exam 0", [asked])])
-    assert (wrong["suite"], wrong["asked"], wrong["wanted"]) == ("exam 0", "Who keeps the Zorba key?", "Nobody but Ysolde.")
+    said = "I mean the Zorba key. / Yes? / Who keeps it?"
+    assert (wrong["suite"], wrong["asked"], wrong["wanted"]) == ("exam 0", said, "Nobody but Ysolde.")
     assert wrong["said"] not in ("", wrong["wanted"])

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from llmagentos.config import Config
 from llmagentos.config.sections import GateConfig
 from llmagentos.core.evaluation import Candidate, EvalItem, EvalReport, ItemResult, Suite
@@ -5,6 +7,7 @@ from llmagentos.evaluate.candidates import Choice, Standing, choose, prefer, sta
 from llmagentos.evaluate.exam import Exam
 from llmagentos.evaluate.reworded import NOT_ASKED, Reworded
 from llmagentos.storage.layout import Home
+from tests.evaluate.test_reworded import candidate, trained
 from tests.tiny import add_tiny
 
 
@@ -87,6 +90,16 @@ def test_a_candidate_alone_is_taken_without_asking(config: Config, home: Home):
     only = Candidate(alpha=1.0, dir="/nowhere", manifest_hash="")
     choice = choose(config, EXAM, [only], champion=add_tiny(home, 1))
     assert choice == Choice(only, [])
+
+
+def test_what_each_knows_in_other_words_is_its_own(config: Config, home: Home, tmp_path: Path):
+    phase = trained(home, tmp_path)
+    made = [candidate(add_tiny(home, seed)).model_copy(update={"alpha": alpha}) for seed, alpha in ((2, 0.75), (1, 1.0))]
+    none = Exam(old=[], new=[], stale=None)
+    choice = choose(config, none, made, champion=add_tiny(home, 3), phase=phase)
+    assert [(s.alpha, s.reworded) for s in choice.standings] == [(0.75, 0.0), (1.0, 1.0)]
+    assert choice.candidate == made[1]
+    assert {s.reworded for s in choose(config, none, made, champion=add_tiny(home, 4)).standings} == {None}
 
 
 def test_the_table_marks_the_chosen_one():

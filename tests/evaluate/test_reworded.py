@@ -36,12 +36,16 @@ def rows_known_to(version: ModelVersion, path: Path) -> None:
     write_arrow(path, [record_batch(made, ROWS)], ROWS)
 
 
-@pytest.fixture
-def phase(home: Home, tmp_path: Path) -> Phase:
-    """Of the model of seed 1: rows 1 and 2 were left out, 3 and 4 asked as they were said, row 0 was trained on."""
+def trained(home: Home, tmp_path: Path) -> Phase:
+    """A training of the model of seed 1: rows 1 and 2 were left out, 3 and 4 asked as they were said, row 0 was trained on."""
     rows_known_to(add_tiny(home, 1), tmp_path / "rows.arrow")
     given = dict.fromkeys(("init", "out", "run_dir", "plan"), "unused")
     return Phase(name="update", rows=str(tmp_path / "rows.arrow"), probe=(3, 4, 1, 2), terms={}, learning_rate=1.0, **given)
+
+
+@pytest.fixture
+def phase(home: Home, tmp_path: Path) -> Phase:
+    return trained(home, tmp_path)
 
 
 def test_what_was_left_out_is_asked_of_each(config: Config, home: Home, phase: Phase):

@@ -72,13 +72,13 @@ Booking = tuple[str, str, str]
 
 
 def desk(seed: int, scale: float = 1.0) -> list[Stage]:
-    """The stages. `scale` multiplies how many courses and bookings there are."""
+    """The stages. `scale` multiplies how many courses and bookings there are, of which some are left whatever it is."""
     rng = random.Random(f"desk/{seed}")
-    courses = _names(rng, round(COURSES * scale))
+    courses = _names(rng, max(2, round(COURSES * scale)))
     worlds, talked = [_facts(rng, courses)], set(courses[::2])
     taught = [worlds[0]]
     for _ in STAGES[1:]:
-        new = _names(rng, round(NEW_COURSES * scale), avoid={course for course, _ in worlds[-1]})
+        new = _names(rng, max(2, round(NEW_COURSES * scale)), avoid={course for course, _ in worlds[-1]})
         talked |= set(new[::2])
         taught.append(_changed(worlds[-1], rng) | _facts(rng, new))
         worlds.append(worlds[-1] | taught[-1])
@@ -90,7 +90,7 @@ def desk(seed: int, scale: float = 1.0) -> list[Stage]:
         for course in sorted({course for course, _ in taught[at]}):
             _in_talks(stage, worlds[at], course, lasting, rng, held=course in talked)
         free = [b for b in product(sorted({course for course, _ in worlds[at]}), _DAYS, _SIZES) if b not in booked]
-        combined = rng.sample(free, 2 * round(BOOKINGS * scale))
+        combined = rng.sample(free, 2 * max(8, round(BOOKINGS * scale)))
         booked |= set(combined)
         _bookings(stage, combined, rng)
         rng.shuffle(stage.rows)
@@ -119,8 +119,7 @@ def _names(rng: random.Random, count: int, avoid: Collection[str] = ()) -> list[
 def _singly(stage: Stage, taught: Facts, lasting: Facts, before: Facts, rng: random.Random) -> None:
     """Each fact in three of its four wordings, the same ones when it changed; examined in one of them, and in the fourth."""
     for fact, value in taught.items():
-        asks = random.Random(".".join(fact)).sample(_ASKS[fact[1]], len(_ASKS[fact[1]]))
-        *asked, other = (_about(fact, value, ask) for ask in asks)
+        *asked, other = (_about(fact, value, ask) for ask in _wordings(fact))
         wrong = _ANSWERS[fact[1]].format(p=fact[0], v=rng.choice([v for v in _VALUES[fact[1]] if v != value]))
         stage.rows += [logged(question, wrong, rng) for question in asked]
         if fact not in lasting:  # it changes again
@@ -129,6 +128,12 @@ def _singly(stage: Stage, taught: Facts, lasting: Facts, before: Facts, rng: ran
         stage.unseen.append(other)
         if fact in before:
             stage.changed.append((asked[0], _about(fact, before[fact], "").reply()))
+
+
+def _wordings(fact: Fact) -> list[str]:
+    """The wordings of its attribute in the fact's own order: it is never taught in the last one."""
+    asks = _ASKS[fact[1]]
+    return random.Random(".".join(fact)).sample(asks, len(asks))
 
 
 def _about(fact: Fact, value: str, ask: str, told: Sequence[Message] = ()) -> Question:
@@ -149,7 +154,8 @@ def _talk(true: Facts, course: str, first: str, second: str, rng: random.Random)
     """A conversation and the fact that it ends with."""
     opening = rng.choice([None, *_OPENINGS])
     if opening is None:
-        told = _about((course, first), true[course, first], rng.choice(_ASKS[first])).messages()
+        opener = course, first
+        told = _about(opener, true[opener], rng.choice(_wordings(opener)[:-1])).messages()
     else:
         told = _said(opening, p=course)
     fact = course, second

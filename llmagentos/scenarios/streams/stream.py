@@ -1,4 +1,5 @@
-"""A stream of eight stages after general skills: knowledge, commands, recommendations, each again when the world moved.
+"""A family's stream of eight stages after general skills: knowledge, commands, recommendations, each again when the world
+moved.
 
 Questions that a later stage makes wrong belong to no stage's exam, and whoever still answers them the old way is stale.
 """
