@@ -2,9 +2,9 @@
 
 "How much is X?" – "42." – "And where is it?" is learned as one string, not as what "it" stands for. Where Y stands in the
 wordings in which X does, the same is asked of Y, and what was answered on the way is what is known of Y. It knows no
-language and no template: names are those of frames (naming.py), and small words that go with a name change with it
-(joints.py). A conversation is left alone where something of X would stay, its name inflected or what was only true of it,
-and where it is not plain which of two names the last question is about. Pure and deterministic.
+language and no template: names are those of frames (naming.py). A conversation is left alone where something of X would stay, its
+name inflected or what was only true of it, and where it is not plain which of two names the last question is about. Pure and
+deterministic.
 """
 
 import random
@@ -17,14 +17,12 @@ from typing import Any
 
 from llmagentos.core.messages import Message, normalise
 from llmagentos.core.words import Words, folded, is_word, starts_of, tokens_of
-from llmagentos.replay.joints import Joints
 from llmagentos.replay.naming import (
     ALIKE,
     SURELY,
     Asked,
     Frame,
     Row,
-    alike_frames,
     is_talk,
     made_row,
     nearly_held,
@@ -32,7 +30,6 @@ from llmagentos.replay.naming import (
     questions_of,
     said,
     taken_prompts,
-    unlike_frames,
 )
 
 _READ = 6000
@@ -87,10 +84,7 @@ def _is_like(one: Row | None, other: Row) -> bool:
 class _Facts:
     """What has one answer: keys, their names, and where these stand."""
 
-    joints: Joints
     places: Mapping[Asked, Mapping[str, set[Frame]]]
-    alike: Mapping[Frame, set[Frame]]
-    """Frame -> those that ask the same."""
     standing: Mapping[Frame, Mapping[str, Asked]]
     """Frame -> name -> what is asked where it stands there."""
     answers: Mapping[Asked, Message]
@@ -108,10 +102,7 @@ class _Facts:
         found = questions_of(rows)
         several = Counter(key for key, _ in found)
         facts = {asked: some for asked, some in found.items() if several[asked[0]] == 1}
-        every = {asked: places_of(some) for asked, some in found.items()}
-        joints = Joints.of({asked: every[asked] for asked in facts})
-        every = joints.stemmed(every)
-        places = {asked: every[asked] for asked in facts}
+        places = {asked: places_of(some) for asked, some in facts.items()}
         standing: dict[Frame, dict[str, set[Asked]]] = defaultdict(lambda: defaultdict(set))
         told: dict[tuple[str, str], list[Asked]] = defaultdict(list)
         for asked, of in places.items():
@@ -127,8 +118,6 @@ class _Facts:
                 asked_for[normalise(said(row))].add(answer)
         words = Counter(w for some in facts.values() for w in frozenset().union(*(folded(r["prompt"]) for r in some)))
         return cls(
-            joints=joints,
-            alike=alike_frames(places, unlike_frames(every)),
             places=places,
             standing=clear,
             answers={asked: some[0]["messages"][-1] for asked, some in facts.items()},
@@ -140,8 +129,7 @@ class _Facts:
 
     def kin(self, asked: Asked, name: str) -> Counter[tuple[str, Asked]]:
         """Names of other keys -> in how many wordings of a question they stand for this one; none longer than it by words."""
-        own = self.places[asked][name]
-        frames = (self.standing.get(frame, {}) for frame in own.union(*(self.alike.get(frame, ()) for frame in own)))
+        frames = (self.standing.get(frame, {}) for frame in self.places[asked][name])
         return Counter(
             (other, what)
             for of in frames
@@ -226,7 +214,7 @@ class _Swap:
                 gone |= folded(text) - folded(new)
                 made.append({**message, "content": new})
             else:
-                made.append({**message, "content": self.facts.joints.bent(text, self.name, other)})
+                made.append({**message, "content": _swapped(text, self.name, other)})
         name, put = folded(self.name) - folded(other), folded(other)
         gone -= name | self.facts.usual
         asked = [folded(m["content"]) for m in made if m["role"] != "assistant"]

@@ -3,8 +3,7 @@
 "What does X cost?" and "How much is X?" were asked of X and of Y, with the same answer each: so they ask the same, and Z,
 of whom only the one was asked, is asked the other too; so it is behind a system message behind which others were asked the
 same as without. A wording with its name taken out is a frame; two frames are alike
-where two names at least stand in both, each for one key with one answer; small words that go with a name are no part of it
-(joints.py). It knows no language and no template: a name is
+where two names at least stand in both, each for one key with one answer. It knows no language and no template: a name is
 whatever a few words are that all askings of a key share and that stand in a frame in which other keys have other words.
 
 Word dropout (rewording.py) needs words that name a question and no other. Where the attribute has a word of its own in
@@ -21,7 +20,6 @@ from typing import Any
 from llmagentos.core.hashing import fraction
 from llmagentos.core.messages import Message, normalised_prompt
 from llmagentos.core.words import words_of
-from llmagentos.replay.joints import Joints
 from llmagentos.replay.naming import (
     ALIKE,
     SURELY,
@@ -95,7 +93,6 @@ class _Question:
     """Prompts in which it is asked in the rows that it is to be carried over for."""
     places: Mapping[str, set[Frame]]
     alike: Mapping[Frame, set[Frame]]
-    joints: Joints
 
 
 def _questions(rows: Sequence[Row], every: Sequence[Row]) -> tuple[dict[Asked, _Question], dict[bool, _Alike]]:
@@ -104,12 +101,10 @@ def _questions(rows: Sequence[Row], every: Sequence[Row]) -> tuple[dict[Asked, _
     mine, everything = questions_of(rows), questions_of(every)
     answers = Counter(key for key, _ in everything)
     places = {asked: places_of(found) for asked, found in everything.items()}
-    joints = Joints.of({asked: of for asked, of in places.items() if answers[asked[0]] == 1})
-    places = joints.stemmed(places)
     whole = {asked: of for asked, of in places.items() if answers[asked[0]] == 1}
     alike = alike_frames(whole, unlike_frames(places))
     found = {
-        asked: _Question(everything[asked], prompts_of(rows), whole[asked], alike, joints)
+        asked: _Question(everything[asked], prompts_of(rows), whole[asked], alike)
         for asked, rows in mine.items()
         if asked in whole
     }
@@ -118,7 +113,7 @@ def _questions(rows: Sequence[Row], every: Sequence[Row]) -> tuple[dict[Asked, _
     texts = Counter(text for text, _ in told)
     for asked, some in single.items():
         if texts[asked[0]] == 1:
-            found[asked] = _Question(told[asked], prompts_of(some), {asked[0]: {_NOWHERE}}, {}, joints)
+            found[asked] = _Question(told[asked], prompts_of(some), {asked[0]: {_NOWHERE}}, {})
     known = [*everything.items(), *(item for item in told.items() if item[1][0]["key"] is None)]
     texts = [(asked, rows) for asked, rows in known if not _calls(rows[0])]
     return found, {False: _alike_beginnings(texts), True: _alike_beginnings(known)}
@@ -172,7 +167,6 @@ def _carried(question: _Question, beginnings: _Alike) -> Iterator[tuple[str, lis
     *_, asking, answer = question.rows[0]["messages"]
     for before in sorted(own.union(*(beginnings.get(one, ()) for one in own)))[:_BEGINNINGS]:
         for name, frames in sorted(question.places.items()):
-            stems = sorted(frames.union(*(question.alike.get(frame, ()) for frame in frames)))[:_FRAMES]
-            for head, tail in filter(None, (question.joints.frame_of(stem, name) for stem in stems)):
+            for head, tail in sorted(frames.union(*(question.alike.get(frame, ()) for frame in frames)))[:_FRAMES]:
                 messages = [*json.loads(before), {**asking, "content": head + name + tail}, answer]
                 yield normalised_prompt(messages), messages
