@@ -8,6 +8,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,9 @@ def _settings(config: Config, name: str) -> tuple[Config, str]:
 def _name(config: Config, wanted: Wanted) -> str:
     """What a life depends on, as a hash: the same one is not lived twice."""
     _, family, seed, scale, most = wanted
-    stages = stream(family, seed, scale=scale)[:most]
-    taught = [[s.rows, *([q.messages() for q in asked] for asked in (s.exam, s.unseen))] for s in stages]
+    stages = [asdict(stage) for stage in stream(family, seed, scale=scale)[:most]]
     settings = _settings(config, wanted[0])[0].model_dump(mode="json", include=_DEPENDS_ON)
-    return digest([settings, wanted, taught], length=16)
+    return digest([settings, wanted, stages], length=16)
 
 
 def _live(config: Config, name: str, family: str, seed: int, scale: float, stages: int) -> Life:

@@ -7,6 +7,7 @@ is measured is the method, not the gate.
 import json
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -147,18 +148,19 @@ def _olds(name: str, changed: list[tuple[Question, Message]]) -> Suite:
 
 def examine(config: Config, suites: list[Suite], version: ModelVersion | None = None) -> dict[str, float]:
     """Suite -> share of items that greedy decoding would answer rightly, of the champion or a given version."""
-    found: dict[str, list[bool]] = {s.name: [] for s in suites}
-    for result in _results(config, suites, version):
-        found[result.suite].append(result.right)
-    return {name: sum(right) / len(right) for name, right in found.items() if right}
+    return _shares((result.suite, result.right) for result in _results(config, suites, version))
 
 
 def _by_skill(config: Config, suites: list[Suite]) -> dict[str, float]:
     skills = {(s.name, i.id): i.skill for s in suites for i in s.items}
+    return _shares((skills[result.suite, result.item_id], result.right) for result in _results(config, suites))
+
+
+def _shares(answers: Iterable[tuple[str, bool]]) -> dict[str, float]:
     found: dict[str, list[bool]] = {}
-    for result in _results(config, suites):
-        found.setdefault(skills[result.suite, result.item_id], []).append(result.right)
-    return {skill: sum(right) / len(right) for skill, right in sorted(found.items())}
+    for name, right in answers:
+        found.setdefault(name, []).append(right)
+    return {name: sum(right) / len(right) for name, right in found.items()}
 
 
 def missed(config: Config, suites: list[Suite]) -> list[dict[str, str]]:

@@ -41,12 +41,8 @@ def ask_reworded(config: Config, candidates: Sequence[Candidate], phase: Phase) 
     asked = [index for index in phase.probe if rows.made[index]]
     if not asked:
         return [NOT_ASKED] * len(candidates)
-    calls = [(config, one, phase.rows, asked) for one in candidates]
-    return [Reworded(len(asked), right) for right in each(_right, calls, config.evaluate.at_once)]
-
-
-def _right(config: Config, candidate: Candidate, rows: str, asked: list[int]) -> int:
-    return reserved(config.evaluate.gpus, _known, config, candidate, rows, asked)
+    calls = [(config.evaluate.gpus, _known, config, one, phase.rows, asked) for one in candidates]
+    return [Reworded(len(asked), right) for right in each(reserved, calls, config.evaluate.at_once)]
 
 
 def _known(config: Config, candidate: Candidate, rows: str, asked: list[int], device: str) -> int:
