@@ -23,6 +23,7 @@ from llmagentos.replay.naming import (
     Asked,
     Frame,
     Row,
+    alike_frames,
     is_talk,
     made_row,
     nearly_held,
@@ -30,6 +31,7 @@ from llmagentos.replay.naming import (
     questions_of,
     said,
     taken_prompts,
+    unlike_frames,
 )
 
 _READ = 6000
@@ -85,6 +87,8 @@ class _Facts:
     """What has one answer: keys, their names, and where these stand."""
 
     places: Mapping[Asked, Mapping[str, set[Frame]]]
+    alike: Mapping[Frame, set[Frame]]
+    """Frame -> those that ask the same."""
     standing: Mapping[Frame, Mapping[str, Asked]]
     """Frame -> name -> what is asked where it stands there."""
     answers: Mapping[Asked, Message]
@@ -102,7 +106,8 @@ class _Facts:
         found = questions_of(rows)
         several = Counter(key for key, _ in found)
         facts = {asked: some for asked, some in found.items() if several[asked[0]] == 1}
-        places = {asked: places_of(some) for asked, some in facts.items()}
+        every = {asked: places_of(some) for asked, some in found.items()}
+        places = {asked: every[asked] for asked in facts}
         standing: dict[Frame, dict[str, set[Asked]]] = defaultdict(lambda: defaultdict(set))
         told: dict[tuple[str, str], list[Asked]] = defaultdict(list)
         for asked, of in places.items():
@@ -119,6 +124,7 @@ class _Facts:
         words = Counter(w for some in facts.values() for w in frozenset().union(*(folded(r["prompt"]) for r in some)))
         return cls(
             places=places,
+            alike=alike_frames(places, unlike_frames(every)),
             standing=clear,
             answers={asked: some[0]["messages"][-1] for asked, some in facts.items()},
             told=told,
@@ -128,11 +134,13 @@ class _Facts:
         )
 
     def kin(self, asked: Asked, name: str) -> Counter[tuple[str, Asked]]:
-        """Names of other keys -> in how many wordings of a question they stand for this one; none longer than it by words."""
-        frames = (self.standing.get(frame, {}) for frame in self.places[asked][name])
+        """Names of other keys -> in how many wordings of a question, or alike ones, they stand for this one; none longer than
+        it by words."""
+        own = self.places[asked][name]
+        frames = own.union(*(self.alike.get(frame, ()) for frame in own))
         return Counter(
             (other, what)
-            for of in frames
+            for of in (self.standing.get(frame, {}) for frame in frames)
             if len(of) > ALIKE
             for other, what in of.items()
             if what[0] != asked[0] and not folded(name) <= folded(other)

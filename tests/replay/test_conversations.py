@@ -116,6 +116,15 @@ def test_two_names_in_one_wording_may_be_there_by_chance():
     assert conversed([asked_before("Aurora")], 9, held={}, beside=facts(ENGLISH, NAMES[:3]))
 
 
+def test_who_is_asked_in_wordings_that_ask_the_same_is_of_its_kind():
+    cost, price = ENGLISH[0]["price"]
+    asked = {"Aurora": (cost,), "Borealis": (price,), "Corona": (price,), "Diadem": (cost, price), "Eclipse": (cost, price)}
+    beside = [row(f"{n}.price", f.format(n=n), answer(n, "price", NAMES)) for n, frames in asked.items() for f in frames]
+    talks = [opened(n, "price") for n in ("Aurora", "Diadem", "Eclipse")]
+    made = conversed(talks, 9, held={}, beside=beside)
+    assert {r["key"] for r in made if r["like"] == talks[0]["messages"]} == {"Borealis.price", "Corona.price"}
+
+
 def test_nothing_is_made_where_the_other_has_two_such_facts():
     twice = [row("Borealis.offer", "Price of the Borealis?", "Borealis: 5 euros")]
     first = ("Price of the Aurora?", answer("Aurora", "price", NAMES))
