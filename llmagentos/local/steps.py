@@ -259,11 +259,15 @@ def _sync(config: Config) -> None:
 
 
 def _moved(config: Config, home: Home, release: Any) -> dict[str, Any]:
+    """What was released, and whether all that serve follow it. Raises ConflictError where serving took it back."""
+    from llmagentos.registry.released import check_stands
     from llmagentos.release.releases import confirmations, wait_confirmed
 
     replicas = len(confirmations(home))
     confirmed = wait_confirmed(home, release, _CONFIRM_SECONDS)
     _sync(config)
+    if not confirmed:
+        check_stands(home, release)
     return {
         "epoch": release.epoch,
         "action": release.action,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from llmagentos.core.errors import ConflictError
 from llmagentos.core.records import Release
 from llmagentos.storage.layout import Home
 from llmagentos.storage.tables import SCHEMAS, Tables, read_files
@@ -28,6 +29,14 @@ def current(home: Home) -> Release:
 def every(home: Home) -> list[Release]:
     """All releases, oldest first."""
     return sorted((decode(row) for row in Tables(home).rows("releases")), key=lambda release: release.epoch)
+
+
+def check_stands(home: Home, release: Release) -> None:
+    """Raises ConflictError where a release was taken back since, for its champion cannot be served or failed at it."""
+    for later in every(home):
+        if later.epoch > release.epoch and release.champion is not None and later.marks.get(release.champion) == "bad":
+            hint = f"Version {later.champion} serves; `llmagentos explain version {release.champion}` says more."
+            raise ConflictError(f"it was taken back: {later.reason}", code="version_bad", hint=hint)
 
 
 def students(releases: Iterable[Release]) -> dict[int | None, int | None]:

@@ -19,6 +19,7 @@ from llmagentos.core.hashing import digest
 from llmagentos.core.records import OTHERS, TENANT, Feedback, Interaction, ModelVersion, Release, own_id
 from llmagentos.erase.apart import erase_apart
 from llmagentos.erase.erase import checked
+from llmagentos.registry import released
 from llmagentos.registry.versions import Versions
 from llmagentos.release.ladder import Ladder
 from llmagentos.release.releases import Releases, confirmations, wait_confirmed
@@ -193,7 +194,9 @@ class Operations:
         return await self._released(release)
 
     async def _released(self, release: Release) -> Response:
-        """200 once this and every other live replica serves it, 202 after five seconds: weights may take longer to load."""
+        """200 once this and every other live replica serves it, 202 after five seconds: weights may take longer to load.
+
+        Raises ConflictError where it was taken back by then."""
         until = time.monotonic() + _CONFIRM_SECONDS
         switching = asyncio.ensure_future(self._switch())
         self._switching.add(switching)
@@ -201,7 +204,10 @@ class Operations:
         await asyncio.wait({switching}, timeout=_CONFIRM_SECONDS)
         left = max(0.0, until - time.monotonic())
         switched = switching.done() and switching.result()
+        await asyncio.to_thread(released.check_stands, self._home, release)
         confirmed = switched and await asyncio.to_thread(wait_confirmed, self._home, release, left)
+        if not confirmed:
+            await asyncio.to_thread(released.check_stands, self._home, release)
         body = {
             "object": "release",
             "epoch": release.epoch,

@@ -203,8 +203,11 @@ def test_a_damaged_version_is_taken_back_and_marked_and_the_old_one_goes_on(star
     served = start()
     damage(served.home, 2)
     with served.client() as client:
-        promoted = client.post("/v1/versions/2/promote")
-        assert (promoted.status_code, promoted.json()["confirmed"]) == (202, False)
+        failed = client.post("/v1/versions/2/promote", headers={"Idempotency-Key": "k"})
+        again = client.post("/v1/versions/2/promote", headers={"Idempotency-Key": "k"})
+        for answer in (failed, again):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "version_bad")
+            assert "changed or damaged" in answer.json()["error"]["message"]
         assert client.post("/v1/chat/completions", json=chat()).json()["model_version"] == 1
         ready = until(lambda: (r := client.get("/readyz").json())["epoch"] == 2 and r)
         assert (ready["status"], ready["model_version"], ready["error"]) == ("ready", 1, None)
@@ -246,8 +249,8 @@ def test_a_version_whose_engine_dies_of_its_probe_each_time_is_taken_back(start,
 
     monkeypatch.setattr("llmagentos.engines.apart.ApartEngine.generate", dies)
     with served.client() as client:
-        assert client.post("/v1/versions/2/promote").json()["confirmed"] is False
-    now = until(lambda: (r := Releases(served.home).current()).action == "rollback" and r)
+        assert client.post("/v1/versions/2/promote").status_code == 409
+    now = Releases(served.home).current()
     assert (now.champion, len(tried)) == (1, 2)
     assert "out of memory" in now.reason
 
