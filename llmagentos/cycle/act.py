@@ -56,6 +56,7 @@ def act(
             promote(config, challenger.id, student=pupil, reason=reason, force=True, decision=record, **told)
         elif waits:
             Releases(home).challenge(challenger.id, reason="waits for approval", **told)
+            decision = _waiting(decision, challenger.id)
         if not (promoted and config.release.ladder):
             snapshots.decide(home, snapshot.id, record, promoted=promoted)
     except ConflictError as error:
@@ -93,6 +94,11 @@ def _declined(home: Home, row: SnapshotRow, reason: str) -> None:
     quarantine.set_aside(home, [spent(row, quarantine.ROLLED_BACK, reason) for row in snapshot.examples()])
     begun = {REBUILD: said[REBUILD]} if REBUILD in said else {}
     snapshots.decide(home, row.id, {"verdict": "RolledBack", "reasons": [reason], **begun})
+
+
+def _waiting(decision: Decision, challenger: int) -> Decision:
+    asked = f"Version {challenger} waits for a person: `llmagentos release` lets it serve, `llmagentos rollback` declines it."
+    return decision.model_copy(update={"reasons": [asked, *decision.reasons]})
 
 
 def _overtaken(decision: Decision, error: ConflictError) -> Decision:

@@ -94,7 +94,9 @@ def test_a_challenger_that_somebody_promoted_already_gets_its_student(config: Co
 
 
 def test_approving_by_hand_releases_the_student_too(config: Config, home: Home, snapshot: Snapshot):
-    decided(config, snapshot, "Promote", "gate.mode=approve")
+    told = decided(config, snapshot, "Promote", "gate.mode=approve").reasons
+    assert told[0].startswith("Version 2 waits for a person: `llmagentos release`")
+    assert told[1:] == ["because"]
     assert Releases(home).current().aliases() == {"champion": 1, "challenger": 2}
     assert snapshots.latest(home).status == "held"
     assert [e.attempts for e in carry(home, 3).examples] == [0], "to wait for a person is no failed attempt"
